@@ -1,0 +1,239 @@
+"""The command `loci`.
+
+Each command is a function: its signature is the options, its docstring the help. What a command
+needs is imported inside it, so that `loci --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from loci import __version__
+from loci.errors import LociError
+
+USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
+
+app = tyro.extras.SubcommandApp()
+worlds = tyro.extras.SubcommandApp()
+
+
+def _name(metavar: str) -> Any:
+    """What the help calls a value."""
+    return arg(metavar=metavar)
+
+
+def _or(metavar: str, otherwise: str) -> Any:
+    """The same for a value that may be left out: what happens then."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
+
+
+@app.command
+def train(
+    recipe: Positional[Annotated[str, _name("RECIPE")]],
+    /,
+    *,
+    out: Annotated[Path, _name("DIR")],
+    resume: bool = False,
+    steps: Annotated[int | None, _or("N", "the recipe's")] = None,
+    seed: Annotated[int | None, _or("S", "the recipe's")] = None,
+    threads: Annotated[int | None, _or("N", "all cores")] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, _or("{cpu,cuda}", "cuda if usable")] = None,
+) -> None:
+    """Train a recipe to a checkpoint, DIR/model.safetensors.
+
+    Args:
+        recipe: Name of a recipe, or path/to/file.py:function.
+        out: Folder of the run: settings, log, state and checkpoint.
+        resume: Continue the run that DIR holds, stopped or killed at any moment. On a CPU the
+            weights come out the same, bit for bit.
+        steps: Number of steps.
+        seed: Seed of weights, data and noise.
+        threads: Threads inside an operation.
+        device: Where to train.
+    """
+    from loci.training.run import run_recipe
+
+    summary = run_recipe(recipe, out, resume, steps, seed, threads, device)
+    print(
+        f"{out}: {summary.steps} steps in {summary.minutes:.1f} min, loss {summary.loss:.4f}, "
+        f"weights {summary.weights}"
+    )
+
+
+@app.command
+def study(
+    name: Positional[Annotated[str, _name("NAME")]],
+    /,
+    *,
+    out: Annotated[Path, _name("DIR")],
+    rows: Annotated[str | None, _or("A,B", "all")] = None,
+    cases: Annotated[int, _name("N")] = 64,
+    seed: Annotated[int, _name("S")] = 0,
+    from_scratch: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Compare memory rows on the same cases with the same noise: results.json and report.html.
+
+    Args:
+        name: Name of a study.
+        out: Folder of the results.
+        rows: Only these rows, separated by commas.
+        cases: Number of held-out rooms.
+        seed: Picks other held-out rooms.
+        from_scratch: Train the rows first, instead of loading the checkpoints that ship.
+        as_json: Print the results as JSON instead of tables.
+    """
+    from loci.evaluation.study import run_study
+
+    chosen = None if rows is None else tuple(r.strip() for r in rows.split(",") if r.strip())
+    if cases < 1 or (chosen is not None and not chosen):
+        raise LociError("a study needs a case and a row; give --cases 1 or more, --rows a,b")
+    results = run_study(name, out, chosen, cases, seed, from_scratch)
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        _tables(results["rows"])
+
+
+@app.command
+def rollout(
+    checkpoint: Positional[Annotated[Path, _name("CHECKPOINT")]],
+    /,
+    *,
+    first_frame: Annotated[Path, _name("IMG")],
+    path: Annotated[str, _name("NAME")],
+    out: Annotated[Path, _name("MP4")],
+    seed: Annotated[int, _name("S")] = 0,
+    steps: Annotated[int | None, _or("N", "the model's")] = None,
+) -> None:
+    """Generate a video: from a first frame, along a camera path.
+
+    Args:
+        checkpoint: A world model made by `loci train`.
+        first_frame: An image of the model's size.
+        path: Name of a camera path (loop180, walk-return, ...), or a file of poses.
+        out: The video to write.
+        seed: Seed of the noise.
+        steps: Denoising steps a chunk.
+    """
+    from loci.evaluation.rollout_command import rollout as generate
+
+    generate(checkpoint, first_frame, path, out, seed, steps)
+    print(out)
+
+
+@worlds.command
+def render(
+    world: Positional[Annotated[Literal["rooms"], _name("WORLD")]],
+    /,
+    *,
+    out: Annotated[Path, _name("FILE")],
+    seed: Annotated[int, _name("S")] = 0,
+    path: Annotated[str, _name("NAME")] = "loop180",
+    split: Literal["train", "heldout", "open"] = "heldout",
+) -> None:
+    """Render a room along a camera path: a video (.mp4), or a sheet of frames (.png).
+
+    Args:
+        world: The world: rooms.
+        out: The file to write; its ending says what.
+        seed: Which room.
+        path: Name of a camera path.
+        split: Which rooms.
+    """
+    from loci.worlds.showing import render_command
+
+    print(render_command(split, seed, path, out))
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
+    """Say what is installed, how fast this machine is, and what is missing.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from loci.doctor import diagnose, show
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    if any(verdict["level"] == "fail" for verdict in found["verdicts"]):
+        raise SystemExit(BUG)
+
+
+app.command(worlds, name="worlds", help="The worlds: rendered rooms with exact ground truth.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command with these arguments (the process's own by default), and exit."""
+    # Waiting threads that spin make a shared machine eight times slower; it must be set before
+    # torch is loaded. https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments == ["--version"]:
+            print(f"loci {__version__}")
+        else:
+            app.cli(
+                prog="loci",
+                description="Memory for action world models: train it, measure it, show it.",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            )
+        sys.stdout.flush()
+    except LociError as error:
+        _leave(f"error: {error}", USAGE)
+    except KeyboardInterrupt as error:
+        _leave(str(error) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader left (`loci ... | head`): Python must not try to flush again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from None
+    except Exception as error:  # noqa: BLE001 (the outermost place: nothing is swallowed)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
+
+
+def _leave(line: str, code: int) -> None:
+    """End with one line on standard error, or with the traceback where LOCI_DEBUG=1 asks for it."""
+    if os.environ.get("LOCI_DEBUG") == "1":
+        raise
+    print(f"loci: {line}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _tables(rows: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
+    """One table a branch: a line for each row, a column for each metric, mean and interval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    branches = list(dict.fromkeys(branch for scores in rows.values() for branch in scores))
+    for branch in branches:
+        scored = {row: scores[branch] for row, scores in rows.items() if branch in scores}
+        metrics = list(dict.fromkeys(m for scores in scored.values() for m in scores))
+        table = Table("row", *metrics, title=branch, title_justify="left")
+        for row, scores in scored.items():
+            table.add_row(row, *(_cell(scores.get(metric)) for metric in metrics))
+        console.print(table)
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None or score.get("mean") is None:
+        return "-"
+    mean, lo, hi = (score[k] for k in ("mean", "lo", "hi"))
+    return f"{mean:.3g}" if lo is None or hi is None else f"{mean:.3g} [{lo:.3g}, {hi:.3g}]"
+
+
+if __name__ == "__main__":
+    main()

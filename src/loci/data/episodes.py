@@ -1,0 +1,249 @@
+"""Episodes of the rooms: rendered, kept on disk, checked when they are read. Source: ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from loci.errors import LociError, nearest
+from loci.files import atomic_write
+from loci.types import Camera
+from loci.worlds.paths import PATHS, make_path, wander
+from loci.worlds.rooms import sample_room
+from loci.worlds.showing import write_frames
+
+# Raise it whenever a room, a path or a pixel changes: caches of another version are refused.
+FORMAT = "loci-episodes-1"
+SHARD = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One trip through one room.
+
+    rgb uint8 (T, H, W, 3); depth float32 (T, H, W) metres along z; identity int16 (T, H, W), an
+    index into the room's objects or -1; poses float64 (T, 4, 4) camera to world; frames 0 .. out-1
+    are the way out, the others the way back; pairs int64 (P, 2) of frames with equal poses. `seed`
+    and `split` name the room, `path` the way through it.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    identity: np.ndarray
+    poses: np.ndarray
+    out: int
+    pairs: np.ndarray
+    seed: int
+    split: str
+    path: str
+
+
+def render_episode(split: str, seed: int, path: str, camera: Camera | None = None) -> Episode:
+    """Room `seed` of `split` seen along the path named `path`.
+
+    Raises LociError for an unknown split or path.
+    """
+    room = sample_room(seed, split)
+    way = make_path(path, room.start, seed, room)
+    views = room.render(way.poses, camera or Camera())
+    return Episode(
+        rgb=views.rgb,
+        depth=views.depth,
+        identity=views.identity,
+        poses=views.poses,
+        out=way.out,
+        pairs=way.pairs,
+        seed=seed,
+        split=split,
+        path=path,
+    )
+
+
+class EpisodeCache:
+    """Rendered episodes in a folder, one safetensors file each."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def file(self, split: str, seed: int, path: str, camera: Camera | None = None) -> Path:
+        """Where that episode is kept."""
+        return self.folder / f"{split}-{seed}-{path}-{(camera or Camera()).hash()}.safetensors"
+
+    def get(self, split: str, seed: int, path: str, camera: Camera | None = None) -> Episode:
+        """The episode, from disk where it is there, else rendered and stored.
+
+        Raises LociError for a file that is truncated, altered, of another version or of another
+        episode, and for an unknown split or path.
+        """
+        if path not in PATHS:
+            raise LociError(f"unknown path '{path}'{nearest(path, PATHS)}")
+        camera = camera or Camera()
+        file = self.file(split, seed, path, camera)
+        key = {"camera": camera.to_dict(), "path": path, "seed": seed, "split": split}
+        if file.exists():
+            data = _read(file, key)
+            return Episode(
+                rgb=data["rgb"],
+                depth=data["depth"],
+                identity=data["identity"],
+                poses=data["poses"],
+                out=int(data["out"]),
+                pairs=data["pairs"],
+                seed=seed,
+                split=split,
+                path=path,
+            )
+        episode = render_episode(split, seed, path, camera)
+        arrays = {
+            "rgb": episode.rgb,
+            "depth": episode.depth,
+            "identity": episode.identity,
+            "poses": episode.poses,
+            "out": np.array(episode.out),
+            "pairs": episode.pairs,
+        }
+        _write(file, key, arrays)
+        return episode
+
+
+def render_training_set(
+    seeds: Iterable[int],
+    length: int = 33,
+    camera: Camera | None = None,
+    folder: str | Path | None = None,
+    workers: int = 2,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wandering episodes of `length` = 1 + 4 n frames in the training rooms `seeds`.
+
+    Returns rgb uint8 (E, T, H, W, 3) and poses float64 (E, T, 4, 4), in the order of `seeds`. With
+    a `folder`, shards of 64 episodes are kept there: a killed rendering goes on where it was, and
+    the same seeds are read back the next time. Raises LociError for another length or a bad shard.
+    """
+    camera = camera or Camera()
+    seeds = list(seeds)
+    if length < 5 or length % 4 != 1:
+        raise LociError(f"episodes of {length} frames; give 1 + 4 n, at least 5")
+    if not seeds:
+        raise LociError("no seeds to render; give one or more")
+    rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
+    poses = np.empty((len(seeds), length, 4, 4))
+    shards = [seeds[i : i + SHARD] for i in range(0, len(seeds), SHARD)]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("rendering episodes", total=len(seeds))
+        for number, (images, cameras) in enumerate(
+            _shards(shards, length, camera, folder, workers)
+        ):
+            part = slice(number * SHARD, number * SHARD + len(images))
+            rgb[part], poses[part] = images, cameras
+            bar.advance(task, len(images))
+    return rgb, poses
+
+
+def _shards(
+    shards: list[list[int]], length: int, camera: Camera, folder: str | Path | None, workers: int
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Every shard's frames and poses, in order."""
+    one = partial(_shard, length=length, camera=camera, folder=folder)
+    if workers < 2 or len(shards) < 2:
+        yield from map(one, shards)
+        return
+    # Not fork: torch's threads may be alive in the parent. A few at a time bounds the memory.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for start in range(0, len(shards), 2 * workers):
+            yield from pool.map(one, shards[start : start + 2 * workers])
+
+
+def _shard(
+    seeds: list[int], length: int, camera: Camera, folder: str | Path | None
+) -> tuple[np.ndarray, np.ndarray]:
+    key = {"camera": camera.to_dict(), "length": length, "seeds": seeds, "split": "train"}
+    file = None
+    if folder is not None:
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        file = Path(folder) / f"train-{name}.safetensors"
+        if file.exists():
+            data = _read(file, key)
+            return data["rgb"], data["poses"]
+    rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
+    poses = np.empty((len(seeds), length, 4, 4))
+    for index, seed in enumerate(seeds):
+        room = sample_room(seed, "train")
+        way = wander(room.start, seed, room, length - 1)
+        rgb[index], poses[index] = room.render(way.poses, camera).rgb, way.poses
+    if file is not None:
+        _write(file, key, {"rgb": rgb, "poses": poses})
+    return rgb, poses
+
+
+def _write(file: Path, key: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    """Arrays with the format, the key and a checksum of the contents."""
+    text = json.dumps(key, sort_keys=True)
+    head = {"format": FORMAT, "key": text, "sha256": _digest(arrays)}
+    atomic_write(file, save(arrays, metadata=head))
+
+
+def _read(file: Path, key: dict[str, object]) -> dict[str, np.ndarray]:
+    """The arrays of `file`, or a LociError that says what is wrong with it."""
+    fix = f"delete {file}; it is rendered again"
+    try:
+        content = file.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        head = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        arrays = load(content)
+    except OSError as error:
+        raise LociError(f"cannot read episode {file}: {error.strerror}; {fix}") from error
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise LociError(f"episode {file} is truncated or no episode; {fix}") from error
+    if head.get("format") != FORMAT:
+        raise LociError(f"episode {file} is of version {head.get('format')}, not {FORMAT}; {fix}")
+    if head.get("key") != json.dumps(key, sort_keys=True):
+        raise LociError(f"episode {file} holds another episode than its name says; {fix}")
+    if head.get("sha256") != _digest(arrays):
+        raise LociError(f"episode {file} is corrupt (checksum); {fix}")
+    return arrays
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+Report = Callable[[str], None]
+
+
+def render_command(
+    split: str, seed: int, path: str, out: str | Path, report: Report = print
+) -> Episode:
+    """Render room `seed` of `split` along `path` into `out`: .mp4 a video, .png a sheet of frames.
+
+    Raises LociError for an unknown split, path or suffix, and when `out` cannot be written.
+    """
+    suffix = Path(out).suffix.lower()
+    if suffix not in (".mp4", ".png"):
+        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, ('.mp4', '.png'))}")
+    episode = render_episode(split, seed, path)
+    write_frames(out, episode.rgb)
+    report(f"{out}: room {split} {seed}, {path}, {len(episode.rgb)} frames")
+    return episode

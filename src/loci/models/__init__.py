@@ -1,0 +1,1 @@
+"""The networks: codecs and the video transformer."""

@@ -1,0 +1,1 @@
+"""Training: what is learnt, and the loop that drives it."""

@@ -1,0 +1,1 @@
+"""Worlds rendered by ray casting, with exact depth, identity masks and poses."""

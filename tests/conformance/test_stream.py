@@ -1,0 +1,265 @@
+"""What training sees is what streaming sees, for every row of the registry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROW_NAMES, tiny_world, walk
+
+from loci.memory import ROWS
+from loci.packed import packed_pass
+from loci.session import Session
+from loci.visibility import compile_plan
+
+FRAMES, CHUNK, BATCH = 13, 2, 2
+STARTS = [1 + CHUNK * g for g in range(6)]
+
+
+def episode(model, seed: int = 1):
+    generator = torch.Generator().manual_seed(seed)
+    shape = model.latent_shape
+    latents = torch.randn(BATCH, FRAMES, *shape, generator=generator)
+    noisy = torch.randn(BATCH, len(STARTS), CHUNK, *shape, generator=generator)
+    time = torch.rand(BATCH, len(STARTS), generator=generator)
+    return latents, noisy, time, walk(BATCH, FRAMES)
+
+
+def streamed(model, latents, noisy, time, poses):
+    """Every chunk predicted by a session that sees one frame after the other."""
+    session, outputs, at = model.session(BATCH, capacity=2), [], 0
+    for group, start in enumerate(STARTS):
+        while at < start:
+            session.write(latents[:, at : at + 1], poses[:, at : at + 1])
+            at += 1
+        reading = session.read(poses[:, start : start + CHUNK])
+        outputs.append(session.denoise(reading, noisy[:, group], time[:, group]))
+    return torch.stack(outputs, dim=1)
+
+
+def test_packed_equals_stream_in_values_and_gradients(model):
+    latents, noisy, time, poses = episode(model)
+    grads = []
+    outputs = []
+    for run in (
+        lambda z, x: packed_pass(model, z, x, time, poses, STARTS, attention="dense"),
+        lambda z, x: packed_pass(model, z, x, time, poses, STARTS, attention="windowed"),
+        lambda z, x: streamed(model, z, x, time, poses),
+    ):
+        z, x = latents.clone().requires_grad_(), noisy.clone().requires_grad_()
+        model.zero_grad()
+        output = run(z, x)
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+        outputs.append(output.detach())
+        weights = {n: p.grad.clone() for n, p in model.named_parameters()
+                   if p.grad is not None and p.numel()}
+        grads.append({"latents": z.grad, "noisy": x.grad} | weights)
+    for other in (1, 2):
+        torch.testing.assert_close(outputs[0], outputs[other], atol=1e-5, rtol=1e-5)
+        assert grads[0].keys() == grads[other].keys()
+        for name, grad in grads[0].items():
+            scale = max(1.0, grad.abs().max().item())
+            assert (grad - grads[other][name]).abs().max().item() < 1e-5 * scale, name
+
+
+def test_evictions_happen(row_name):
+    """The history of these tests is several times longer than any window of a bounded row."""
+    plan = compile_plan(ROWS[row_name].rule())
+    if plan.clean.recent is not None:
+        assert FRAMES >= 3 * (plan.clean.anchors + plan.clean.recent)
+
+
+def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
+    latents, noisy, time, poses = episode(model)
+
+    def predict(session):
+        with torch.no_grad():
+            reading = session.read(poses[:, 11:13])
+            return session.denoise(reading, noisy[:, 5], time[:, 5])
+
+    def write(session, start, stop):
+        with torch.no_grad():
+            session.write(latents[:, start:stop], poses[:, start:stop])
+        return session
+
+    one = model.session(BATCH)
+    for frame in range(11):
+        write(one, frame, frame + 1)
+    expected = predict(one)
+    cuts = [(0, 11)], [(0, 1), (1, 6), (6, 11)], [(0, 4), (4, 5), (5, 11)]
+    for pieces in cuts:
+        session = model.session(BATCH)
+        for start, stop in pieces:
+            write(session, start, stop)
+        torch.testing.assert_close(predict(session), expected, atol=1e-5, rtol=1e-5)
+        for name, value in one.snapshot().items():
+            torch.testing.assert_close(session.snapshot()[name], value, atol=1e-5, rtol=1e-5)
+
+    trunk = write(model.session(BATCH), 0, 5)
+    saved = trunk.snapshot()
+    branch = trunk.fork()
+    with torch.no_grad():
+        trunk.write(torch.randn_like(latents[:, :3]), poses[:, 5:8])
+    torch.testing.assert_close(predict(write(branch, 5, 11)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predict(write(trunk.restore(saved), 5, 11)), expected,
+                               atol=1e-5, rtol=1e-5)
+    one.reset()
+    assert one.tokens() == 0
+    torch.testing.assert_close(predict(write(one, 0, 11)), expected, atol=1e-5, rtol=1e-5)
+
+
+RESUME = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from conftest import tiny_world
+from loci.memory import ROWS
+from loci.session import Session
+data = torch.load(sys.argv[3])
+model = tiny_world(ROWS[sys.argv[2]])
+session = Session.load(model, sys.argv[4])
+with torch.no_grad():
+    session.write(data["latents"], data["poses"])
+    out = session.denoise(session.read(data["ahead"]), data["noisy"], 0.5)
+torch.save(out, sys.argv[5])
+"""
+
+
+def test_restored_from_disk_in_a_new_process(row_name, tmp_path, request):
+    model = tiny_world(ROWS[row_name])
+    latents, noisy, _, poses = episode(model)
+    session = model.session(BATCH)
+    with torch.no_grad():
+        session.write(latents[:, :8], poses[:, :8])
+        session.save(tmp_path / "memory.safetensors")
+        session.write(latents[:, 8:11], poses[:, 8:11])
+        expected = session.denoise(session.read(poses[:, 11:13]), noisy[:, 0], 0.5)
+    torch.save({"latents": latents[:, 8:11], "poses": poses[:, 8:11], "ahead": poses[:, 11:13],
+                "noisy": noisy[:, 0]}, tmp_path / "data.pt")
+    here = str(request.path.parent)
+    subprocess.run(
+        [sys.executable, "-c", RESUME, here, row_name, tmp_path / "data.pt",
+         tmp_path / "memory.safetensors", tmp_path / "out.pt"], check=True,
+    )
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_denoising_leaves_the_memory_bitwise_unchanged(model):
+    latents, noisy, _, poses = episode(model)
+    session = model.session(BATCH)
+    with torch.no_grad():
+        session.write(latents[:, :9], poses[:, :9])
+        before = session.snapshot()
+        reading = session.read(poses[:, 9:11])
+        first = session.denoise(reading, noisy[:, 0], 0.7)
+        for step in range(7):
+            session.denoise(reading, noisy[:, step % 6], step / 7)
+        session.generate(poses[:, 9:11], noisy[:, 0])
+        after = session.snapshot()
+        again = session.denoise(session.read(poses[:, 9:11]), noisy[:, 0], 0.7)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+    assert torch.equal(first, again)
+
+
+def test_slots_agree_with_the_rule(row_name):
+    """Whatever a later query may see is in the cache, and the cache shows exactly that."""
+    model = tiny_world(ROWS[row_name])
+    latents, _, _, poses = episode(model)
+    session = model.session(BATCH)
+    for frame in range(FRAMES):
+        with torch.no_grad():
+            session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
+        held = session.cache.coords(0)
+        ask = model.noisy_coords(torch.tensor([frame + 1]), torch.tensor([frame]), torch.tensor([0]))
+        ask = ask.with_selected(torch.ones(1, 1, frame + 1, dtype=torch.bool))
+        everything = model.clean_coords(torch.arange(frame + 1))
+        rule = ROWS[row_name].rule()
+        wanted = everything[rule.mask(ask, everything)[0].any(0)]
+        shown = held[rule.mask(ask, held)[0].any(0)]
+        names = [set(zip(*(getattr(c, f).tolist() for f in ("frame", "row", "col", "kind")),
+                         strict=True)) for c in (wanted, shown)]
+        assert names[0] == names[1]
+
+
+def test_ragged_streams_equal_streams_alone(model):
+    latents, noisy, time, poses = episode(model)
+    both = model.session(BATCH)
+    with torch.no_grad():
+        both.write(latents[:, :4], poses[:, :4])
+        both.write(latents[:1, 4:9], poses[:1, 4:9], streams=[0])
+        both.write(latents[:, 9:10], poses[:, 9:10])
+        got = both.denoise(both.read(poses[:, 10:12]), noisy[:, 0], time[:, 0])
+        for stream, frames in ((0, [*range(10)]), (1, [0, 1, 2, 3, 9])):
+            alone = model.session(1)
+            mine = slice(stream, stream + 1)
+            for frame in frames:
+                alone.write(latents[mine, frame : frame + 1], poses[mine, frame : frame + 1])
+            out = alone.denoise(alone.read(poses[mine, 10:12]), noisy[mine, 0], time[mine, 0])
+            torch.testing.assert_close(got[mine], out, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dense", "windowed"])
+def test_no_gradient_from_noise_to_its_own_clean_copy(model, form):
+    latents, noisy, time, poses = episode(model)
+    for group, start in enumerate(STARTS):
+        z = latents.clone().requires_grad_()
+        output = packed_pass(model, z, noisy, time, poses, STARTS, attention=form)
+        output[:, group].square().sum().backward()
+        later = z.grad[:, start:].abs().amax(dim=(0, 2, 3, 4))
+        assert torch.equal(later, torch.zeros_like(later))
+        assert z.grad[:, start - 1].abs().max() > 0
+
+
+def test_gradient_reaches_evicted_frames_only_through_what_is_kept(row_name):
+    model = tiny_world(ROWS[row_name])
+    latents, noisy, time, poses = episode(model)
+    z = latents.clone().requires_grad_()
+    packed_pass(model, z, noisy, time, poses, STARTS)[:, -1].square().sum().backward()
+    reach = z.grad.abs().amax(dim=(0, 2, 3, 4)) > 0
+    memory = ROWS[row_name]
+    last, middle = STARTS[-1] - 1, range(1, STARTS[-1] - 1)
+    assert reach[last]
+    if memory.gists:
+        assert all(reach[frame] for frame in middle)
+    elif memory.retrieves >= FRAMES:
+        assert all(reach[:last])
+    elif memory.retrieves:
+        assert reach[0]
+        assert sum(bool(reach[frame]) for frame in middle) >= memory.retrieves
+    else:
+        assert not any(reach[frame] for frame in middle)
+
+
+def test_ten_thousand_frames_at_constant_memory(row_name):
+    """Bounded rows hold what they held after a few frames; the others grow as they promise."""
+    memory = ROWS[row_name]
+    model = tiny_world(memory)
+    total = 10_000 if memory.bounded else 600
+    latents = torch.randn(1, total, *model.latent_shape)
+    poses = walk(1, total)
+    session = model.session(1, capacity=16)
+    held = {}
+    with torch.no_grad():
+        for start in range(0, total, 100):
+            # Frame by frame around the checks, in pieces between them, to keep the test short.
+            stop = start + 100
+            session.write(latents[:, start : stop - 1], poses[:, start : stop - 1])
+            session.write(latents[:, stop - 1 : stop], poses[:, stop - 1 : stop])
+            held[stop] = (session.tokens(), session.cache.keys[0].shape[2])
+        out = session.denoise(session.read(poses[:, -2:]), latents[:, :2], 0.5)
+    assert torch.isfinite(out).all()
+    tokens, gists = model.tokens, memory.gists
+    plan = compile_plan(memory.rule())
+    if memory.bounded:
+        assert len(set(held.values())) == 1
+    for frames, (count, _) in held.items():
+        whole = frames if plan.clean.recent is None else plan.clean.anchors + plan.clean.recent
+        assert count == whole * tokens + frames * gists
+
+
+def test_every_row_is_here():
+    assert sorted(ROWS) == ROW_NAMES
+    assert len(ROW_NAMES) >= 5

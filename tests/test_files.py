@@ -1,0 +1,69 @@
+"""Files are whole or absent, whatever goes wrong while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from loci.errors import LociError
+from loci.files import atomic_write
+
+
+def test_bytes_text_and_functions_are_written(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "new" / "folder" / "a.bin", b"\0\1")
+    atomic_write(tmp_path / "b.txt", "hé")
+    atomic_write(tmp_path / "c.txt", lambda p: p.write_text(p.suffix))
+    assert (tmp_path / "new/folder/a.bin").read_bytes() == b"\0\1"
+    assert (tmp_path / "b.txt").read_text(encoding="utf-8") == "hé"
+    assert (tmp_path / "c.txt").read_text() == ".txt"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.txt", "c.txt", "new"]
+
+
+def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "a", "x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("failure", [ValueError("bad"), KeyboardInterrupt()])
+def test_a_failure_midway_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, failure: BaseException
+) -> None:
+    target = tmp_path / "a.json"
+    atomic_write(target, "old")
+
+    def half(path: Path) -> None:
+        path.write_text("new, but only h")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        atomic_write(target, half)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(LociError, match=r"cannot write .*a\.bin: No space left on device; make room"):
+        atomic_write(tmp_path / "a.bin", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LociError, match="cannot write"):
+        atomic_write(tmp_path / "file" / "below", "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LociError, match="cannot write"):
+        atomic_write(tmp_path / "folder", "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
