@@ -136,7 +136,7 @@ class Cache:
             buffers[layer][streams, :, start:stop] = new
 
     def committed(self) -> dict[str, Tensor]:
-        """Everything that counts, free slots and scratch zeroed: two equal memories are equal here."""
+        """All that counts, free slots and scratch zeroed, so that equal memories compare equal."""
         stop = max(self.layout.end(n) for n in self.written)
         slots = self.slots[:, :stop].clone()
         past = torch.arange(stop, device=slots.device)[None] >= torch.tensor(

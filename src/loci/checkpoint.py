@@ -209,7 +209,7 @@ def _check_whole(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(_LENGTH.size)
             if len(head) < _LENGTH.size:
-                raise cut if not head.strip(b"\0") else foreign
+                raise cut
             (length,) = _LENGTH.unpack(head)
             if length > _LONGEST_HEADER:
                 raise foreign

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,8 +99,13 @@ def study(
     results = run_study(name, out, chosen, cases, seed, from_scratch)
     if as_json:
         print(json.dumps(results, indent=2))
-    else:
-        _tables(results["rows"])
+        return
+    from rich.console import Console
+
+    from loci.evaluation.results import console_table
+
+    Console().print(console_table(results))
+    print(out / "report.html")
 
 
 @app.command
@@ -148,9 +154,9 @@ def render(
         path: Name of a camera path.
         split: Which rooms.
     """
-    from loci.worlds.showing import render_command
+    from loci.data.episodes import render_command
 
-    print(render_command(split, seed, path, out))
+    render_command(split, seed, path, out)
 
 
 @app.command
@@ -181,15 +187,9 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments == ["--version"]:
-            print(f"loci {__version__}")
-        else:
-            app.cli(
-                prog="loci",
-                description="Memory for action world models: train it, measure it, show it.",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-            )
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _run(arguments)
         sys.stdout.flush()
     except LociError as error:
         _leave(f"error: {error}", USAGE)
@@ -204,35 +204,28 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
 
 
+def _run(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        print(f"loci {__version__}")
+        return
+    app.cli(
+        prog="loci",
+        description="Memory for action world models: train it, measure it, show it.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"loci: warning: {message}", file=sys.stderr)
+
+
 def _leave(line: str, code: int) -> None:
     """End with one line on standard error, or with the traceback where LOCI_DEBUG=1 asks for it."""
     if os.environ.get("LOCI_DEBUG") == "1":
         raise
     print(f"loci: {line}", file=sys.stderr)
     raise SystemExit(code) from None
-
-
-def _tables(rows: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
-    """One table a branch: a line for each row, a column for each metric, mean and interval."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    branches = list(dict.fromkeys(branch for scores in rows.values() for branch in scores))
-    for branch in branches:
-        scored = {row: scores[branch] for row, scores in rows.items() if branch in scores}
-        metrics = list(dict.fromkeys(m for scores in scored.values() for m in scores))
-        table = Table("row", *metrics, title=branch, title_justify="left")
-        for row, scores in scored.items():
-            table.add_row(row, *(_cell(scores.get(metric)) for metric in metrics))
-        console.print(table)
-
-
-def _cell(score: dict[str, Any] | None) -> str:
-    if score is None or score.get("mean") is None:
-        return "-"
-    mean, lo, hi = (score[k] for k in ("mean", "lo", "hi"))
-    return f"{mean:.3g}" if lo is None or hi is None else f"{mean:.3g} [{lo:.3g}, {hi:.3g}]"
 
 
 if __name__ == "__main__":

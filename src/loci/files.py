@@ -40,3 +40,9 @@ def atomic_write(path: str | Path, content: bytes | str | Callable[[Path], objec
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def cache_folder(name: str) -> Path:
+    """Where things that can be made again are kept: $LOCI_CACHE, or ~/.cache/loci."""
+    root = os.environ.get("LOCI_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "loci") / name

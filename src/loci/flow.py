@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Flow(Config):
             raise LociError(f"{steps} denoising steps; use 1 or more")
         grid = self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float32)).tolist()
         x = noise
-        for t, after in zip(grid[:-1], grid[1:], strict=True):
+        for t, after in pairwise(grid):
             x = x + (after - t) * self.velocity(predict(x, t), x, t)
         return x
 

@@ -24,7 +24,7 @@ from loci.errors import LociError
 from loci.files import atomic_write
 from loci.models.camera import relative_to
 from loci.models.wan import QKV, Text
-from loci.visibility import Coords, Kind, compile_plan
+from loci.visibility import Coords, compile_plan
 
 if TYPE_CHECKING:
     from loci.models.world import WorldModel

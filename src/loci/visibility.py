@@ -53,7 +53,7 @@ class Coords:
     def grid(
         frames: Tensor, shape: tuple[int, int], kind: Kind, now: Tensor, group: Tensor
     ) -> Coords:
-        """Coordinates of whole frames: `frames`, `now`, `group` are (F,); the result is (F*h*w,)."""
+        """Coordinates of whole frames: `frames`, `now`, `group` (F,); the result (F * h * w,)."""
         rows, cols = shape
         per = rows * cols
         place = torch.arange(per, device=frames.device).repeat(len(frames))

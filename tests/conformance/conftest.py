@@ -16,7 +16,7 @@ ROW_NAMES = sorted(ROWS)
 
 
 def tiny_world(memory, camera: str = "rotary", chunk: int = 2, text_dim: int = 0) -> WorldModel:
-    """Two layers, 4 tokens a frame; every weight random, so that nothing is silent by being zero."""
+    """Two layers, 4 tokens a frame; every weight random, so that no zero hides a mistake."""
     torch.manual_seed(0)
     codec = ImageCodecConfig()
     model = WorldModel(

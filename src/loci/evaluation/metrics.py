@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
 from loci.errors import LociError
@@ -50,14 +51,14 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float 
 
 
 def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity at each pixel, (T, H, W), mean of the three colours.
+    """Structural similarity of luminance at each pixel, (T, H, W), in windows of 7x7.
 
-    Source: Wang et al., IEEE TIP 13 (2004), as scikit-image computes it (7x7 windows).
+    Source: Wang et al., IEEE TIP 13 (2004), as scikit-image computes it.
     """
     _same_shape(a, b)
     maps = [
-        structural_similarity(x, y, channel_axis=-1, data_range=255, full=True)[1].mean(axis=-1)
-        for x, y in zip(a, b, strict=True)
+        structural_similarity(x, y, data_range=1.0, full=True)[1]
+        for x, y in zip(rgb2gray(a), rgb2gray(b), strict=True)
     ]
     return np.stack(maps)
 
@@ -114,7 +115,7 @@ def seen_before(
     Source: spatial memory benchmarks' split by exact depth (SPMem, arXiv 2506.05284, in kind).
     """
     if not 0 < observed <= len(poses):
-        raise LociError(f"{observed} observed of {len(poses)} frames; observe at least the first one")
+        raise LociError(f"{observed} observed of {len(poses)} frames; observe at least the first")
     rays = camera.rays()
     rays = (rays / rays[..., 2:]).reshape(-1, 3)
     past = np.linalg.inv(poses[:observed])
@@ -166,26 +167,25 @@ def best_shift(
 
     The object's own pixels (truth under mask) are laid over the frame at every shift up to `reach`
     and compared by mean squared error. Pixels pushed off the frame are left out, and a shift that
-    loses half of them is not considered. Ties go to the farthest corner scanned first, so that a
-    blank frame is not called right. Chance of a shift within 2 px: 25 / 289. Source: ours.
+    loses more than half of them is not considered. Ties go to the first shift scanned, the
+    farthest corner, so that a blank frame is not called right. Chance of a shift within 2 px is
+    25 / 289. Source: ours.
     """
     lines, columns = np.nonzero(mask)
     if not len(lines):
         raise LociError("an empty mask has no place; score objects that are visible")
-    colours = truth[lines, columns].astype(np.float32)
-    height, width = mask.shape
-    frame = frame.astype(np.float32)
-    best, place = np.inf, (-reach, -reach)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            y, x = lines + dy, columns + dx
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            if 2 * inside.sum() < len(lines):
-                continue
-            error = np.square(frame[y[inside], x[inside]] - colours[inside]).mean()
-            if error < best:
-                best, place = float(error), (dx, dy)
-    return place
+    # A border of NaN stands for what lies off the frame.
+    border = ((reach, reach), (reach, reach), (0, 0))
+    padded = np.pad(frame.astype(np.float32), border, constant_values=np.nan)
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1, 1)
+    shifted = padded[lines + dy + reach, columns + dx + reach]
+    errors = np.square(shifted - truth[lines, columns].astype(np.float32)).mean(axis=-1)
+    inside = np.isfinite(errors)
+    totals = np.where(inside, errors, 0.0).sum(axis=1, dtype=np.float64)
+    counts = inside.sum(axis=1)
+    means = np.where(2 * counts >= len(lines), totals / np.maximum(counts, 1), np.inf)
+    best = int(means.argmin())
+    return int(dx[best, 0]), int(dy[best, 0])
 
 
 def in_place(shift: tuple[int, int], within: int = LAYOUT_WITHIN) -> bool:
@@ -202,7 +202,7 @@ def perceptual(net: str = "alex") -> Callable[[np.ndarray, np.ndarray], float] |
     weights = Path(torch.hub.get_dir()) / "checkpoints"
     if importlib.util.find_spec("lpips") is None or not list(weights.glob(f"{net}net-*.pth")):
         return None
-    import lpips
+    import lpips  # pyrefly: ignore
 
     model = lpips.LPIPS(net=net, verbose=False).eval()
 

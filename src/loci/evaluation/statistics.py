@@ -25,7 +25,7 @@ SEED = 20260
 
 @dataclass(frozen=True)
 class Tally:
-    """What one case adds to one metric: `total` summed over `count` trials (0: nothing to score)."""
+    """What one case adds to a metric: `total` summed over `count` trials (0: nothing to score)."""
 
     total: float
     count: int = 1
@@ -57,7 +57,7 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def resample(cases: int, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """How often each case is drawn in each bootstrap sample, (draws, cases); rows sum to `cases`."""
+    """How often each case is drawn in each sample, (draws, cases); rows sum to `cases`."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(cases, np.full(cases, 1 / cases), size=draws)
 
@@ -116,7 +116,7 @@ def paired_bootstrap(
     Raises LociError when the two do not list the same number of cases.
     """
     if len(ours) != len(floor):
-        raise LociError(f"{len(ours)} cases cannot be paired with {len(floor)}; evaluate the same cases")
+        raise LociError(f"{len(ours)} cases do not pair with {len(floor)}; evaluate the same ones")
     a, b = _split(ours), _split(floor)
     if not a[1].sum() or not b[1].sum():
         return None

@@ -25,7 +25,7 @@ def relative_to(reference: Tensor, poses: Tensor) -> Tensor:
 
 
 def twelve_numbers(poses: Tensor) -> Tensor:
-    """Echo-Memory's action: [tx, ty, tz, R row-major] of relative poses (B, T, 4, 4) -> (B, T, 12)."""
+    """Echo-Memory's action [tx, ty, tz, R row-major] of relative poses (B, T, 4, 4): (B, T, 12)."""
     return torch.cat([poses[..., :3, 3], poses[..., :3, :3].flatten(-2)], dim=-1).float()
 
 

@@ -6,6 +6,7 @@ the Wan video VAE (`loci.models.wan_vae`), which also compresses time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,8 +18,9 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.types import Camera
 
-# Images that pass through a convolution together: beyond this, activations leave the CPU's cache.
-IMAGES_AT_ONCE = 64
+# Images that pass through a convolution together, always so many: its kernel, and with it the last
+# bit of the result, would depend on their number otherwise, and a stream differ from one shot.
+IMAGES_AT_ONCE = 8
 # Share of each training batch in the running statistics of the image codec's latents.
 MOMENTUM = 0.01
 
@@ -248,18 +250,17 @@ class ImageCodec(Codec):
     def push(self, state: Any, video: Tensor) -> tuple[Tensor, Any]:
         """As `Codec.push`, an image at a time: the state carries nothing."""
         self._check_video(video)
-        parts = [
-            self.encode_images(to_float(part).permute(0, 3, 1, 2))
-            for part in video.flatten(0, 1).split(IMAGES_AT_ONCE)
-        ]
-        return torch.cat(parts).contiguous().unflatten(0, video.shape[:2]), ()
+        latents = _in_groups(
+            lambda images: self.encode_images(to_float(images).permute(0, 3, 1, 2)),
+            video.flatten(0, 1),
+        )
+        return latents.contiguous().unflatten(0, video.shape[:2]), ()
 
     def pull(self, state: Any, latents: Tensor) -> tuple[Tensor, Any]:
         """As `Codec.pull`, an image at a time: the state carries nothing."""
         self._check_latents(latents)
-        parts = [self.decode_images(part) for part in latents.flatten(0, 1).split(IMAGES_AT_ONCE)]
-        images = torch.cat(parts).clamp(-1.0, 1.0).permute(0, 2, 3, 1)
-        return images.unflatten(0, latents.shape[:2]), ()
+        images = _in_groups(self.decode_images, latents.flatten(0, 1)).clamp(-1.0, 1.0)
+        return images.permute(0, 2, 3, 1).unflatten(0, latents.shape[:2]), ()
 
     def _raw(self, images: Tensor) -> Tensor:
         return self.encoder(images.contiguous(memory_format=torch.channels_last))
@@ -268,3 +269,12 @@ class ImageCodec(Codec):
         return F.batch_norm(
             raw, self.mean, self.variance, training=batch_statistics, momentum=MOMENTUM
         )
+
+
+def _in_groups(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """`function` of groups of IMAGES_AT_ONCE images, joined; zeros fill up the last one."""
+    count = len(images)
+    missing = -count % IMAGES_AT_ONCE
+    if missing:
+        images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+    return torch.cat([function(group) for group in images.split(IMAGES_AT_ONCE)])[:count]

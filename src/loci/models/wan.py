@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from loci.config import Config
 from loci.errors import LociError
 from loci.models.camera import CameraInjection
-from loci.models.rope import rotate
+from loci.models.rope import rotate, wan_angles
+from loci.visibility import Coords, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ WAN_2_2_TI2V_5B = WanConfig(
 )
 
 QKV = tuple[Tensor | None, Tensor, Tensor]
+Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles, (B or 1, S, d / 2) each
 Attend = Callable[[int, list[QKV]], list[Tensor | None]]
 
 
@@ -147,9 +149,9 @@ class Wan(nn.Module):
     def modulate(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps (B, F) in 0..1 -> e (B, F, 1, D) for the head, (B, F, 6, D) for the blocks."""
         half = self.config.freq_dim // 2
-        steps = torch.arange(half, dtype=torch.float32, device=time.device) / half
-        # Wan counts time in thousandths; near 1000 bfloat16 is four apart, so this stays fp32.
-        angles = 1000.0 * time.float()[..., None] * torch.exp(-math.log(1e4) * steps)
+        steps = torch.arange(half, dtype=torch.float64, device=time.device) / half
+        # Wan counts time in thousandths; near 1000 bfloat16 is four apart: never in half precision.
+        angles = 1000.0 * time.double()[..., None] * torch.exp(-math.log(1e4) * steps)
         wave = torch.cat([angles.cos(), angles.sin()], dim=-1)
         e = self.time_embedding(wave.to(self.head.modulation.dtype))
         return e.unsqueeze(-2), self.time_projection(e).unflatten(-1, (6, self.config.dim))
@@ -172,7 +174,34 @@ class Wan(nn.Module):
         keys, values = zip(*pairs, strict=True)
         return Text(list(keys), list(values), bias[:, None, None])
 
-    def run(self, segments: list[Segment], attend: Attend, text: Text | None = None) -> list[Tensor]:
+    def forward(self, latents: Tensor, time: Tensor, text: Text | None = None) -> Tensor:
+        """Wan as it was published: every token attends to every other.
+
+        latents (B, T, C, H, W); time (B, 1) for all tokens or (B, tokens), in 0..1. The prediction
+        has the shape of the latents.
+        """
+        tokens = self.patchify(latents)
+        batch, frames, per, _ = tokens.shape
+        still = torch.zeros(frames, dtype=torch.long, device=latents.device)
+        _, rows, cols = self.config.patch
+        shape = (latents.shape[3] // rows, latents.shape[4] // cols)
+        coords = Coords.grid(torch.arange(frames, device=latents.device), shape, Kind.NOISY,
+                             still, still)
+        angles = wan_angles(coords, self.config.head_dim, self.config.theta)[None]
+        runs = time.shape[1]  # stretches of tokens that share a timestep
+
+        def attend(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+            return [F.scaled_dot_product_attention(*qkv[0])]
+
+        x = tokens.reshape(batch, runs, frames * per // runs, -1)
+        x = self.run([Segment(x, time, angles)], attend, text)[0]
+        e = self.modulate(time)[0]
+        out = self.head(x, e).reshape(batch, frames, per, -1)
+        return self.unpatchify(out, *latents.shape[3:])
+
+    def run(
+        self, segments: list[Segment], attend: Attend, text: Text | None = None
+    ) -> list[Tensor]:
         """All blocks over all segments; `attend` decides who sees whom. Tokens (B, F, P, D) out."""
         xs = [segment.x for segment in segments]
         es = [self.modulate(segment.time)[1] for segment in segments]
@@ -182,13 +211,13 @@ class Wan(nn.Module):
                 xs = [block.camera(x, s.motion, s.span) for x, s in zip(xs, segments, strict=True)]
             last = layer == len(self.blocks) - 1
             qkv = [
-                block.project(x, e, *turn, queries=not (last and segment.silent))
+                block.project(x, e, turn, queries=not (last and segment.silent))
                 for x, e, turn, segment in zip(xs, es, turns, segments, strict=True)
             ]
             seen = attend(layer, qkv)
             xs = [
-                x if q is None else block.update(x, y, e, text, layer)
-                for x, y, e, (q, _, _) in zip(xs, seen, es, qkv, strict=True)
+                x if q is None else block.update(x, y, e, turn, text, layer)
+                for x, y, e, turn, (q, _, _) in zip(xs, seen, es, turns, qkv, strict=True)
             ]
         return xs
 
@@ -204,6 +233,9 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dim
         self.eps = config.eps
+        # With cameras, values turn into the world and back into the query's view as well, so that
+        # what is brought back says how far beside the query it stood (GTA, arXiv 2310.10375).
+        self.relative = config.camera == "rotary"
         self.self_attn = Attention(config)
         if config.camera == "inject":
             self.camera = CameraInjection(dim, config.num_heads)
@@ -215,19 +247,22 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
-    def project(
-        self, x: Tensor, e: Tensor, cos: Tensor, sin: Tensor, queries: bool = True
-    ) -> QKV:
+    def project(self, x: Tensor, e: Tensor, turn: Turn, queries: bool = True) -> QKV:
         """Rotated queries and keys, and values, each (B, N, F * P, d)."""
         shift, scale, *_ = self._six(e)
         y = modulated_norm(x, shift, scale, self.eps).flatten(1, 2)
-        q = rotate(self.self_attn.queries(y), cos, sin) if queries else None
+        q = rotate(self.self_attn.queries(y), *turn) if queries else None
         k, v = self.self_attn.keys_values(y)
-        return q, rotate(k, cos, sin), v
+        return q, rotate(k, *turn), rotate(v, *turn) if self.relative else v
 
-    def update(self, x: Tensor, seen: Tensor, e: Tensor, text: Text | None, layer: int) -> Tensor:
+    def update(
+        self, x: Tensor, seen: Tensor, e: Tensor, turn: Turn, text: Text | None, layer: int
+    ) -> Tensor:
         """Take in what was attended to, seen (B, N, F * P, d), then text, then feed forward."""
         _, _, gate, shift, scale, gate_ffn = self._six(e)
+        if self.relative:
+            cos, sin = turn
+            seen = rotate(seen, cos, -sin)
         x = x + self.self_attn.output(seen).view_as(x) * gate
         if text is not None:
             q = self.cross_attn.queries(self.norm3(x).flatten(1, 2))
@@ -297,8 +332,3 @@ class Head(nn.Module):
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Layer norm without weights, then the timestep's scale and shift."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
-
-
-def with_text(config: WanConfig, dim: int, length: int) -> WanConfig:
-    """The same transformer reading `length` text tokens of width `dim`."""
-    return replace(config, text_dim=dim, text_len=length)

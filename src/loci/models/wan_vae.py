@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.models.codecs import Codec, WanCodecConfig, to_float
@@ -21,6 +23,8 @@ from loci.models.codecs import Codec, WanCodecConfig, to_float
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
 # is an empty tensor, so that state stays a plain map of tensors.
 REPEAT = "Rep"
+# In the released Wan 2.2 settings, but read by no version of AutoencoderKLWan.
+UNUSED = ("clip_output",)
 
 Caches = dict[str, Tensor]
 
@@ -47,7 +51,9 @@ class WanCodec(Codec):
         try:
             self.vae = AutoencoderKLWan(**settings).eval()
         except TypeError as error:
-            raise LociError(f"this diffusers cannot build the Wan VAE ({error}); update it") from error
+            raise LociError(
+                f"this diffusers cannot build the Wan VAE ({error}); update it"
+            ) from error
         self.patch = config.patch_size or 1
         self.channels = config.z_dim
         self.stride = self.patch * 2 ** (len(config.dim_mult) - 1)
@@ -66,7 +72,7 @@ class WanCodec(Codec):
         sizes = self._pieces(video.shape[1], state is None)
         images = to_float(video).permute(0, 4, 1, 2, 3).to(self.vae.dtype)
         images = _patchify(images, self.patch)
-        caches = _open(state, self.vae._cached_conv_counts["encoder"])
+        caches = _open(state, _convolutions(self.vae.encoder))
         with torch.no_grad():
             moments = [
                 # One piece at a time through the 1x1x1 convolution too: a longer one may be
@@ -81,7 +87,7 @@ class WanCodec(Codec):
     def pull(self, state: Caches | None, latents: Tensor) -> tuple[Tensor, Caches]:
         """As `Codec.pull`: the first latent frame gives one image, each later one 4."""
         self._check_latents(latents)
-        caches = _open(state, self.vae._cached_conv_counts["decoder"])
+        caches = _open(state, _convolutions(self.vae.decoder))
         z = (latents.transpose(1, 2) * self.std + self.mean).to(self.vae.dtype)
         images = []
         for index, piece in enumerate(z.split(1, dim=2)):
@@ -103,9 +109,6 @@ class WanCodec(Codec):
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise LociError(f"{folder} has no .safetensors weights; give a diffusers VAE folder")
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         weights: dict[str, Tensor] = {}
         for file in files:
             try:
@@ -165,12 +168,19 @@ def from_diffusers(data: dict[str, Any]) -> WanCodecConfig:
     """
     name = data.get("_class_name", "AutoencoderKLWan")
     if name != "AutoencoderKLWan":
-        raise LociError(f"these are the settings of {name}, not of AutoencoderKLWan; give the VAE's")
-    given = {k: v for k, v in data.items() if not k.startswith("_")}
+        raise LociError(
+            f"these are the settings of {name}, not of AutoencoderKLWan; give the VAE's"
+        )
+    given = {k: v for k, v in data.items() if not k.startswith("_") and k not in UNUSED}
     defaults = {f.name: f.default for f in dataclasses.fields(WanCodecConfig)}
     # diffusers writes null for what it may choose itself.
     kept = {k: v for k, v in given.items() if v is not None or defaults.get(k) is None}
     return WanCodecConfig.from_dict({"type": "wan"} | kept)
+
+
+def _convolutions(network: nn.Module) -> int:
+    """How many caches a pass may need: one for each causal convolution."""
+    return sum(type(module).__name__ == "WanCausalConv3d" for module in network.modules())
 
 
 def _open(state: Caches | None, count: int) -> list[Tensor | str | None]:

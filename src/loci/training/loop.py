@@ -16,6 +16,7 @@ import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
+from loci.training.muon import Muon
 from loci.training.numerics import (
     device_name,
     matmul_precision,
@@ -68,7 +70,8 @@ class Stopped(KeyboardInterrupt):
 class TrainConfig(Config):
     """How a task is optimised: AdamW, warm-up, cosine decay, clipped gradients, averaged weights.
 
-    lr falls to `final` times itself. weight_decay: on matrices only. clip: largest norm of the
+    lr falls to `final` times itself. muon: the learning rate of Muon for the matrices inside
+    `blocks`, which then do without AdamW; None for AdamW everywhere. weight_decay: on matrices only. clip: largest norm of the
     gradient. ema: decay of the average. dtype: bf16 is autocast, the weights stay fp32; auto is
     bf16 where the device computes in it. matmul: see `matmul_precision`. log_every: steps.
     save_every: seconds.
@@ -76,6 +79,7 @@ class TrainConfig(Config):
 
     steps: int
     lr: float = 1e-3
+    muon: float | None = None
     warmup: int = 100
     final: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
@@ -92,6 +96,7 @@ class TrainConfig(Config):
         bounds = {
             "steps": self.steps >= 1,
             "lr": self.lr > 0,
+            "muon": self.muon is None or self.muon > 0,
             "warmup": self.warmup >= 0,
             "final": 0 <= self.final <= 1,
             "betas": all(0 <= b < 1 for b in self.betas),
@@ -111,6 +116,28 @@ class TrainConfig(Config):
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * warm * (self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def build_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, with Muon for the matrices inside `blocks` where the configuration wants it.
+
+    Each group's learning rate is `scale` times the schedule's.
+    """
+    hidden, matrices, vectors = [], [], []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inside = config.muon is not None and "blocks." in name and parameter.dim() == 2
+        kind = hidden if inside else matrices if parameter.dim() > 1 else vectors
+        kind.append(parameter)
+    decay = config.weight_decay
+    groups = [
+        {"params": matrices, "weight_decay": decay, "scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
+        {"params": hidden, "weight_decay": decay, "scale": (config.muon or 0.0) / config.lr,
+         "muon": True},
+    ]
+    return Muon([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
 
 
 @dataclass(frozen=True)
@@ -170,7 +197,8 @@ def fit(
         dtype = pick_dtype(config.dtype, place)
         protocol = {
             "config": folder.settings.hash(), "commit": commit(), "device": device_name(place),
-            "threads": count, "dtype": "bf16" if dtype == torch.bfloat16 else "fp32", "matmul": matmul, "seed": config.seed,
+            "threads": count, "dtype": "bf16" if dtype == torch.bfloat16 else "fp32",
+            "matmul": matmul, "seed": config.seed,
             "torch": torch.__version__, "python": platform.python_version(),
         }
         return _Run(task, config, folder, place, protocol).finish()
@@ -210,16 +238,7 @@ class _Run:
             raise LociError("the task has no parameters that need a gradient; nothing to train")
         protocol["parameters"] = sum(p.numel() for p in self.trained)
         self.protocol = protocol
-        matrices = [p for p in self.trained if p.dim() > 1]
-        vectors = [p for p in self.trained if p.dim() <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        # Fused: one kernel for all parameters, on a CPU too.
-        self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
-        )
+        self.optimizer = build_optimizer(self.module, config)
         self.ema = Ema(self.module, config.ema)
         self.step = 0
         self.seconds = 0.0
@@ -236,14 +255,17 @@ class _Run:
         weights = digest(dict(self.module.state_dict()))
         losses = [line["loss"] for line in self.folder.lines() if "loss" in line]
         if last is None:
+            seconds = round(self.seconds, 3)
             self.folder.log(
-                {"event": "end", "step": self.step, "seconds": self.seconds, "weights": weights}
+                {"event": "end", "step": self.step, "seconds": seconds, "weights": weights}
             )
         loss = losses[-1] if losses else math.nan
         return Summary(self.step, self.seconds / 60, loss, weights, self.protocol)
 
     def _steps(self) -> None:
         event = "resume" if self.step else "start"
+        if self.step:
+            self._compare()
         self.folder.log({"event": event, "step": self.step, **self.protocol})
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
@@ -266,6 +288,16 @@ class _Run:
                     )
         self.save()
 
+    def _compare(self) -> None:
+        """Warn where the run goes on under other conditions: the same bits are not promised."""
+        start = next(iter(self.folder.lines()), {})
+        for name in ("device", "threads", "dtype", "matmul", "torch", "commit"):
+            if start.get(name) != self.protocol[name]:
+                warnings.warn(
+                    f"resuming with {name} {self.protocol[name]}, begun with {start.get(name)}: "
+                    "the weights may differ in their last bits", stacklevel=2,
+                )
+
     def _one(self) -> tuple[int, dict[str, float]]:
         """One step of the optimizer: its number of samples, and what the log says of it."""
         config = self.config
@@ -287,7 +319,7 @@ class _Run:
                 f"in {self.folder.state_path}: lower lr, or look at this batch"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = config.rate(self.step)
+            group["lr"] = config.rate(self.step) * group["scale"]
         self.optimizer.step()
         self.ema.update(self.step)
         self.step += 1
@@ -330,16 +362,25 @@ class _Run:
         if parts["ema"].keys() != self.ema.tensors.keys():
             raise LociError(f"{path} averages other weights; choose another folder")
         self.ema.load(parts["ema"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._restore_optimizer(parts["optimizer"])
         notes = metadata["training"]
         self.step, self.seconds = notes["step"], notes["seconds"]
         self.window = _Window(notes["window"][0], dict(notes["window"][1]))
         self.folder.rewind(self.step)
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            index, _, key = name.partition(".")
+            parameter = order[int(index)]
+            if tensor.shape == parameter.shape:
+                # The fused kernel walks through memory: its averages must lie as the weights do
+                # (channels last, for instance), and a file knows only one order.
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 @contextlib.contextmanager

@@ -1,9 +1,48 @@
-"""The recipes: functions that return the whole configuration of a run, by name."""
+"""The recipes: functions that return the whole configuration of a run, by name.
+
+    loci train rooms-codec --out runs/codec        the small codec of the rooms
+    loci train rooms-hybrid --out runs/hybrid      one memory row, and so for every other row
+
+The rows share one function and differ in one line, their memory. A recipe of your own is a
+function like these in any file: `loci train my_recipes.py:my_recipe --out DIR`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from loci.flow import Flow
+from loci.memory import ROWS, Memory
+from loci.models.world import WorldConfig
+from loci.training.codec import image_codec
+from loci.training.loop import TrainConfig
 from loci.training.run import RunConfig
+from loci.training.world import WorldRun, shipped_codec_config, small_transformer
+from loci.types import Camera
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {}
+
+def rooms(memory: Memory) -> WorldRun:
+    """The study's recipe: a world model of the rooms with the given memory."""
+    codec, digest = shipped_codec_config()
+    return WorldRun(
+        world=WorldConfig(
+            memory=memory,
+            dit=small_transformer(codec.channels),
+            codec=codec,
+            flow=Flow(shift=3.0, prediction="x", weighting="uniform"),
+            camera=Camera(),
+            chunk=4,
+            steps=10,
+        ),
+        codec=digest,
+        train=TrainConfig(
+            steps=1500, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "rooms-codec": image_codec,
+    **{f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()},
+}

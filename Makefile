@@ -1,0 +1,41 @@
+# The two commands of the README are `make demo` and `make test`; both set everything up.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+CASES ?= 16
+
+# Threads that spin while they wait starve each other on a busy machine.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test slow lint venv clean
+
+demo: $(VENV)/.installed
+	$(BIN)/loci study ground --out $(OUT) --cases $(CASES) $(if $(FROM_SCRATCH),--from-scratch)
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.tested
+	$(BIN)/python -m pytest --slow
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/pyrefly check
+
+venv: $(VENV)/.tested
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loci needs Python 3.11 or newer: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

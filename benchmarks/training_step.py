@@ -1,0 +1,113 @@
+"""A training step of the small default: the windowed form against plain SDPA with a dense mask.
+
+    python benchmarks/training_step.py [--rows context-20,hybrid] [--repeats 7] [--json]
+
+Both steps are forward, backward and AdamW on the same batch in fp32, interleaved in one process;
+medians and the spread between the quartiles are printed. "Plain" is what one writes first: every
+token through every layer, masked attention over the whole packed sequence, AdamW one tensor at a
+time, default matmul. "Loci" is what `loci train` does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+import tyro
+
+from loci.memory import row
+from loci.models.world import WorldModel
+from loci.packed import packed_pass
+from loci.training.loop import keyed
+from loci.training.numerics import cpu_features
+from loci.training.recipes import RECIPES
+
+
+@dataclass
+class Options:
+    rows: str = "context-20,hybrid"
+    repeats: int = 7
+    threads: int = 2
+    json: bool = False
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    results = {}
+    for name in options.rows.split(","):
+        row(name)
+        results[name] = compare(name, options.repeats)
+    report = {
+        "protocol": {"threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
+                     "cpu": cpu_features(), "repeats": options.repeats},
+        "rows": results,
+    }
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    for name, result in results.items():
+        print(f"{name:12s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
+              f"ratio {result['ratio']:.2f} ({result['ratio_lo']:.2f} to {result['ratio_hi']:.2f})  "
+              f"{result['tokens_per_second']:.0f} tokens/s")
+
+
+def compare(name: str, repeats: int) -> dict[str, float]:
+    """Interleaved steps of both forms on one batch."""
+    config = RECIPES[f"rooms-{name}"]()
+    torch.manual_seed(0)
+    model: WorldModel = config.world.build()
+    model.codec.requires_grad_(False)
+    chunk, length = config.world.chunk, config.length
+    starts = list(range(1, length, chunk))
+    latents = torch.randn(config.batch, length, *model.latent_shape)
+    poses = torch.eye(4, dtype=torch.float64).repeat(config.batch, length, 1, 1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    steps = {
+        "plain": step(model, latents, poses, starts, chunk, "dense",
+                      torch.optim.AdamW(trained, foreach=False)),
+        "loci": step(model, latents, poses, starts, chunk, "windowed",
+                     torch.optim.AdamW(trained, fused=True)),
+    }
+    times: dict[str, list[float]] = {key: [] for key in steps}
+    for repeat in range(repeats + 1):
+        for key, run in steps.items():
+            torch.manual_seed(keyed(0, repeat))
+            began = time.perf_counter()
+            run()
+            if repeat:
+                times[key].append(time.perf_counter() - began)
+    ratios = [a / b for a, b in zip(times["plain"], times["loci"], strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4)
+    tokens = config.batch * (
+        length * (model.tokens + config.world.memory.gists) + len(starts) * chunk * model.tokens
+    )
+    loci = statistics.median(times["loci"])
+    return {
+        "plain_ms": 1000 * statistics.median(times["plain"]), "loci_ms": 1000 * loci,
+        "ratio": statistics.median(ratios), "ratio_lo": quartiles[0], "ratio_hi": quartiles[2],
+        "tokens_per_second": tokens / loci,
+    }
+
+
+def step(model, latents, poses, starts, chunk, form, optimizer):
+    """One optimiser step with attention in the given form."""
+    flow = model.config.flow
+    target = torch.stack([latents[:, s : s + chunk] for s in starts], dim=1)
+
+    def run() -> None:
+        t = flow.sample_times(target.shape[:2])
+        noise = torch.randn_like(target)
+        noisy = flow.path(target, noise, t[:, :, None, None, None, None])
+        output = packed_pass(model, latents, noisy, t, poses, starts, attention=form)
+        flow.loss(output, target, noise, t).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

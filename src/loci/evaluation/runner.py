@@ -1,0 +1,212 @@
+"""Runs rows through branches, shares the truth between them, keeps what is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loci.data.episodes import FORMAT as EPISODES
+from loci.data.episodes import EpisodeCache
+from loci.errors import LociError
+from loci.evaluation.baselines import CEILINGS, FLOORS, baseline
+from loci.evaluation.branches import BRANCHES, Branch
+from loci.evaluation.cost import hold
+from loci.evaluation.objects import CaseScore
+from loci.evaluation.progress import Watch
+from loci.evaluation.recall import causal_scores
+from loci.evaluation.rollouts import MEMORIES, World, rollout
+from loci.evaluation.truth import Truth, prepare
+from loci.files import atomic_write
+
+# Raise it whenever a score changes its meaning: finished parts of another version are made again.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row ready to be evaluated; `checkpoint` is the digest of the file it came from."""
+
+    name: str
+    model: World
+    config_hash: str
+    checkpoint: str
+    parameters: int
+
+
+class Runner:
+    """One study's evaluation, in the folder `out`."""
+
+    def __init__(self, contenders: Sequence[Contender], out: Path, cases: int, seed: int):
+        _comparable(contenders)
+        self.contenders = list(contenders)
+        self.out, self.cases, self.seed = out, cases, seed
+        self.first = contenders[0].model
+        self.cache = EpisodeCache(out / "episodes")
+        self.prepared: tuple[object, list[Truth]] = (None, [])
+
+    def run(self, branches: Sequence[Branch]) -> dict[str, dict[str, list[CaseScore]]]:
+        """branch -> row -> the score of each case; rows in the order of a table."""
+        scores: dict[str, dict[str, list[CaseScore]]] = {}
+        rows = len(self.contenders)
+        work = sum(
+            self.cases * (1 + rows + len(FLOORS + CEILINGS) * b.baselines) for b in branches
+        )
+        with Watch("evaluating", work) as watch:
+            for branch in branches:
+                scores[branch.name] = self._branch(branch, scores.get("recall", {}), watch)
+        return scores
+
+    def _branch(
+        self, branch: Branch, recalled: dict[str, list[CaseScore]], watch: Watch
+    ) -> dict[str, list[CaseScore]]:
+        """All rows of one branch; the truth is prepared only if some row still needs it."""
+        ahead = watch.done + self.cases
+        names = [c.name for c in self.contenders]
+        if branch.baselines:
+            names = [*FLOORS, *names, *CEILINGS]
+        scores: dict[str, list[CaseScore]] = {}
+        for name in names:
+            part = self.out / "parts" / f"{branch.name}.{name}.json"
+            key = self._key(branch, name)
+            done = _read_part(part, key)
+            if done is None:
+                watch.now(f"{branch.name}: {name}")
+                truths = self._truths(branch, watch)
+                done = self._score(branch, name, truths, recalled.get(name), watch)
+                text = json.dumps({"key": key, "cases": [s.to_dict() for s in done]})
+                atomic_write(part, text + "\n")
+            else:
+                watch.advance(self.cases)
+            scores[name] = done
+        watch.advance(ahead + len(names) * self.cases - watch.done)
+        return scores
+
+    def _truths(self, branch: Branch, watch: Watch) -> list[Truth]:
+        """The truth of a branch's cases, kept for the next branch that asks for the same."""
+        config = self.first.config
+        frames = branch.frames(config.chunk)
+        wanted = (branch.split, branch.courses, branch.observe, branch.groups, frames)
+        if self.prepared[0] != wanted:
+            watch.now(f"{branch.name}: truth")
+            self.prepared = (wanted, [])
+            for case in branch.cases(self.cases, self.seed):
+                truth = prepare(
+                    case, self.cache, config.camera,
+                    observe=branch.observe, frames=frames, groups=branch.groups,
+                )
+                self.prepared[1].append(truth)
+                watch.advance()
+        truths = self.prepared[1]
+        if branch.shown:
+            self._keep(branch, "truth", [t.rgb for t in truths], truths)
+        return truths
+
+    def _score(
+        self,
+        branch: Branch,
+        name: str,
+        truths: list[Truth],
+        recalled: list[CaseScore] | None,
+        watch: Watch,
+    ) -> list[CaseScore]:
+        """One row of one branch."""
+        found = [c for c in self.contenders if c.name == name]
+        if not found:
+            videos = baseline(name, truths, self.first.config.camera, self.first.codec)
+            watch.advance(len(truths))
+            return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
+        model = found[0].model
+        if branch.name != "causal":
+            videos = rollout(model, truths, self.seed, advance=watch.advance)
+            self._keep(branch, name, videos, truths)
+            return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
+        # With true memory these are the rollouts of the recall branch: same cases, same noise.
+        by_memory: dict[str, Sequence[CaseScore]] = {}
+        for memory in MEMORIES:
+            if memory == MEMORIES[0] and recalled is not None:
+                by_memory[memory] = recalled
+                continue
+            videos = rollout(model, truths, self.seed, memory)
+            by_memory[memory] = [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
+        watch.advance(len(truths))
+        return causal_scores(by_memory)
+
+    def _keep(
+        self, branch: Branch, name: str, videos: list[np.ndarray], truths: list[Truth]
+    ) -> None:
+        """The frames of the cases that the report shows, for `loci.report.panels`."""
+        for number in range(min(branch.shown, len(truths))):
+            truth = truths[number]
+            folder = self.out / "rollouts" / branch.name / f"{number}-{truth.case.course.name}"
+            arrays = {"video": videos[number]}
+            if name == "truth":
+                arrays |= {
+                    "case": np.array(truth.case.key), "observed": np.array(truth.observed),
+                    "out": np.array(truth.out),
+                }
+            atomic_write(folder / f"{name}.npz", lambda file, a=arrays: _write_npz(file, a))
+
+    def cost(self) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
+        """What each row holds at 40 frames, and the milliseconds a chunk takes on this machine."""
+        held, milliseconds = {}, {}
+        for contender in self.contenders:
+            held[contender.name], milliseconds[contender.name] = hold(contender.model)
+        return held, milliseconds
+
+    def _key(self, branch: Branch, name: str) -> str:
+        """A digest of everything that the scores of (branch, row) depend on."""
+        found = [c for c in self.contenders if c.name == name]
+        # The codec's ceiling is that of the first row's codec.
+        makers = found or self.contenders[:1]
+        config = self.first.config
+        what = {
+            "version": VERSION, "episodes": EPISODES, "branch": branch.name, "row": name,
+            "makers": [[c.config_hash, c.checkpoint] for c in makers],
+            "seed": self.seed, "cases": [c.key for c in branch.cases(self.cases, self.seed)],
+            "steps": config.steps, "chunk": config.chunk,
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _comparable(contenders: Sequence[Contender]) -> None:
+    if not contenders:
+        raise LociError("a study needs a row; name one or more")
+    first = contenders[0]
+    for other in contenders[1:]:
+        for what, a, b in (
+            ("camera", first.model.config.camera, other.model.config.camera),
+            ("chunk", first.model.config.chunk, other.model.config.chunk),
+            ("steps", first.model.config.steps, other.model.config.steps),
+            ("latent shape", first.model.latent_shape, other.model.latent_shape),
+        ):
+            if a != b:
+                raise LociError(
+                    f"rows '{first.name}' and '{other.name}' differ in {what} ({a}, {b}); "
+                    "a study compares memory alone"
+                )
+
+
+def _read_part(file: Path, key: str) -> list[CaseScore] | None:
+    """The scores in `file` if they are those asked for."""
+    if not file.exists():
+        return None
+    try:
+        data = json.loads(file.read_text())
+        if data["key"] != key:
+            return None
+        return [CaseScore.from_dict(case) for case in data["cases"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LociError(f"{file} is damaged ({error}); delete it, it is made again") from error
+
+
+def _write_npz(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    with file.open("wb") as handle:
+        np.savez_compressed(handle, **arrays)
+
+
+__all__ = ["BRANCHES", "Contender", "Runner"]

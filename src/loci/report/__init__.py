@@ -1,0 +1,1 @@
+"""One results folder becomes one self-contained HTML page."""

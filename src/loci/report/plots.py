@@ -1,0 +1,206 @@
+"""Plots as inline SVG: text in the page's own font and colour, so that both themes can be read."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from loci.evaluation.metrics import LAYOUT_CHANCE
+
+Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+
+# Stands for the colour of the page's text, and is replaced in the finished SVG.
+INK = "#123456"
+PALETTE = {
+    "none": "#8b95a1",
+    "context-1": "#7fb3e6",
+    "context-5": "#4a8fd4",
+    "context-20": "#2f6fc0",
+    "hybrid": "#e0803a",
+}
+SPARE = ("#3aa17e", "#b565a7", "#c9a227", "#d1495b", "#6b7fd7", "#5b8c5a")
+IDENTITY_CHANCE = 1 / 8
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "loci",
+    "font.size": 10.0,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def color(row: str, rows: Sequence[str]) -> str:
+    """A row's colour: the same in every plot."""
+    unknown = [r for r in rows if r not in PALETTE]
+    return PALETTE[row] if row in PALETTE else SPARE[unknown.index(row) % len(SPARE)]
+
+
+def identity(rows: Rows, names: Sequence[str]) -> str:
+    """Identity of the first frame's objects and of later ones, held-out and open-domain rooms."""
+    branches = [
+        (b, t) for b, t in (("recall", "held-out rooms"), ("open-recall", "open-domain rooms"))
+        if any(b in rows[n] for n in names)
+    ]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * len(branches), 3.1), layout="constrained")
+        axes = figure.subplots(1, len(branches), sharey=True, squeeze=False)[0]
+        for axis, (branch, title) in zip(axes, branches, strict=True):
+            for offset, group, alpha in ((-0.2, "first", 0.45), (0.2, "later", 1.0)):
+                for place, name in enumerate(names):
+                    score = rows[name].get(branch, {}).get(f"identity_{group}")
+                    if score:
+                        _bar(axis, place + offset, score, color(name, names), alpha, 100)
+            _chance(axis, 100 * IDENTITY_CHANCE)
+            _names(axis, names)
+            axis.set(title=title, ylim=(0, 104))
+        axes[0].set_ylabel("identity, % right")
+        return _svg(figure)
+
+
+def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Sequence[str]) -> str:
+    """PSNR on pixels seen before (full) and newly revealed ones (hollow), with floor and ceiling."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        axis = figure.subplots()
+        for place, name in enumerate(names):
+            scores = rows[name].get("recall", {})
+            for offset, metric, full in ((-0.12, "psnr_seen", True), (0.12, "psnr_revealed", False)):
+                if metric in scores:
+                    _dot(axis, place + offset, scores[metric], color(name, names), full)
+        for name, style in [(c, "--") for c in ceilings[:1]] + [(f, ":") for f in floors[:1]]:
+            score = rows.get(name, {}).get("recall", {}).get("psnr_seen")
+            if score and score["mean"] < 59:
+                axis.axhline(score["mean"], color=INK, lw=0.8, ls=style, alpha=0.6)
+                axis.text(len(names) - 0.45, score["mean"], name, ha="right", va="bottom", size=8.5)
+        _names(axis, names)
+        axis.set_ylabel("PSNR, dB")
+        return _svg(figure)
+
+
+def tokens(rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]) -> str:
+    """Identity of objects seen later against the tokens a row holds after 40 frames."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        axis = figure.subplots()
+        # Rows that hold equally much are set apart a little, so that all can be seen.
+        places: dict[float, int] = {}
+        for name in names:
+            score = rows[name].get("recall", {}).get("identity_later")
+            if score is None or name not in cost:
+                continue
+            held = float(cost[name]["tokens"])
+            shift = places.get(held, 0)
+            places[held] = shift + 1
+            x = held * 1.06**shift
+            mean = 100 * score["mean"]
+            _dot(axis, x, score, color(name, names), True, 100)
+            axis.annotate(
+                name, (x, mean), (7, 5), textcoords="offset points", size=9, color=INK,
+            )
+        _chance(axis, 100 * IDENTITY_CHANCE)
+        axis.set(
+            xscale="log", ylim=(0, 106), ylabel="identity of later objects, %",
+            xlabel="tokens held at 40 frames (log scale)",
+        )
+        held = [float(c["tokens"]) for c in cost.values()]
+        axis.set_xlim(min(held) / 1.5, max(held) * 2.2)
+        ticks = sorted({int(h) for h in held})
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        return _svg(figure)
+
+
+def causal(rows: Rows, names: Sequence[str]) -> str:
+    """Identity of later objects with true, empty and wrong-room memory."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        axis = figure.subplots()
+        for offset, memory, alpha in ((-0.27, "true", 1.0), (0.0, "empty", 0.6), (0.27, "wrong", 0.3)):
+            for place, name in enumerate(names):
+                score = rows[name].get("causal", {}).get(f"identity_later_{memory}")
+                if score:
+                    _bar(axis, place + offset, score, color(name, names), alpha, 100, 0.25)
+        _chance(axis, 100 * IDENTITY_CHANCE)
+        _names(axis, names)
+        axis.set(ylabel="identity of later objects, %", ylim=(0, 104))
+        return _svg(figure)
+
+
+def loop(rows: Rows, names: Sequence[str]) -> str:
+    """Mirrored pairs: how alike they are, and how much more alike than frames of other poses."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        axis = figure.subplots()
+        for place, name in enumerate(names):
+            scores = rows[name].get("loop", {})
+            for offset, metric, full in ((-0.12, "pair_psnr", True), (0.12, "pair_margin", False)):
+                if metric in scores:
+                    _dot(axis, place + offset, scores[metric], color(name, names), full)
+        _names(axis, names)
+        axis.set_ylabel("dB")
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        return _svg(figure)
+
+
+def _bar(
+    axis: Axes, x: float, score: Mapping[str, float], fill: str, alpha: float, scale: float = 1,
+    width: float = 0.38,
+) -> None:
+    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
+    axis.bar(x, mean, width, color=fill, alpha=alpha, edgecolor=fill)
+    # Without a body, a bar at zero would not be seen.
+    axis.plot([x - width / 2, x + width / 2], [mean, mean], color=fill, lw=1.5)
+    axis.plot([x, x], [lo, hi], color=INK, lw=1.1, solid_capstyle="butt")
+
+
+def _dot(
+    axis: Axes, x: float, score: Mapping[str, float], fill: str, full: bool, scale: float = 1
+) -> None:
+    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
+    axis.plot([x, x], [lo, hi], color=fill, lw=1.6, solid_capstyle="butt")
+    axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.6)
+
+
+def _chance(axis: Axes, height: float) -> None:
+    axis.axhline(height, color=INK, lw=0.8, ls=":", alpha=0.7)
+    axis.text(
+        0.995, height + 1, "chance", ha="right", va="bottom", size=8.5,
+        transform=axis.get_yaxis_transform(),
+    )
+
+
+def _names(axis: Axes, names: Sequence[str]) -> None:
+    axis.set_xticks(np.arange(len(names)), names)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.tick_params(axis="x", length=0)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element that takes the page's text colour and width."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
+    return re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", re.sub(r' height="[^"]+pt"', "", text, 1), 1)
+
+
+__all__ = ["IDENTITY_CHANCE", "LAYOUT_CHANCE", "causal", "color", "identity", "loop", "pixels", "tokens"]

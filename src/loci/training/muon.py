@@ -1,0 +1,79 @@
+"""Muon: momentum whose update is made orthogonal, for the matrices inside a network.
+
+Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with the step size of Liu et al.
+(arXiv 2502.16982): an update has the root mean square of an AdamW update, so that learning rates
+carry over. torch.optim.Muon computes the same in bf16 throughout, which a CPU without bf16
+instructions only emulates (the orthogonalisation then costs more than the network); ours works in
+the dtype of the weights, and on all matrices of one shape at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Quintic Newton-Schulz coefficients: they push all singular values into about 0.7 .. 1.2.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the groups marked `muon`, fused AdamW for all others, as one optimiser.
+
+    Nesterov momentum, orthogonalised, with decoupled weight decay; such groups hold matrices only.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float],
+        momentum: float = 0.95,
+    ):
+        # Fused: one kernel for all parameters, on a CPU too.
+        super().__init__(groups, lr=lr, betas=betas, fused=True)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        everything = self.param_groups
+        self.param_groups = [g for g in everything if not g.get("muon")]
+        if self.param_groups:
+            super().step(closure)
+        self.param_groups = everything
+        for group in everything:
+            if group.get("muon"):
+                self._muon(group)
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        shapes: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                shapes[tuple(parameter.shape)].append(parameter)
+        for (rows, cols), matrices in shapes.items():
+            steps = torch.stack([self._nesterov(p) for p in matrices])
+            # The RMS of an orthogonal matrix is 1 / sqrt(longer side), that of AdamW's about 0.2.
+            rate = group["lr"] * 0.2 * max(rows, cols) ** 0.5
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(matrices, list(orthogonalise(steps).unbind(0)), alpha=-rate)
+
+    def _nesterov(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - self.momentum)
+        return parameter.grad.lerp(buffer, self.momentum)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices of (n, rows, cols), roughly: U V' of their SVDs."""
+    a, b, c = _COEFFICIENTS
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

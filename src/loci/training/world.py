@@ -1,0 +1,193 @@
+"""Training of the world model: every chunk of an episode from the true frames before it.
+
+One packed pass under the row's rule, flow matching on the noisy chunks. Rows of a study share
+everything here and differ in `world.memory` alone: episodes, order, chunks, timesteps and noise
+of a step are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from loci.checkpoint import digest, load_checkpoint, load_into
+from loci.data.episodes import FORMAT, render_training_set
+from loci.errors import LociError
+from loci.files import atomic_write, cache_folder
+from loci.memory import Memory
+from loci.models.codecs import Codec, CodecConfig
+from loci.models.wan import WanConfig
+from loci.models.world import WorldConfig, WorldModel
+from loci.packed import packed_pass
+from loci.training.run import RunConfig
+from loci.types import Camera
+
+
+# How strongly heads start out looking along their own ray, and how sharply; see `initialise`.
+ALIGNED, SHARPNESS = 2.0, 1.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldRun(RunConfig, name="world"):
+    """A world model trained on wandering episodes of the train rooms.
+
+    episodes: train rooms 0 to episodes - 1, one walk of `length` frames through each. batch:
+    episodes a step. clean_noise: clean frames are noised up to this level, of which the model is
+    told (MemoryWAM's clean-latent augmentation), so that it bears its own small mistakes.
+    codec: digest of the codec that the latents come from; see `shipped_codec`.
+    """
+
+    kind: ClassVar[str] = "world-model"
+    world: WorldConfig
+    codec: str
+    episodes: int = 3000
+    length: int = 33
+    batch: int = 8
+    clean_noise: float = 0.0
+    attention: str = "windowed"
+    camera: Camera = field(default_factory=Camera)
+
+    def __post_init__(self) -> None:
+        if (self.length - 1) % self.world.chunk:
+            raise LociError(
+                f"episodes of {self.length} frames do not split into a first frame and chunks of "
+                f"{self.world.chunk}; choose 1 + n x {self.world.chunk}"
+            )
+        if not 0 <= self.clean_noise < 1:
+            raise LociError("clean_noise is a noise level; use 0 up to, not including, 1")
+
+    def task(self) -> WorldTask:
+        return WorldTask(self)
+
+
+class WorldTask:
+    """Latent episodes in, the flow-matching loss of all their chunks out."""
+
+    def __init__(self, config: WorldRun):
+        self.config = config
+        self.module: nn.Module
+        self.model = self.module = config.world.build()
+        codec = shipped_codec(self.model.codec, config.codec)
+        codec.requires_grad_(False)
+        initialise(self.model)
+        self.latents, self.poses = latent_episodes(config, codec)
+        chunk = config.world.chunk
+        self.starts = list(range(1, config.length, chunk))
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """latents (B, T, C, h, w) and poses (B, T, 4, 4), a fresh permutation every epoch."""
+        size, count = self.config.batch, len(self.latents)
+        first = step * size
+        picks = []
+        for position in range(first, first + size):
+            epoch, place = divmod(position, count)
+            order = np.random.default_rng([self.config.train.seed, epoch]).permutation(count)
+            picks.append(int(order[place]))
+        return {"latents": self.latents[picks].float(), "poses": self.poses[picks]}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The mean weighted flow-matching loss over all chunks."""
+        config, flow = self.config, self.config.world.flow
+        latents, poses = batch["latents"], batch["poses"]
+        target = torch.stack(
+            [latents[:, s : s + config.world.chunk] for s in self.starts], dim=1
+        )  # (B, G, n, C, h, w)
+        time = flow.sample_times(target.shape[:2], latents.device)
+        noise = torch.randn_like(target)
+        noisy = flow.path(target, noise, time[:, :, None, None, None, None])
+        clean, clean_time = latents, None
+        if config.clean_noise:
+            clean_time = config.clean_noise * torch.rand(latents.shape[:2], device=latents.device)
+            clean = flow.path(
+                latents, torch.randn_like(latents), clean_time[:, :, None, None, None]
+            )
+        output = packed_pass(
+            self.model, clean, noisy, time, poses, self.starts,
+            clean_time=clean_time, attention=config.attention,
+        )
+        loss = flow.loss(output, target, noise, time)  # (B, G)
+        # How well it does when there is much noise left says how much of the past it uses.
+        late = loss.detach()[:, len(self.starts) // 2 :].mean()
+        return loss.mean(), {"late": float(late)}
+
+
+def initialise(model: WorldModel) -> None:
+    """Xavier for matrices, zeros for biases and for the head: the first prediction is zero.
+
+    Camera injection keeps its own zeros (Echo-Memory). With rotary cameras every head starts out
+    looking where its own ray points: a constant in the first channel of each pair of queries and
+    keys makes the score a sum of cosines of the angle between two tokens, largest for those that
+    look at the same place. Training then refines what would take it long to find (ours).
+    """
+    for name, layer in model.dit.named_modules():
+        if isinstance(layer, nn.Linear) and ".camera." not in name:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    nn.init.zeros_(model.dit.head.head.weight)
+    if model.config.dit.camera == "rotary":
+        for block in model.dit.blocks:
+            for layer in (block.self_attn.q, block.self_attn.k):
+                with torch.no_grad():
+                    layer.bias[0::2] = ALIGNED
+            nn.init.constant_(block.self_attn.norm_q.weight, SHARPNESS)
+
+
+def codec_path() -> Path:
+    """The small codec that ships with Loci."""
+    return Path(__file__).parents[1] / "checkpoints" / "codec.safetensors"
+
+
+def shipped_codec_config() -> tuple[CodecConfig, str]:
+    """Configuration and digest of the shipped codec."""
+    config, tensors, _ = load_checkpoint(codec_path(), "codec")
+    return CodecConfig.from_dict(config), digest(tensors)
+
+
+def shipped_codec(codec: Codec, wanted: str) -> Codec:
+    """Fill `codec` with the shipped weights; LociError where they are not those `wanted`."""
+    _, tensors, _ = load_checkpoint(codec_path(), "codec")
+    found = digest(tensors)
+    if found != wanted:
+        raise LociError(
+            f"the recipe was made for codec {wanted}, but {codec_path().name} is {found}; "
+            "update the recipe, or restore that codec"
+        )
+    load_into(codec, tensors, codec_path())
+    return codec.eval()
+
+
+def latent_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
+    """Latents (E, T, C, h, w) half precision and poses (E, T, 4, 4) of the training episodes.
+
+    Rendered and encoded once, then read from the cache folder.
+    """
+    key = f"{FORMAT}-{config.codec}-{config.camera.hash()}-{config.episodes}x{config.length}"
+    path = cache_folder("latents") / f"{key}.safetensors"
+    if path.exists():
+        held = load_file(path)
+        return held["latents"], held["poses"]
+    images, poses = render_training_set(
+        range(config.episodes), config.length, config.camera, cache_folder("train")
+    )
+    pieces = [
+        codec.encode(torch.from_numpy(images[i : i + 8])).half()
+        for i in track(range(0, len(images), 8), description="encoding episodes")
+    ]
+    held = {"latents": torch.cat(pieces), "poses": torch.from_numpy(poses)}
+    atomic_write(path, lambda temporary: save_file(held, temporary))
+    return held["latents"], held["poses"]
+
+
+def small_transformer(channels: int) -> WanConfig:
+    """The small default: what two CPU cores train in well under an hour."""
+    return WanConfig(
+        in_channels=channels, out_channels=channels, dim=128, ffn_dim=512, num_heads=4,
+        num_layers=4, freq_dim=64, text_dim=0, camera="rotary",
+    )
