@@ -40,8 +40,8 @@ class Shown:
 def load_shown(out: Path, branch: str, rows: Sequence[str]) -> list[Shown]:
     """The kept cases of a branch, in order. Raises LociError for a damaged file."""
     found = []
-    folders = sorted((out / "rollouts" / branch).glob("*-*"), key=lambda f: int(f.name.split("-")[0]))
-    for folder in folders:
+    folders = (out / "rollouts" / branch).glob("*-*")
+    for folder in sorted(folders, key=lambda f: int(f.name.split("-")[0])):
         truth = _arrays(folder / "truth.npz")
         videos = {TRUTH: truth["video"]}
         for row in rows:
@@ -58,7 +58,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         with np.load(file) as data:
             return {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError) as error:
-        raise LociError(f"{file} cannot be read ({error}); delete it and run the study again") from error
+        raise LociError(f"{file} is damaged ({error}); delete it and parts/, run again") from error
 
 
 def strip(shown: Shown, objects: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def _columns(shown: Shown, probed: Sequence[int]) -> list[int]:
     turn = shown.out - 1
     if shown.observed == 1 and shown.branch.endswith("loop"):
         # Mirrored: the frames of the way out stand beside those of the way back.
-        return sorted({0, turn // 3, 2 * turn // 3, turn, *(last - f for f in (0, turn // 3, 2 * turn // 3))})
+        way = (0, turn // 3, 2 * turn // 3)
+        return sorted({*way, turn, *(last - frame for frame in way)})
     wanted = sorted({*probed, last})
     spare = COLUMNS - 2
     if len(wanted) > spare:
@@ -177,7 +178,7 @@ def mosaic(shown: Shown) -> np.ndarray:
 def mp4(frames: np.ndarray, rate: int = FRAMES_A_SECOND) -> str:
     """Frames uint8 (T, H, W, 3), even sides, as an H.264 data URI that browsers play."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from loci.evaluation.metrics import LAYOUT_CHANCE
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
@@ -74,15 +71,15 @@ def identity(rows: Rows, names: Sequence[str]) -> str:
 
 
 def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Sequence[str]) -> str:
-    """PSNR on pixels seen before (full) and newly revealed ones (hollow), with floor and ceiling."""
+    """PSNR on pixels seen before (full) and newly revealed (hollow), with floor and ceiling."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("recall", {})
-            for offset, metric, full in ((-0.12, "psnr_seen", True), (0.12, "psnr_revealed", False)):
+            for offset, metric, full in ((-0.12, "psnr_seen", 1), (0.12, "psnr_revealed", 0)):
                 if metric in scores:
-                    _dot(axis, place + offset, scores[metric], color(name, names), full)
+                    _dot(axis, place + offset, scores[metric], color(name, names), bool(full))
         for name, style in [(c, "--") for c in ceilings[:1]] + [(f, ":") for f in floors[:1]]:
             score = rows.get(name, {}).get("recall", {}).get("psnr_seen")
             if score and score["mean"] < 59:
@@ -131,7 +128,8 @@ def causal(rows: Rows, names: Sequence[str]) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axis = figure.subplots()
-        for offset, memory, alpha in ((-0.27, "true", 1.0), (0.0, "empty", 0.6), (0.27, "wrong", 0.3)):
+        memories = (("true", -0.27, 1.0), ("empty", 0.0, 0.6), ("wrong", 0.27, 0.3))
+        for memory, offset, alpha in memories:
             for place, name in enumerate(names):
                 score = rows[name].get("causal", {}).get(f"identity_later_{memory}")
                 if score:
@@ -149,9 +147,9 @@ def loop(rows: Rows, names: Sequence[str]) -> str:
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("loop", {})
-            for offset, metric, full in ((-0.12, "pair_psnr", True), (0.12, "pair_margin", False)):
+            for offset, metric, full in ((-0.12, "pair_psnr", 1), (0.12, "pair_margin", 0)):
                 if metric in scores:
-                    _dot(axis, place + offset, scores[metric], color(name, names), full)
+                    _dot(axis, place + offset, scores[metric], color(name, names), bool(full))
         _names(axis, names)
         axis.set_ylabel("dB")
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
@@ -200,7 +198,5 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
     text = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
-    return re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", re.sub(r' height="[^"]+pt"', "", text, 1), 1)
-
-
-__all__ = ["IDENTITY_CHANCE", "LAYOUT_CHANCE", "causal", "color", "identity", "loop", "pixels", "tokens"]
+    # The page decides the size: only the view box keeps the shape.
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

@@ -31,7 +31,7 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
-from loci.training.muon import Muon
+from loci.training.muon import build_optimizer
 from loci.training.numerics import (
     device_name,
     matmul_precision,
@@ -71,9 +71,9 @@ class TrainConfig(Config):
     """How a task is optimised: AdamW, warm-up, cosine decay, clipped gradients, averaged weights.
 
     lr falls to `final` times itself. muon: the learning rate of Muon for the matrices inside
-    `blocks`, which then do without AdamW; None for AdamW everywhere. weight_decay: on matrices only. clip: largest norm of the
-    gradient. ema: decay of the average. dtype: bf16 is autocast, the weights stay fp32; auto is
-    bf16 where the device computes in it. matmul: see `matmul_precision`. log_every: steps.
+    `blocks`, which then do without AdamW (None: AdamW everywhere). weight_decay: on matrices
+    only. clip: largest norm of the gradient. ema: decay of the average. dtype: bf16 is autocast,
+    the weights stay fp32; auto is bf16 where the device computes in it. matmul: see `matmul_precision`. log_every: steps.
     save_every: seconds.
     """
 
@@ -116,28 +116,6 @@ class TrainConfig(Config):
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * warm * (self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2)
-
-
-def build_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, with Muon for the matrices inside `blocks` where the configuration wants it.
-
-    Each group's learning rate is `scale` times the schedule's.
-    """
-    hidden, matrices, vectors = [], [], []
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        inside = config.muon is not None and "blocks." in name and parameter.dim() == 2
-        kind = hidden if inside else matrices if parameter.dim() > 1 else vectors
-        kind.append(parameter)
-    decay = config.weight_decay
-    groups = [
-        {"params": matrices, "weight_decay": decay, "scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
-        {"params": hidden, "weight_decay": decay, "scale": (config.muon or 0.0) / config.lr,
-         "muon": True},
-    ]
-    return Muon([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
 
 
 @dataclass(frozen=True)

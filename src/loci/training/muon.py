@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from loci.training.loop import TrainConfig
 
 # Quintic Newton-Schulz coefficients: they push all singular values into about 0.7 .. 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -77,3 +80,25 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
+
+
+def build_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, with Muon for the matrices inside `blocks` where the configuration wants it.
+
+    Each group's learning rate is `scale` times the schedule's.
+    """
+    hidden, matrices, vectors = [], [], []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inside = config.muon is not None and "blocks." in name and parameter.dim() == 2
+        kind = hidden if inside else matrices if parameter.dim() > 1 else vectors
+        kind.append(parameter)
+    decay = config.weight_decay
+    groups = [
+        {"params": matrices, "weight_decay": decay, "scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
+        {"params": hidden, "weight_decay": decay, "scale": (config.muon or 0.0) / config.lr,
+         "muon": True},
+    ]
+    return Muon([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)

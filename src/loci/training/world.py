@@ -21,14 +21,12 @@ from loci.checkpoint import digest, load_checkpoint, load_into
 from loci.data.episodes import FORMAT, render_training_set
 from loci.errors import LociError
 from loci.files import atomic_write, cache_folder
-from loci.memory import Memory
 from loci.models.codecs import Codec, CodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
 from loci.training.run import RunConfig
 from loci.types import Camera
-
 
 # How strongly heads start out looking along their own ray, and how sharply; see `initialise`.
 ALIGNED, SHARPNESS = 2.0, 1.3
@@ -188,6 +186,6 @@ def latent_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
 def small_transformer(channels: int) -> WanConfig:
     """The small default: what two CPU cores train in well under an hour."""
     return WanConfig(
-        in_channels=channels, out_channels=channels, dim=128, ffn_dim=512, num_heads=4,
+        in_channels=channels, out_channels=channels, dim=128, ffn_dim=256, num_heads=4,
         num_layers=4, freq_dim=64, text_dim=0, camera="rotary",
     )

@@ -1,0 +1,100 @@
+"""A rule draws itself: the mask of a short episode, as text or as SVG.
+
+What is drawn is computed from the rule, so a page that shows it cannot disagree with the code.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import torch
+from torch import Tensor
+
+from loci.memory.base import Memory
+from loci.visibility import Coords, Kind
+
+LETTERS = {Kind.CLEAN: "f", Kind.GIST: "g", Kind.NOISY: "n", Kind.ACTION: "a"}
+COLOURS = {Kind.CLEAN: "#4878a8", Kind.GIST: "#d98a29", Kind.NOISY: "#7a9a50",
+           Kind.ACTION: "#a05a8c"}
+
+
+def episode_coords(
+    frames: int, tokens: int, gists: int, chunk: int = 1, actions: int = 0,
+    selected: Tensor | None = None,
+) -> Coords:
+    """An episode laid out for drawing: f_0 g_0 f_1 g_1 ..., then actions, then noisy chunks.
+
+    `tokens` L and `gists` M a frame; every chunk of `chunk` frames after the first frame is drawn
+    as noise, and `actions` noisy action tokens after every frame.
+    """
+    parts = []
+    for t in range(frames):
+        now, nobody = torch.tensor([t]), torch.tensor([-1])
+        parts.append(Coords.grid(now, (1, tokens), Kind.CLEAN, now, nobody))
+        if gists:
+            parts.append(Coords.grid(now, (1, gists), Kind.GIST, now, nobody))
+    group = 0
+    starts = range(1, frames - chunk + 1, chunk)
+    for t in range(frames) if actions else ():
+        now = torch.tensor([t])
+        owner = torch.tensor([len(starts) + t])
+        parts.append(Coords.grid(now, (1, actions), Kind.ACTION, now, owner))
+    for start in starts:
+        covered = torch.arange(start, start + chunk)
+        now, owner = torch.full_like(covered, start - 1), torch.full_like(covered, group)
+        parts.append(Coords.grid(covered, (1, tokens), Kind.NOISY, now, owner))
+        group += 1
+    return Coords.cat(parts).with_selected(selected)
+
+
+def labels(coords: Coords) -> list[str]:
+    """f0, g0, n1, ... for each token."""
+    return [
+        f"{LETTERS[Kind(kind)]}{frame}"
+        for kind, frame in zip(coords.kind.tolist(), coords.frame.tolist(), strict=True)
+    ]
+
+
+def text(memory: Memory, coords: Coords) -> str:
+    """The mask as text: a row a query, a column a key, # where it is seen."""
+    mask = memory.rule().mask(coords, coords)
+    mask = mask[0] if mask.dim() == 3 else mask
+    names = labels(coords)
+    width = max(map(len, names))
+    head = [" " * (width + 1) + "".join(name[i : i + 1] or " " for name in names)
+            for i in range(width)]
+    rows = [
+        f"{name:>{width}} " + "".join("#" if seen else "." for seen in row)
+        for name, row in zip(names, mask.tolist(), strict=True)
+    ]
+    return "\n".join(head + rows) + "\n"
+
+
+def svg(memory: Memory, coords: Coords, cell: int = 14) -> str:
+    """The mask as an SVG picture: rows are queries, columns keys, colours the kind of key."""
+    mask = memory.rule().mask(coords, coords)
+    mask = mask[0] if mask.dim() == 3 else mask
+    names, kinds = labels(coords), [Kind(k) for k in coords.kind.tolist()]
+    margin = 30
+    size = margin + cell * len(names) + 2
+    title = escape(str(memory.to_dict()))
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" '
+        f'height="{size}" font-family="monospace" font-size="{cell * 0.62:.1f}" role="img">',
+        f"<title>Who sees whom: {title}</title>",
+        f'<rect width="{size}" height="{size}" fill="#ffffff"/>',
+    ]
+    for i, name in enumerate(names):
+        middle = margin + cell * (i + 0.5)
+        out.append(f'<text x="{margin - 4}" y="{middle + 3:.1f}" text-anchor="end">{name}</text>')
+        out.append(
+            f'<text transform="translate({middle + 3:.1f} {margin - 4}) rotate(-90)">{name}</text>'
+        )
+    for q, row in enumerate(mask.tolist()):
+        for k, seen in enumerate(row):
+            fill = COLOURS[kinds[k]] if seen else "#eeeeee"
+            out.append(
+                f'<rect x="{margin + cell * k}" y="{margin + cell * q}" width="{cell - 1}" '
+                f'height="{cell - 1}" fill="{fill}"/>'
+            )
+    return "\n".join([*out, "</svg>"]) + "\n"

@@ -1,0 +1,271 @@
+"""A results folder as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from loci import __version__
+from loci.errors import LociError
+from loci.evaluation.branches import BRANCHES
+from loci.evaluation.results import COLUMNS, cell
+from loci.files import atomic_write
+from loci.report import plots
+from loci.report.claims import claims
+from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
+
+LIMIT = 12_000_000
+"""Bytes that a page may have; videos of the last cases are left out beyond it."""
+
+METRICS: dict[str, tuple[str, str]] = {
+    "identity_later": (
+        "Identity, later (%)",
+        "An object that was first seen after the first frame, left the view and is back: is it "
+        "nearer, pixel by pixel, to a rendering of itself than to seven other objects in its "
+        "place? Three of those share its colour, three its shape. Guessing gives 12.5 %.",
+    ),
+    "identity_first": (
+        "Identity, first (%)",
+        "The same for objects of the first frame. Keeping that one frame is enough here, so it is "
+        "not counted as memory.",
+    ),
+    "layout_later": (
+        "Layout, later (%)",
+        "The object fits best within 2 pixels of its true place, among shifts of up to 8. Guessing "
+        "gives 9 %.",
+    ),
+    "layout_first": ("Layout, first (%)", "The same for objects of the first frame."),
+    "psnr_seen": (
+        "PSNR, seen (dB)",
+        "Closeness to the truth on pixels whose surface was visible in an observed frame, decided "
+        "by exact depth.",
+    ),
+    "psnr_revealed": (
+        "PSNR, revealed (dB)",
+        "The same on pixels that nobody had seen: memory cannot help, a plausible guess can.",
+    ),
+    "psnr": ("PSNR (dB)", "Closeness to the truth over whole frames; 60 dB is identity."),
+    "ssim": ("SSIM", "Similarity of structure (luminance, 7x7 windows); 1 is identity."),
+    "ssim_seen": ("SSIM, seen", "SSIM on pixels seen before."),
+    "ssim_revealed": ("SSIM, revealed", "SSIM on newly revealed pixels."),
+    "pair_psnr": (
+        "Pairs PSNR (dB)",
+        "Everything is generated, out and back; frames of the return against the model's own "
+        "frames of the way out at exactly the same poses. A still picture scores 60.",
+    ),
+    "pair_ssim": ("Pairs SSIM", "SSIM of the same pairs."),
+    "pair_margin": (
+        "Pairs margin (dB)",
+        "How much more alike mirrored pairs are than frames of different poses: a blank wall or a "
+        "still picture, consistent as it is, scores 0.",
+    ),
+    "detail": ("Detail", "Sharpness as a share of the truth's: a blank wall is 0."),
+    "movement": (
+        "Movement", "Change from frame to frame as a share of the truth's: a still is 0.",
+    ),
+    "lpips_alex": ("LPIPS (AlexNet)", "Perceptual distance; less is better."),
+}
+
+BRANCH_TEXT = {
+    "replay": "Replay: three chunks from the first frame, against the truth. Health, not memory.",
+    "recall": "Recall: the way out is observed, the way back is generated.",
+    "causal": "Causal check: recall with true, empty and another room's memory.",
+    "loop": "Loop: everything is generated, out and back.",
+    "open-recall": "Open-domain recall: shapes, colours and walls that training never showed.",
+    "open-loop": "Open-domain loop.",
+}
+
+
+def write_report(out: str | Path) -> Path:
+    """Write out/report.html from results.json, cases.json and rollouts/ in the same folder.
+
+    Raises LociError where one of them is missing or damaged, or the page cannot be written.
+    """
+    out = Path(out)
+    results, cases = _read(out / "results.json"), _read(out / "cases.json")
+    page = render_page(results, cases, out)
+    atomic_write(out / "report.html", page)
+    return out / "report.html"
+
+
+def render_page(results: Mapping[str, Any], cases: Mapping[str, Any], out: Path) -> str:
+    """The page as text."""
+    protocol = results["protocol"]
+    names = list(protocol["rows"])
+    template = Environment(
+        loader=PackageLoader("loci.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    ).get_template("page.html.j2")
+    return template.render(
+        version=__version__,
+        protocol=protocol,
+        names=names,
+        colors={name: plots.color(name, names) for name in names},
+        cost=results["cost"],
+        claims=claims(results, cases),
+        key_table=_key_table(results),
+        tables=[_branch_table(results["rows"], b, protocol) for b in protocol["cases"]],
+        metrics=_glossary(results["rows"]),
+        plots=_plots(results, names),
+        panels=_panels(out, names, cases),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise LociError(f"no {file.name} in {file.parent}; run `loci study` there") from error
+    except (OSError, ValueError) as error:
+        raise LociError(f"{file} cannot be read ({error}); run the study again") from error
+
+
+def _kind(row: str, protocol: Mapping[str, Any]) -> str:
+    if row in protocol["ceilings"]:
+        return "ceiling"
+    return "floor" if row in protocol["floors"] else "row"
+
+
+def _cells(
+    scores: Mapping[str, Any], columns: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """(mean, interval) of each (branch, metric)."""
+    found = []
+    for branch, metric in columns:
+        score = scores.get(branch, {}).get(metric)
+        mean, _, interval = cell(metric, score).partition(" ")
+        found.append((mean, interval))
+    return found
+
+
+def _key_table(results: Mapping[str, Any]) -> dict[str, Any]:
+    rows, protocol = results["rows"], results["protocol"]
+    columns = [
+        (b, m, h.replace("\n", " "))
+        for b, m, h in COLUMNS
+        if any(m in rows[r].get(b, {}) for r in rows)
+    ]
+    return {
+        "headings": [h for _, _, h in columns],
+        "rows": [
+            {
+                "name": row,
+                "kind": _kind(row, protocol),
+                "cells": _cells(scores, [(b, m) for b, m, _ in columns]),
+                "tokens": results["cost"].get(row, {}).get("tokens", "–"),
+            }
+            for row, scores in rows.items()
+        ],
+    }
+
+
+def _branch_table(
+    rows: Mapping[str, Any], branch: str, protocol: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All metrics of one branch."""
+    shown = {row: scores for row, scores in rows.items() if branch in scores}
+    metrics = list(dict.fromkeys(m for scores in shown.values() for m in scores[branch]))
+    counts = {
+        m: max(s[branch][m]["n"] for s in shown.values() if m in s[branch]) for m in metrics
+    }
+    return {
+        "name": branch,
+        "text": BRANCH_TEXT[branch],
+        "courses": ", ".join(c.name for c in BRANCHES[branch].courses),
+        "headings": [
+            (METRICS.get(m, (m.replace("_", " "), ""))[0], counts[m]) for m in metrics
+        ],
+        "rows": [
+            {
+                "name": row,
+                "kind": _kind(row, protocol),
+                "cells": _cells(scores, [(branch, m) for m in metrics]),
+            }
+            for row, scores in shown.items()
+        ],
+    }
+
+
+def _glossary(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The explanations of the metrics that occur."""
+    found = {m for scores in rows.values() for branch in scores.values() for m in branch}
+    return [METRICS[m] for m in METRICS if m in found]
+
+
+def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    rows, protocol = results["rows"], results["protocol"]
+    branches = protocol["cases"]
+    wanted = [
+        (
+            "recall", "identity", lambda: plots.identity(rows, names),
+            "Which object came back? Pale: objects of the first frame. Full: objects first seen "
+            "later, the ones that need memory. Lines are 95 % intervals.", True,
+        ),
+        (
+            "recall", "pixels",
+            lambda: plots.pixels(rows, names, protocol["ceilings"], protocol["floors"]),
+            "PSNR of the way back. Full dots: pixels seen before. Hollow: newly revealed ones, "
+            "where memory cannot help. Dashed: the codec's ceiling. Dotted: the mean image.", False,
+        ),
+        (
+            "recall", "tokens", lambda: plots.tokens(rows, names, results["cost"]),
+            "What memory buys: identity of later objects against the tokens held at 40 frames.",
+            False,
+        ),
+        (
+            "causal", "causal", lambda: plots.causal(rows, names),
+            "Is it memory? The same rollouts with true memory (full), an emptied one (paler) and "
+            "that of another room (palest).", False,
+        ),
+        (
+            "loop", "loop", lambda: plots.loop(rows, names),
+            "The model's own world. Full dots: PSNR of mirrored pairs. Hollow: their margin over "
+            "frames of other poses, which no still picture can have.", False,
+        ),
+    ]
+    return [
+        {"name": name, "svg": Markup(draw()), "text": text, "wide": wide}
+        for branch, name, draw, text, wide in wanted
+        if branch in branches and (name != "tokens" or results["cost"])
+    ]
+
+
+def _panels(out: Path, names: Sequence[str], cases: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shown cases, with videos as long as the page stays small enough to be sent around."""
+    found, size = [], 0
+    for branch in BRANCHES.values():
+        for shown in load_shown(out, branch.name, names):
+            # Frames of an earlier study in the same folder are not this one's.
+            if not any(shown.case in rows for rows in cases.get(branch.name, {}).values()):
+                continue
+            panel = _panel(shown, cases)
+            size += sum(len(c["src"]) for row in panel["rows"] for c in row["cells"])
+            video = mp4(mosaic(shown))
+            keep = size + len(video) < LIMIT
+            size += len(video) if keep else 0
+            found.append(panel | {"video": video if keep else None})
+    return found
+
+
+def _panel(shown: Shown, cases: Mapping[str, Any]) -> dict[str, Any]:
+    scored = cases.get(shown.branch, {})
+    objects = {
+        ("ground truth" if row == "ground-truth" else row): by_case[shown.case]["objects"]
+        for row, by_case in scored.items()
+        if shown.case in by_case and (row in shown.videos or row == "ground-truth")
+    }
+    split, course, seed = shown.case.split("/")
+    given = (
+        f"frames 0 to {shown.observed - 1} are given" if shown.observed > 1
+        else "only the first frame is given"
+    )
+    return strip(shown, objects) | {
+        "title": f"{shown.branch} · {course}",
+        "text": f"Room {seed} ({split}); {given}, the rest is generated.",
+        "scored": any(objects.values()),
+    }

@@ -1,0 +1,190 @@
+"""Rules, what they compile to, and how they draw themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loci import drawing
+from loci.attention import Dense, Flex
+from loci.errors import LociError
+from loci.memory import ROWS, Context, Hybrid
+from loci.visibility import (
+    Coords,
+    Keep,
+    Kind,
+    compile_plan,
+    first,
+    key,
+    past,
+    query,
+    recent,
+    same_group,
+)
+
+
+def figure_3() -> torch.Tensor:
+    """The published mask for three frames, A = R = 1, L = 2, M = 1, one action and no noise.
+
+    Order: f0 f0 g0 f1 f1 g1 f2 f2 g2 a0 a1 a2, written down by hand from the paper's figure.
+    """
+    rows = """
+    111000000000
+    111000000000
+    111000000000
+    111111000000
+    111111000000
+    111111000000
+    111001111000
+    111001111000
+    111001111000
+    111000000100
+    111111000010
+    111001111001
+    """
+    return torch.tensor([[c == "1" for c in row] for row in rows.split()])
+
+
+def test_hybrid_mask_is_the_published_figure():
+    memory = Hybrid(anchors=1, window=1, gists_per_frame=1)
+    coords = drawing.episode_coords(3, tokens=2, gists=1, actions=1)
+    coords = coords[coords.kind != int(Kind.NOISY)]
+    assert torch.equal(memory.rule().mask(coords, coords), figure_3())
+
+
+def test_noisy_targets_see_the_past_and_themselves_never_their_clean_copy():
+    memory = Hybrid(anchors=1, window=1, gists_per_frame=1)
+    coords = drawing.episode_coords(3, tokens=1, gists=1)
+    mask = memory.rule().mask(coords, coords)
+    names = drawing.labels(coords)
+    seen = {name: {names[k] for k in mask[q].nonzero()[:, 0].tolist()}
+            for q, name in enumerate(names)}
+    assert seen["n1"] == {"f0", "g0", "n1"}
+    assert seen["n2"] == {"f0", "g0", "f1", "g1", "n2"}
+    assert not any("n" in k for name in names if name[0] != "n" for k in seen[name])
+
+
+@pytest.mark.parametrize(("anchors", "window", "tokens", "gists"), [(2, 4, 120, 8), (1, 1, 2, 1)])
+def test_cached_tokens_of_the_paper(anchors, window, tokens, gists):
+    """A L + R L + M N once N >= A + R: 720 + 8 N at the paper's sizes."""
+    from loci.cache import Cache, Layout
+    from loci.models.world import WorldModel
+
+    memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)
+    layout = Layout(compile_plan(memory.rule()), tokens, gists)
+    cache = Cache(layout, layers=1, streams=1, heads=1, width=2, slots=layout.end(40))
+
+    class Sizes:
+        grid, config = (1, tokens), type("C", (), {"memory": memory})
+    Sizes.tokens = tokens
+    for frame in range(40):
+        coords = WorldModel.clean_coords(Sizes, torch.tensor([frame]))
+        cache.mark(slice(None), coords, frame)
+        cache.written[0] += 1
+        if frame + 1 >= anchors + window:
+            assert cache.tokens(0) == (anchors + window) * tokens + gists * (frame + 1)
+            assert layout.end(frame + 1) == cache.tokens(0)  # no hole: one slice
+
+
+def test_rules_combine_as_booleans():
+    frames = torch.arange(6)
+    coords = Coords.grid(frames, (1, 1), Kind.CLEAN, frames, torch.full_like(frames, -1))
+    a, b = first(2), recent(2)
+    ma, mb = a.mask(coords, coords), b.mask(coords, coords)
+    assert torch.equal((a & b).mask(coords, coords), ma & mb)
+    assert torch.equal((a | b).mask(coords, coords), ma | mb)
+    assert torch.equal((~a).mask(coords, coords), ~ma)
+    assert not (a | ~a).mask(coords, coords._map(lambda f: f * 0 - 1)).any()  # free slots
+    assert "first(2)" in repr(a & b)
+    assert "recent(2)" in repr(a & b)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 6), st.integers(0, 3))
+def test_plan_keeps_exactly_what_the_rule_can_ever_show(anchors, window, gists):
+    memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)
+    plan = compile_plan(memory.rule(), reach=64)
+    assert plan.clean == Keep(anchors=anchors, recent=window)
+    assert plan.gist == Keep(anchors=0, recent=None)
+
+
+def test_plans_of_the_registry():
+    assert compile_plan(ROWS["none"].rule()).clean == Keep(anchors=0, recent=1)
+    assert compile_plan(ROWS["context-1"].rule()).clean == Keep(anchors=1, recent=1)
+    assert compile_plan(ROWS["context-20"].rule()).clean.recent is None
+    assert [ROWS[name].bounded for name in ("none", "context-1", "context-5", "hybrid")] == [
+        True, True, False, False,
+    ]
+
+
+def test_a_rule_of_dilated_frames_keeps_until_the_last_use():
+    from loci.visibility import Rule
+
+    every_third = Rule(lambda q, k, s: ((q.now - k.frame) % 3 == 0) & (k.frame > q.now - 9), "3rd")
+    assert compile_plan(key(Kind.CLEAN) & past & every_third).clean == Keep(anchors=0, recent=7)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), st.integers(2, 6))
+def test_flex_block_mask_is_the_dense_mask(anchors, window, gists, frames):
+    memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)
+    coords = drawing.episode_coords(frames, tokens=3, gists=gists, chunk=1, actions=2)
+    q, k, v = torch.randn(3, 1, 2, len(coords), 8)
+    dense = Dense(memory.rule(), [coords])(0, [(q, k, v)])[0]
+    flex = Flex(memory.rule(), [coords])(0, [(q, k, v)])[0]
+    torch.testing.assert_close(dense, flex, atol=1e-5, rtol=1e-5)
+
+
+def test_flex_sees_retrieved_frames_of_each_stream():
+    memory = Context(frames=3)
+    selected = torch.zeros(2, 3, 4, dtype=torch.bool)
+    selected[0, 2, 1] = selected[1, 2, 2] = True
+    coords = drawing.episode_coords(4, tokens=2, gists=0, selected=selected)
+    q, k, v = torch.randn(3, 2, 2, len(coords), 8)
+    dense = Dense(memory.rule(), [coords])(0, [(q, k, v)])[0]
+    flex = Flex(memory.rule(), [coords])(0, [(q, k, v)])[0]
+    torch.testing.assert_close(dense, flex, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+def test_flex_on_a_gpu_agrees_in_value_and_gradient():
+    memory = Hybrid(anchors=1, window=2, gists_per_frame=2)
+    coords = drawing.episode_coords(8, tokens=16, gists=2).to("cuda")
+    grads = []
+    for form in (Dense, Flex):
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(1, 2, len(coords), 32, device="cuda", requires_grad=True)
+                   for _ in range(3))
+        form(memory.rule(), [coords])(0, [(q, k, v)])[0].square().sum().backward()
+        grads.append((q.grad, k.grad, v.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_a_rule_draws_itself():
+    memory = Hybrid(anchors=1, window=1, gists_per_frame=1)
+    coords = drawing.episode_coords(3, tokens=1, gists=1)
+    mask = memory.rule().mask(coords, coords)
+    text = drawing.text(memory, coords)
+    assert text.count("#") == int(mask.sum())
+    picture = drawing.svg(memory, coords)
+    assert picture.count("<rect") == mask.numel() + 1
+    assert picture.count("#eeeeee") == int((~mask).sum())
+
+
+def test_bad_rows_are_refused():
+    with pytest.raises(LociError, match="negative"):
+        Hybrid(anchors=-1)
+    with pytest.raises(LociError, match="present frame"):
+        Hybrid(window=0)
+    with pytest.raises(LociError, match="K counts the first frame"):
+        Context(frames=0)
+
+
+def test_queries_and_groups():
+    coords = drawing.episode_coords(3, tokens=1, gists=0)
+    noisy = query(Kind.NOISY) & key(Kind.NOISY) & same_group
+    mask = noisy.mask(coords, coords)
+    assert int(mask.sum()) == 2  # each of the two chunks sees itself
