@@ -237,9 +237,10 @@ def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
     steps = torch.arange(reach)
     # From the very end of time, which of the first frames are still in sight?
     early = _seen_later(rule, kind, steps, torch.full_like(steps, FAR))
-    # And how long does a frame in the middle of time stay in sight?
-    middle = torch.full_like(steps, FAR // 2)
-    late = _seen_later(rule, kind, middle, middle + steps)
+    # And how long does a frame in the middle of time stay in sight? Several in a row are asked,
+    # since a rule may treat frames differently by their number; the longest answer counts.
+    middle = torch.full_like(steps, FAR // 2) + torch.arange(64)[:, None]
+    late = _seen_later(rule, kind, middle, middle + steps).any(0)
     lasting = 0 if not late.any() else int(late.nonzero().max()) + 1
     if lasting == reach:
         return Keep(anchors=0, recent=None)

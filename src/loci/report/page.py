@@ -19,8 +19,8 @@ from loci.report import plots
 from loci.report.claims import claims
 from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
 
-LIMIT = 12_000_000
-"""Bytes that a page may have; videos of the last cases are left out beyond it."""
+LIMIT = 11_000_000
+"""Bytes of pictures and videos that a page may have; beyond it, videos are left out."""
 
 METRICS: dict[str, tuple[str, str]] = {
     "identity_later": (

@@ -93,7 +93,7 @@ def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Se
 def tokens(rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]) -> str:
     """Identity of objects seen later against the tokens a row holds after 40 frames."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axis = figure.subplots()
         # Rows that hold equally much are set apart a little, so that all can be seen.
         places: dict[float, int] = {}
@@ -104,19 +104,15 @@ def tokens(rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, flo
             held = float(cost[name]["tokens"])
             shift = places.get(held, 0)
             places[held] = shift + 1
-            x = held * 1.06**shift
-            mean = 100 * score["mean"]
-            _dot(axis, x, score, color(name, names), True, 100)
-            axis.annotate(
-                name, (x, mean), (7, 5), textcoords="offset points", size=9, color=INK,
-            )
+            _dot(axis, held * 1.08**shift, score, color(name, names), True, 100, name)
         _chance(axis, 100 * IDENTITY_CHANCE)
         axis.set(
             xscale="log", ylim=(0, 106), ylabel="identity of later objects, %",
             xlabel="tokens held at 40 frames (log scale)",
         )
         held = [float(c["tokens"]) for c in cost.values()]
-        axis.set_xlim(min(held) / 1.5, max(held) * 2.2)
+        axis.set_xlim(min(held) / 1.5, max(held) * 2)
+        figure.legend(loc="outside right center", labelspacing=1.0)
         ticks = sorted({int(h) for h in held})
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
@@ -168,11 +164,12 @@ def _bar(
 
 
 def _dot(
-    axis: Axes, x: float, score: Mapping[str, float], fill: str, full: bool, scale: float = 1
+    axis: Axes, x: float, score: Mapping[str, float], fill: str, full: bool, scale: float = 1,
+    label: str | None = None,
 ) -> None:
     mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
     axis.plot([x, x], [lo, hi], color=fill, lw=1.6, solid_capstyle="butt")
-    axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.6)
+    axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.6, label=label)
 
 
 def _chance(axis: Axes, height: float) -> None:

@@ -44,7 +44,7 @@ class CodecRun(RunConfig, name="codec"):
 
 
 def image_codec() -> CodecRun:
-    """The shipped codec: 8 channels; about seven minutes on two free cores."""
+    """The shipped codec: 8 channels; 18 minutes on two cores that other work shared."""
     return CodecRun(
         train=TrainConfig(steps=10_000, lr=3e-3, warmup=50, final=0.01, weight_decay=1e-4, clip=0.5)
     )
