@@ -1,4 +1,4 @@
-"""World models without a network, for tests of the evaluation: what they can and cannot do is known.
+"""World models without a network, for tests of the evaluation: what they can do is known.
 
 Their latents are the pixels themselves, so that the codec loses nothing.
 """
@@ -76,7 +76,7 @@ class FakeSession:
 
 
 def nearest_view(frames, poses, target, noise):
-    """A perfect memory of views: what was written closest to the target pose, the earliest first."""
+    """A perfect memory of views: what was written closest to the target pose."""
     return frames[int(np.argmin([np.abs(pose - target).sum() for pose in poses]))]
 
 

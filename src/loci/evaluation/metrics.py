@@ -150,10 +150,10 @@ def nearest_candidate(
 ) -> tuple[int, np.ndarray]:
     """Which candidate rendering the frame is nearest to inside `region`, and all squared errors.
 
-    frame (H, W, 3), candidates (N, H, W, 3), region (H, W): the union of the candidates' own
-    masks, so that all are compared on the same pixels. Any larger region would give the same
-    winner: outside the union every rendering shows the same background, which adds the same
-    number to each. Chance is 1 / N. Source: ours.
+    frame (H, W, 3), candidates (N, H, W, 3), region (H, W): wherever any candidate
+    shows, so that all are compared on the same pixels. Any larger region would give the same
+    winner: outside of it every rendering shows the same background, which adds the same number to
+    each. Chance is 1 / N. Source: ours.
     """
     difference = candidates[:, region].astype(np.float32) - frame[region].astype(np.float32)
     errors = np.square(difference).mean(axis=(1, 2), dtype=np.float64)

@@ -23,12 +23,10 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("recall", "layout_later", "layout\nlater"),
     ("recall", "psnr_seen", "PSNR\nseen"),
     ("recall", "psnr_revealed", "PSNR\nrevealed"),
-    ("recall", "ssim_seen", "SSIM\nseen"),
     ("loop", "pair_psnr", "pairs\nPSNR"),
     ("loop", "pair_margin", "pairs\nmargin"),
     ("open-recall", "identity_later", "open\nidentity"),
     ("open-recall", "psnr_seen", "open\nPSNR seen"),
-    ("replay", "psnr", "replay\nPSNR"),
 )
 
 

@@ -75,7 +75,7 @@ STUDIES: dict[str, Study] = {
             "ground",
             "The camera leaves and comes back: which memory still knows what was there?",
             tuple(
-                Row(name, name)
+                Row(name, f"rooms-{name}")
                 for name in ("none", "context-1", "context-5", "context-20", "hybrid")
             ),
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from skimage.morphology import dilation
 
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
@@ -25,8 +26,9 @@ MIN_AREA = 40
 class Probe:
     """One object at one frame of the way back, and eight things that could stand in its place.
 
-    group: "first" was seen in frame 0, "later" only afterwards. mask (H, W) where it is, region
-    (H, W) the union of the candidates' masks, renderings (8, H, W, 3) uint8, the true one first.
+    group: "first" was seen in frame 0, "later" only afterwards. mask (H, W): where it is. region
+    (H, W): the union of the candidates' masks and a pixel around it. renderings (8, H, W, 3)
+    uint8, the true one first.
     """
 
     index: int
@@ -144,7 +146,11 @@ def _probes(
             region |= view.identity[0] == index
         names = tuple(label(choice) for choice in choices)
         found.append(
-            Probe(index, group, frame, masks[frame], region, np.stack(renderings), names)
+            Probe(
+                index, group, frame, masks[frame],
+                # One pixel more: outlines are smoothed, and blend into the pixel beside the mask.
+                dilation(region, np.ones((3, 3))), np.stack(renderings), names,
+            )
         )
     return tuple(found)
 

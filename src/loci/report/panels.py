@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import av
 import numpy as np
@@ -57,7 +58,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file) as data:
             return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise LociError(f"{file} is damaged ({error}); delete it and parts/, run again") from error
 
 

@@ -175,7 +175,7 @@ def _dot(
 def _chance(axis: Axes, height: float) -> None:
     axis.axhline(height, color=INK, lw=0.8, ls=":", alpha=0.7)
     axis.text(
-        0.995, height + 1, "chance", ha="right", va="bottom", size=8.5,
+        1.005, height, "chance", ha="left", va="center", size=8.5,
         transform=axis.get_yaxis_transform(),
     )
 
@@ -194,6 +194,6 @@ def _svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
-    text = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
+    text = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
     # The page decides the size: only the view box keeps the shape.
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

@@ -1,0 +1,190 @@
+"""The report: one file that asks for nothing else, and says what was measured."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from fake_worlds import FakeWorld, last_view, nearest_view
+from loci.errors import LociError
+from loci.evaluation.runner import Contender
+from loci.evaluation.study import evaluate
+from loci.report import page as pages
+from loci.report.claims import claims
+from loci.report.page import write_report
+from loci.report.panels import Shown, mosaic, mp4, png
+
+ROWS = {"none": last_view, "context-20": nearest_view}
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    rows = [Contender(n, FakeWorld(a), n.ljust(12, "-")[:12], "0" * 64, 7) for n, a in ROWS.items()]
+    evaluate("ground", rows, out, 2, 0, ("recall", "causal", "loop"))
+    write_report(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def tags(html: str) -> Tags:
+    return Tags(html)
+
+
+def test_the_page_asks_for_nothing(html: str, tags: Tags) -> None:
+    for _, attributes in tags.found:
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:", "#")), value[:60]
+    assert "@import" not in html
+    assert not re.search(r"url\((?!['\"]?(#|data:))", html)
+    assert not tags.of("script")
+    # Names of XML vocabularies are all that is left of the web.
+    rest = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
+    assert not re.findall(r"https?://[^\s\"'<]+", rest)
+
+
+def test_the_page_is_whole_and_small(html: str, tags: Tags) -> None:
+    assert not tags.open
+    assert len(html) < 12_000_000
+    assert html.startswith("<!doctype html>")
+
+
+def test_every_row_and_number_is_on_the_page(folder: Path, html: str) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    for row in results["rows"]:
+        assert html.count(row) >= 2
+    score = results["rows"]["context-20"]["loop"]["pair_psnr"]
+    assert f"{score['mean']:.1f}" in html
+    for fact in (results["protocol"]["command"], results["protocol"]["commit"], "none--------"):
+        assert fact in html
+
+
+def test_pictures_can_be_read_by_everybody(tags: Tags) -> None:
+    images = tags.of("img")
+    assert len(images) > 50
+    assert all(image["alt"] for image in images)
+    assert all(video["aria-label"] for video in tags.of("video"))
+    assert all(f["aria-label"] for f in tags.of("figure"))
+    source = str(images[0]["src"]).partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(source))).size == (64, 64)
+
+
+def test_the_videos_play(folder: Path, tags: Tags) -> None:
+    videos = tags.of("video")
+    assert len(videos) == 4
+    data = base64.b64decode(str(videos[0]["src"]).partition(",")[2])
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert sum(1 for _ in container.decode(stream)) == 33
+
+
+def test_the_page_is_the_same_every_time(folder: Path, html: str) -> None:
+    assert pages.write_report(folder).read_text() == html
+
+
+def test_plots_take_the_colour_of_the_page(html: str, tags: Tags) -> None:
+    assert len(tags.of("svg")) == 5
+    assert "currentColor" in html
+    assert "#123456" not in html
+    assert "DejaVu" not in html
+
+
+def test_claims_follow_the_numbers(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    cases = json.loads((folder / "cases.json").read_text())
+    found = {c.text: c for c in claims(results, cases)}
+    assert found["context-20 reaches 90% identity"].holds
+    assert found["another room's memory takes the gain of context-20 away"].holds
+    worse = json.loads(json.dumps(results))
+    worse["rows"]["context-20"]["recall"]["identity_later"] |= {"mean": 0.5, "lo": 0.1, "hi": 0.6}
+    fallen = {c.text: c for c in claims(worse, cases)}
+    assert not fallen["context-20 reaches 90% identity"].holds
+    assert not fallen["context-20 does, and the intervals are apart"].holds
+
+
+def test_videos_are_left_out_before_the_page_grows_too_large(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pages, "LIMIT", 1)
+    results = json.loads((folder / "results.json").read_text())
+    cases = json.loads((folder / "cases.json").read_text())
+    tags = Tags(pages.render_page(results, cases, folder))
+    assert not tags.of("video")
+    assert tags.of("img")
+
+
+def test_frames_of_another_study_are_not_shown(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    stale = copy / "rollouts" / "recall" / "7-loop180"
+    shutil.copytree(copy / "rollouts" / "recall" / "0-loop180", stale)
+    with np.load(stale / "truth.npz") as data:
+        arrays = dict(data)
+    np.savez(stale / "truth.npz", **(arrays | {"case": np.array("heldout/loop180/1")}))
+    assert len(Tags(write_report(copy).read_text()).of("video")) == 4
+
+
+def test_missing_and_damaged_results_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LociError, match=r"no results\.json in .*loci study"):
+        write_report(tmp_path)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "rollouts" / "recall" / "0-loop180" / "none.npz").write_bytes(b"PK\x03\x04 cut")
+    before = (copy / "report.html").read_bytes()
+    with pytest.raises(LociError, match=r"none\.npz is damaged"):
+        write_report(copy)
+    assert (copy / "report.html").read_bytes() == before
+    (copy / "results.json").write_text('{"protocol":')
+    with pytest.raises(LociError, match="cannot be read"):
+        write_report(copy)
+
+
+def test_a_mosaic_shows_every_row_and_says_what_was_given() -> None:
+    video = np.zeros((5, 64, 64, 3), np.uint8)
+    video[:, :32] = 250
+    videos = dict.fromkeys(("ground truth", "a", "b", "c"), video)
+    shown = Shown("recall", "heldout/x/1", 2, 3, videos)
+    frames = mosaic(shown)
+    assert frames.dtype == np.uint8
+    assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0
+    assert (frames[0] == frames[1]).all()
+    assert (frames[1] != frames[2]).any()
+    assert (frames == 250).mean() > 0.2
+    assert mp4(frames).startswith("data:video/mp4;base64,")
+    assert png(video[0]).startswith("data:image/png;base64,")

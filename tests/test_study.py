@@ -1,0 +1,307 @@
+"""The study: worlds of known ability get the scores they deserve, and a killed study goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from conformance.conftest import tiny_world
+from fake_worlds import FakeSession, FakeWorld, grey_wall, last_view, nearest_view, pure_noise
+from loci.data.episodes import EpisodeCache
+from loci.errors import LociError
+from loci.evaluation import study as studies
+from loci.evaluation.baselines import baseline, mean_image
+from loci.evaluation.branches import BRANCHES
+from loci.evaluation.cases import CIRCLE, LOOP180, LOOP360, make_cases
+from loci.evaluation.results import console_table
+from loci.evaluation.rollouts import rollout
+from loci.evaluation.runner import Contender
+from loci.evaluation.study import evaluate, run_study
+from loci.evaluation.truth import Truth, prepare
+from loci.memory import ROWS
+from loci.types import Camera
+
+CASES = 4
+
+
+def contender(name: str, answer, digest: str = "0" * 64) -> Contender:
+    return Contender(name, FakeWorld(answer), name.ljust(12, "-")[:12], digest, 1)
+
+
+def contenders() -> list[Contender]:
+    return [
+        contender("none", last_view), contender("all-views", nearest_view),
+        contender("noise", pure_noise),
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("study")
+    return out, evaluate("ground", contenders(), out, CASES, 0, ("recall", "causal", "loop"))
+
+
+@pytest.fixture(scope="module")
+def truths(tmp_path_factory: pytest.TempPathFactory) -> list[Truth]:
+    cache = EpisodeCache(tmp_path_factory.mktemp("episodes"))
+    return [prepare(c, cache, Camera()) for c in make_cases("heldout", (LOOP180, CIRCLE), 3, 0)]
+
+
+def get(results: dict, row: str, branch: str, metric: str) -> dict:
+    return results["rows"][row][branch][metric]
+
+
+def without_wall(results: dict) -> dict:
+    protocol = {k: v for k, v in results["protocol"].items() if k != "wall"}
+    return results | {"protocol": protocol}
+
+
+def test_memory_gets_the_ceiling_and_noise_gets_the_floor(done) -> None:
+    _, results = done
+    assert get(results, "all-views", "recall", "identity_later")["mean"] == 1.0
+    assert get(results, "all-views", "recall", "layout_later")["mean"] == 1.0
+    assert get(results, "all-views", "recall", "psnr_seen")["mean"] == 60.0
+    assert get(results, "ground-truth", "recall", "identity_first")["mean"] == 1.0
+    assert get(results, "codec", "recall", "psnr_seen")["mean"] == 60.0
+    for row in ("none", "noise", "mean-image"):
+        assert get(results, row, "recall", "identity_later")["mean"] <= 0.4
+        assert get(results, row, "recall", "psnr_seen")["mean"] < 20
+    assert results["gains"]["all-views"]["recall"]["psnr_seen"]["lo"] > 20
+
+
+def test_true_memory_helps_and_another_rooms_does_not(done) -> None:
+    _, results = done
+    for memory, floor, ceiling in (("true", 1.0, 1.0), ("empty", 0.0, 0.4), ("wrong", 0.0, 0.4)):
+        score = get(results, "all-views", "causal", f"identity_later_{memory}")
+        assert floor <= score["mean"] <= ceiling
+    for other in ("empty", "wrong"):
+        gain = get(results, "all-views", "causal", f"gain_psnr_seen_over_{other}")
+        assert gain["lo"] > 20
+        assert get(results, "none", "causal", f"gain_psnr_seen_over_{other}")["mean"] == 0.0
+    # With true memory it is the recall branch again.
+    assert get(results, "noise", "causal", "psnr_seen_true") == get(
+        results, "noise", "recall", "psnr_seen"
+    )
+
+
+def test_still_pictures_are_consistent_and_found_out(done) -> None:
+    _, results = done
+    assert get(results, "none", "loop", "pair_psnr")["mean"] == 60.0
+    assert get(results, "none", "loop", "pair_margin")["mean"] == 0.0
+    assert get(results, "none", "loop", "movement")["mean"] == 0.0
+    assert get(results, "ground-truth", "loop", "pair_margin")["lo"] > 10
+    assert get(results, "noise", "loop", "pair_psnr")["mean"] < 10
+
+
+def test_results_carry_their_protocol(done) -> None:
+    out, results = done
+    assert json.loads((out / "results.json").read_text()) == results
+    protocol = results["protocol"]
+    assert protocol["rows"]["none"]["config"] == "none--------"
+    assert protocol["cases"]["recall"] == protocol["cases"]["causal"]
+    assert len(set(protocol["cases"]["recall"])) == CASES
+    for key in ("commit", "dtype", "device", "threads", "seed", "chunk", "steps", "command"):
+        assert key in protocol
+    assert protocol["wall"]["seconds"] > 0
+    assert results["cost"]["none"] == {
+        "frames": 40, "tokens": 640, "bytes": 2560, "full_history_tokens": 640,
+    }
+    assert list(results["rows"]) == [
+        "mean-image", "first-frame", "none", "all-views", "noise", "codec", "ground-truth",
+    ]
+    for branches in results["rows"].values():
+        for metrics in branches.values():
+            for score in metrics.values():
+                assert set(score) == {"mean", "lo", "hi", "n"}
+                assert score["lo"] - 1e-9 <= score["mean"] <= score["hi"] + 1e-9
+
+
+def test_anybody_can_recompute_the_means_from_the_cases(done) -> None:
+    out, results = done
+    cases = json.loads((out / "cases.json").read_text())
+    pairs = [c["metrics"]["identity_later"] for c in cases["recall"]["noise"].values()]
+    score = get(results, "noise", "recall", "identity_later")
+    assert score["n"] == sum(n for _, n in pairs)
+    assert score["mean"] == sum(t for t, _ in pairs) / score["n"]
+    objects = [o for c in cases["recall"]["noise"].values() for o in c["objects"]]
+    assert sum(o["identity"] for o in objects if o["group"] == "later") == sum(t for t, _ in pairs)
+
+
+def test_the_same_study_twice_gives_the_same_numbers(done, tmp_path: Path) -> None:
+    out, results = done
+    shutil.copytree(out / "episodes", tmp_path / "episodes")
+    again = evaluate("ground", contenders(), tmp_path, CASES, 0, ("recall", "causal", "loop"))
+    assert without_wall(again) == without_wall(results)
+    assert (tmp_path / "cases.json").read_bytes() == (out / "cases.json").read_bytes()
+    assert again["protocol"]["cases"] != evaluate(
+        "ground", contenders()[:1], tmp_path / "other", 1, 1, ("replay",)
+    )["protocol"]["cases"]
+
+
+def test_a_killed_study_goes_on_to_the_same_result(done, tmp_path: Path) -> None:
+    out, results = done
+    shutil.copytree(out / "episodes", tmp_path / "episodes")
+
+    class Killed(Exception):
+        pass
+
+    calls = 0
+
+    def dies(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > 40:
+            raise Killed
+        return pure_noise(*arguments)
+
+    rows = [*contenders()[:2], contender("noise", dies)]
+    with pytest.raises(Killed):
+        evaluate("ground", rows, tmp_path, CASES, 0, ("recall", "causal", "loop"))
+    assert not (tmp_path / "results.json").exists()
+    finished = sorted(p.name for p in (tmp_path / "parts").iterdir())
+    rows_done = ("all-views", "first-frame", "mean-image", "none")
+    assert finished == [f"recall.{row}.json" for row in rows_done]
+
+    def never(*arguments):
+        raise AssertionError("a finished part was made again")
+
+    # What is finished is not touched, unless the checkpoint is another one.
+    resumed = evaluate("ground", contenders(), tmp_path, CASES, 0, ("recall", "causal", "loop"))
+    assert without_wall(resumed) == without_wall(results)
+    rows = [contender("none", last_view), contender("all-views", never)]
+    evaluate("ground", rows[:1], tmp_path, CASES, 0, ("loop",))
+    with pytest.raises(AssertionError, match="again"):
+        evaluate("ground", [replace(rows[1], checkpoint="1" * 64)], tmp_path, CASES, 0, ("loop",))
+
+
+def test_a_damaged_part_is_named(done, tmp_path: Path) -> None:
+    out, _ = done
+    shutil.copytree(out, tmp_path / "copy")
+    part = tmp_path / "copy" / "parts" / "loop.none.json"
+    part.write_text(part.read_text()[:50])
+    with pytest.raises(LociError, match=r"loop\.none\.json is damaged.*delete"):
+        evaluate("ground", contenders(), tmp_path / "copy", CASES, 0, ("recall", "causal", "loop"))
+
+
+def test_noise_belongs_to_the_case_whatever_the_batch(truths: list[Truth]) -> None:
+    world = FakeWorld(pure_noise)
+    together = rollout(world, truths, 3)
+    for truth, video in zip(truths, together, strict=True):
+        assert (rollout(world, [truth], 3)[0] == video).all()
+        assert (video[: truth.observed] == truth.rgb[: truth.observed]).all()
+    assert (rollout(world, truths, 4)[0] != together[0]).any()
+    # Emptying the memory must not change the noise.
+    assert (rollout(world, truths, 3, "empty")[0] == together[0]).all()
+
+
+def test_what_is_written_with_each_memory(truths: list[Truth], monkeypatch) -> None:
+    truth, written = truths[0], []
+    original = FakeSession.write
+
+    def write(self, latents, poses):
+        written.append((latents, poses))
+        original(self, latents, poses)
+
+    monkeypatch.setattr(FakeSession, "write", write)
+    world = FakeWorld(grey_wall)
+    first = {}
+    for memory in ("true", "empty", "wrong"):
+        written.clear()
+        rollout(world, [truth], 0, memory)
+        first[memory] = (world.codec.decode(written[0][0])[0].numpy(), written[0][1][0].numpy())
+        # Every finished chunk is committed, at its own poses.
+        assert [len(p[0]) for _, p in written[1:]] == [4] * ((len(truth.rgb) - truth.observed) // 4)
+        assert (torch.cat([p for _, p in written[1:]], 1)[0].numpy() == truth.poses[17:]).all()
+    assert (first["true"][0] == truth.rgb[:17]).all()
+    assert (first["empty"][0] == truth.rgb[16:17]).all()
+    assert (first["empty"][1] == truth.poses[16:17]).all()
+    wrong, poses = first["wrong"]
+    assert (poses == truth.poses[:17]).all()
+    assert (wrong[-1] == truth.rgb[16]).all()
+    assert (np.abs(wrong[:-1].astype(int) - truth.rgb[:16]).mean(axis=(1, 2, 3)) > 5).all()
+    with pytest.raises(LociError, match="did you mean 'wrong'"):
+        rollout(world, [truth], 0, "wrongg")
+
+
+def test_baselines_say_what_they_are(truths: list[Truth]) -> None:
+    mean = mean_image(Camera())
+    for name, expected in (("mean-image", mean), ("first-frame", truths[0].rgb[0])):
+        video = baseline(name, truths, Camera())[0]
+        assert (video[:17] == truths[0].rgb[:17]).all()
+        assert (video[17:] == expected).all()
+    with pytest.raises(LociError, match="did you mean 'mean-image'"):
+        baseline("mean-imag", truths, Camera())
+    with pytest.raises(LociError, match="codec"):
+        baseline("codec", truths, Camera())
+
+
+@pytest.mark.parametrize("name", ["none", "context-5", "hybrid"])
+def test_the_real_session_takes_every_branch(name: str, tmp_path: Path) -> None:
+    model = tiny_world(ROWS[name], chunk=4)
+    row = Contender(name, model, model.config.hash(), "0" * 64, 1)
+    results = evaluate("ground", [row], tmp_path, 1, 0, ("replay", "recall"))
+    assert get(results, name, "replay", "psnr")["n"] == 1
+    assert results["cost"][name]["tokens"] > 0
+    assert get(results, name, "recall", "psnr_seen")["mean"] < 60
+
+
+def test_rows_must_agree_on_everything_but_memory(tmp_path: Path) -> None:
+    other = contender("b", last_view)
+    other.model.config.steps = 3  # type: ignore[misc]
+    with pytest.raises(LociError, match="differ in steps"):
+        evaluate("ground", [contender("a", last_view), other], tmp_path, 1, 0, ("replay",))
+
+
+def test_every_branch_has_cases_of_its_split() -> None:
+    for branch in BRANCHES.values():
+        assert {c.split for c in branch.cases(6, 0)} == {branch.split}
+    assert BRANCHES["recall"].cases(6, 0)[1].course == LOOP360
+
+
+def test_unknown_names_say_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match="unknown study 'grund'; did you mean 'ground'"):
+        run_study("grund", tmp_path)
+    with pytest.raises(LociError, match="no row 'hybird'; did you mean 'hybrid'"):
+        run_study("ground", tmp_path, ["none", "hybird"])
+    with pytest.raises(LociError, match="0 cases"):
+        run_study("ground", tmp_path, cases=0)
+    with pytest.raises(LociError, match="seed -1"):
+        run_study("ground", tmp_path, seed=-1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_trained_from_scratch_is_the_one_evaluated(tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def train(recipe, folder, resume):
+        asked.append((recipe, resume))
+        tiny_world(ROWS["none"], chunk=4).save(folder / "model.safetensors")
+
+    monkeypatch.setattr(studies, "run_recipe", train)
+    monkeypatch.setattr(studies, "BRANCHES", {"replay": BRANCHES["replay"]})
+    monkeypatch.setattr(
+        studies, "evaluate", lambda study, rows, out, cases, seed: [r.checkpoint for r in rows]
+    )
+    monkeypatch.setattr("loci.report.page.write_report", lambda out: None)
+    first = run_study("ground", tmp_path, ["none"], 1, 0, from_scratch=True)
+    assert asked == [("rooms-none", True)]
+    # Trained already: not again.
+    assert run_study("ground", tmp_path, ["none"], 1, 0, from_scratch=True) == first
+    assert len(asked) == 1
+
+
+def test_the_console_table_has_every_row(done) -> None:
+    _, results = done
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(console_table(results))
+    text = console.export_text()
+    for row in results["rows"]:
+        assert row in text
+    assert "identity" in text
