@@ -1,6 +1,6 @@
 """A training step of the small default: the windowed form against plain SDPA with a dense mask.
 
-    python benchmarks/training_step.py [--rows context-20,hybrid] [--repeats 7] [--json]
+    python benchmarks/training_step.py [--rows context-20,hybrid] [--lengths 33,65] [--json]
 
 Both steps are forward, backward and AdamW on the same batch in fp32, interleaved in one process;
 medians and the spread between the quartiles are printed. "Plain" is what one writes first: every
@@ -29,6 +29,7 @@ from loci.training.recipes import RECIPES
 @dataclass
 class Options:
     rows: str = "context-20,hybrid"
+    lengths: str = "33,65"  # frames an episode; the recipe's is 33, a way out and back is 65
     repeats: int = 7
     threads: int = 2
     json: bool = False
@@ -39,7 +40,8 @@ def main(options: Options) -> None:
     results = {}
     for name in options.rows.split(","):
         row(name)
-        results[name] = compare(name, options.repeats)
+        for length in map(int, options.lengths.split(",")):
+            results[f"{name}, {length} frames"] = compare(name, length, options.repeats)
     report = {
         "protocol": {"threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
                      "cpu": cpu_features(), "repeats": options.repeats},
@@ -49,21 +51,21 @@ def main(options: Options) -> None:
         print(json.dumps(report, indent=2))
         return
     for name, result in results.items():
-        print(f"{name:12s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
-              f"ratio {result['ratio']:.2f} ({result['ratio_lo']:.2f} to {result['ratio_hi']:.2f})  "
-              f"{result['tokens_per_second']:.0f} tokens/s")
+        spread = f"{result['ratio_lo']:.2f} to {result['ratio_hi']:.2f}"
+        print(f"{name:22s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
+              f"ratio {result['ratio']:.2f} ({spread})  {result['tokens_per_second']:.0f} tokens/s")
 
 
-def compare(name: str, repeats: int) -> dict[str, float]:
-    """Interleaved steps of both forms on one batch."""
+def compare(name: str, length: int, repeats: int) -> dict[str, float]:
+    """Interleaved steps of both forms on one batch; longer episodes go in smaller batches."""
     config = RECIPES[f"rooms-{name}"]()
     torch.manual_seed(0)
     model: WorldModel = config.world.build()
     model.codec.requires_grad_(False)
-    chunk, length = config.world.chunk, config.length
+    chunk, batch = config.world.chunk, max(1, config.batch * config.length // length)
     starts = list(range(1, length, chunk))
-    latents = torch.randn(config.batch, length, *model.latent_shape)
-    poses = torch.eye(4, dtype=torch.float64).repeat(config.batch, length, 1, 1)
+    latents = torch.randn(batch, length, *model.latent_shape)
+    poses = torch.eye(4, dtype=torch.float64).repeat(batch, length, 1, 1)
     trained = [p for p in model.parameters() if p.requires_grad]
     steps = {
         "plain": step(model, latents, poses, starts, chunk, "dense",
@@ -81,7 +83,7 @@ def compare(name: str, repeats: int) -> dict[str, float]:
                 times[key].append(time.perf_counter() - began)
     ratios = [a / b for a, b in zip(times["plain"], times["loci"], strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
-    tokens = config.batch * (
+    tokens = batch * (
         length * (model.tokens + config.world.memory.gists) + len(starts) * chunk * model.tokens
     )
     loci = statistics.median(times["loci"])

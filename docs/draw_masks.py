@@ -4,13 +4,13 @@ Seven frames of two tokens, chunks of two frames, one gist a frame where the row
 a picture stays small. Retrieving rows are drawn with the frames they retrieve on a quarter turn.
 """
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from loci import drawing
-from loci.memory import ROWS
+from loci.memory import ROWS, Hybrid
 from loci.types import Camera
 
 FRAMES, TOKENS, CHUNK = 7, 2, 2
@@ -20,8 +20,8 @@ def main() -> None:
     folder = Path(__file__).parent / "masks"
     folder.mkdir(exist_ok=True)
     for name, memory in ROWS.items():
-        if memory.gists:
-            memory = dataclasses.replace(memory, gists_per_frame=1)
+        if isinstance(memory, Hybrid):
+            memory = replace(memory, gists_per_frame=1)
         starts = range(1, FRAMES - CHUNK + 1, CHUNK)
         selected = None
         if memory.retrieves:

@@ -179,7 +179,7 @@ def test_a_mosaic_shows_every_row_and_says_what_was_given() -> None:
     video = np.zeros((5, 64, 64, 3), np.uint8)
     video[:, :32] = 250
     videos = dict.fromkeys(("ground truth", "a", "b", "c"), video)
-    shown = Shown("recall", "heldout/x/1", 2, 3, videos)
+    shown = Shown("recall", "heldout/x/1", 2, 3, 2, videos)
     frames = mosaic(shown)
     assert frames.dtype == np.uint8
     assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0

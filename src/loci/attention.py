@@ -8,7 +8,9 @@ without the rest of the sequence. FlexAttention is the same rule on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -43,26 +45,31 @@ class Dense:
         mask = rule.mask(together, together)
         self.mask = mask if mask.dim() == 2 else mask[:, None]
 
-    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor]:
+    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor | None]:
         q, k, v = _whole(qkv)
-        return list(F.scaled_dot_product_attention(q, k, v, self.mask).split(self.sizes, dim=2))
+        return [*F.scaled_dot_product_attention(q, k, v, self.mask).split(self.sizes, dim=2)]
 
 
 class Flex:
     """The rule as a block mask of FlexAttention: forward and backward on a GPU."""
 
     def __init__(self, rule: Rule, coords: list[Coords]):
-        from torch.nn.attention.flex_attention import flex_attention
-
         together = Coords.cat(coords)
         self.sizes = [len(c) for c in coords]
         self.mask = rule.block_mask(together, together)
-        on_gpu = together.frame.device.type == "cuda"
-        self.attend = torch.compile(flex_attention) if on_gpu else flex_attention
+        self.attend = _flex(compiled=together.frame.device.type == "cuda")
 
-    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor]:
+    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor | None]:
         q, k, v = _whole(qkv)
-        return list(self.attend(q, k, v, block_mask=self.mask).split(self.sizes, dim=2))
+        return [*self.attend(q, k, v, block_mask=self.mask).split(self.sizes, dim=2)]
+
+
+@cache
+def _flex(compiled: bool) -> Callable[..., Tensor]:
+    """FlexAttention, compiled once for all steps."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention
 
 
 # Stretches that see differently many keys go in up to so many groups, so that those early in an
@@ -176,7 +183,7 @@ def _gather(x: Tensor, source: _Source, group: _Group) -> Tensor:
     return picked.view(-1, index.shape[-1] * run.size, heads, width)
 
 
-def _whole(qkv: list[QKV]) -> QKV:
+def _whole(qkv: list[QKV]) -> tuple[Tensor, Tensor, Tensor]:
     """All segments as one sequence. Where nobody wants to know what a segment saw, its queries
     are missing; keys stand in for them, and what they see goes unread."""
     queries = torch.cat([k if q is None else q for q, k, _ in qkv], dim=2)

@@ -13,14 +13,21 @@ behind the last kept one: it belongs to nobody, and no commit ever looks at it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from loci.errors import LociError
 from loci.visibility import Coords, Kind, Plan
 
 FIELDS = ("frame", "row", "col", "kind")
+# Buffers are made and renewed under this, whatever the caller's mode is: a stream begun in
+# inference mode can go on outside it, and a graph that somebody else keeps is never cut.
+ordinary = partial(torch.inference_mode, mode=False)
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,14 @@ class Layout:
             parts.append((Kind.CLEAN, kept, self.tokens))
             kept += self.tokens
         elif clean.recent:
-            parts.append((Kind.CLEAN, base + _ring(frame, clean.anchors, clean.recent, self.tokens),
-                          self.tokens))
+            slot = base + _ring(frame, clean.anchors, clean.recent, self.tokens)
+            parts.append((Kind.CLEAN, slot, self.tokens))
         if self.gists:
             if gist.recent is None or frame < gist.anchors:
                 parts.append((Kind.GIST, kept, self.gists))
             elif gist.recent:
-                parts.append((Kind.GIST, _ring(frame, gist.anchors, gist.recent, self.gists),
-                              self.gists))
+                slot = _ring(frame, gist.anchors, gist.recent, self.gists)
+                parts.append((Kind.GIST, slot, self.gists))
         return parts
 
 
@@ -83,9 +90,11 @@ class Cache:
     """Keys and values of `streams` streams in `layers` layers.
 
     keys, values: for each layer (B, N, S, d). slots: (B, S, 4) frame, row, column and kind of the
-    token in each slot, kind -1 where it is free. written: frames each stream has seen.
+    token in each slot, kind -1 where it is free; always on the CPU, where masks and plans are
+    worked out. written: frames each stream has seen.
     """
 
+    @ordinary()
     def __init__(
         self, layout: Layout, layers: int, streams: int, heads: int, width: int, slots: int,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
@@ -94,80 +103,115 @@ class Cache:
         shape = (streams, heads, slots, width)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.slots = torch.full((streams, slots, len(FIELDS)), int(Kind.EMPTY), device=device)
+        self.slots = torch.full((streams, slots, len(FIELDS)), int(Kind.EMPTY))
         self.written = [0] * streams
 
+    @ordinary()
     def reserve(self, slots: int) -> None:
         """Make room for `slots` slots, at least doubling, so that growth stays rare."""
         have = self.slots.shape[1]
         if slots <= have:
             return
         more = max(slots, 2 * have) - have
-        pad = torch.nn.functional.pad
         self.keys = [pad(k, (0, 0, 0, more)) for k in self.keys]
         self.values = [pad(v, (0, 0, 0, more)) for v in self.values]
         self.slots = pad(self.slots, (0, 0, 0, more), value=int(Kind.EMPTY))
 
-    def coords(self, stream: int) -> Coords:
-        """Coordinates of every slot in use, free ones in between included (their kind is -1)."""
-        used = self.slots[stream, : self.layout.end(self.written[stream])]
-        frame, row, col, kind = used.unbind(-1)
+    def coords(self, stream: int, stop: int | None = None) -> Coords:
+        """Coordinates of the slots before `stop`, free ones (of kind -1) included.
+
+        Default: all that the stream uses.
+        """
+        stop = self.layout.end(self.written[stream]) if stop is None else stop
+        # A copy: the coordinates stay what they are when the slots are given to others.
+        frame, row, col, kind = self.slots[stream, :stop].clone().unbind(-1)
         return Coords(frame, row, col, kind, frame, torch.full_like(frame, -1))
 
-    def mark(self, streams: slice, coords: Coords, frame: int) -> list[tuple[Tensor, int]]:
+    def mark(self, streams: slice, coords: Coords, frame: int) -> list[tuple[slice, int]]:
         """Give a frame its slots (evicting whoever stood there) and say which token goes where.
 
-        coords: the tokens of the frame, (L + M,). Returns (token indices, first slot) pairs.
+        coords: tokens (S,), those of one frame and kind side by side. Returns (tokens, first
+        slot) pairs.
         """
         moves = []
         for kind, start, count in self.layout.place(frame):
-            which = ((coords.frame == frame) & (coords.kind == int(kind))).nonzero()[:, 0]
+            begin = int(((coords.frame == frame) & (coords.kind == int(kind))).nonzero()[0, 0])
+            which = slice(begin, begin + count)
             values = torch.stack([getattr(coords, name)[which] for name in FIELDS], dim=-1)
             self.slots[streams, start : start + count] = values
             moves.append((which, start))
         return moves
 
     def put(self, layer: int, streams: slice, start: int, keys: Tensor, values: Tensor) -> None:
-        """Overwrite slots from `start` on, in place; out of place where a gradient must flow."""
+        """Overwrite slots from `start` on: in place, or in a copy where a gradient flows."""
         stop = start + keys.shape[2]
         for buffers, new in ((self.keys, keys), (self.values, values)):
-            if new.requires_grad:
-                buffers[layer] = buffers[layer].clone()
-            buffers[layer][streams, :, start:stop] = new
+            if new.requires_grad or buffers[layer].requires_grad:
+                # Earlier passes have saved this buffer for their backward, so it must stay as it
+                # is; and a write without gradients keeps those of the other slots.
+                with ordinary():
+                    buffers[layer] = buffers[layer].clone()
+                    buffers[layer][streams, :, start:stop] = new
+            else:
+                buffers[layer][streams, :, start:stop] = new
 
     def committed(self) -> dict[str, Tensor]:
         """All that counts, free slots and scratch zeroed, so that equal memories compare equal."""
-        stop = max(self.layout.end(n) for n in self.written)
+        ends = torch.tensor([self.layout.end(n) for n in self.written])
+        stop = int(ends.max())
         slots = self.slots[:, :stop].clone()
-        past = torch.arange(stop, device=slots.device)[None] >= torch.tensor(
-            [self.layout.end(n) for n in self.written], device=slots.device
-        )[:, None]
-        slots[past] = int(Kind.EMPTY)
-        free = (slots[..., -1] < 0)[:, None, :, None]
+        slots[torch.arange(stop) >= ends[:, None]] = int(Kind.EMPTY)
         tree = {"slots": slots, "written": torch.tensor(self.written)}
+        free = (slots[..., -1] < 0)[:, None, :, None].to(self.keys[0].device)
         for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
             tree[f"keys.{layer}"] = k[:, :, :stop].masked_fill(free, 0)
             tree[f"values.{layer}"] = v[:, :, :stop].masked_fill(free, 0)
         return tree
 
-    def restore(self, tree: dict[str, Tensor]) -> None:
-        """Take over a `committed` tree (copied)."""
+    def restore(self, tree: Mapping[str, Tensor]) -> None:
+        """Take over a `committed` tree (copied). LociError, and nothing changed, if it does not
+        fit."""
+        self._check(tree)
         stop = tree["slots"].shape[1]
+        self._leave_graph()
         self.reserve(stop)
         self.written = [int(n) for n in tree["written"]]
         self.slots.fill_(int(Kind.EMPTY))
         self.slots[:, :stop] = tree["slots"]
         for layer in range(len(self.keys)):
-            for buffers, name in ((self.keys, "keys"), (self.values, "values")):
-                new = tree[f"{name}.{layer}"]
-                if new.requires_grad:
-                    buffers[layer] = buffers[layer].clone()
-                buffers[layer][:, :, :stop] = new
+            self.put(layer, slice(None), 0, tree[f"keys.{layer}"], tree[f"values.{layer}"])
+
+    def _check(self, tree: Mapping[str, Tensor]) -> None:
+        missing = {"slots", "written", f"keys.{len(self.keys) - 1}"} - tree.keys()
+        if missing or f"keys.{len(self.keys)}" in tree:
+            raise LociError("this is no memory of this model; restore it where it was taken")
+        streams, heads, _, width = self.keys[0].shape
+        batch, slots = tree["slots"].shape[:2]
+        if batch != streams:
+            raise LociError(
+                f"a memory of {batch} streams does not fit a session of {streams}; "
+                f"make one with batch={batch}"
+            )
+        there, here = tuple(tree["keys.0"].shape), (streams, heads, slots, width)
+        ends = [self.layout.end(int(n)) for n in tree["written"]]
+        if there != here or max(ends) != slots:
+            raise LociError(
+                f"the memory of another model or row: keys are {there}, and {max(ends)} slots of "
+                f"{heads} heads x {width} are wanted; restore it where it was taken"
+            )
 
     def forget(self, stream: int) -> None:
         """Empty one stream."""
         self.written[stream] = 0
         self.slots[stream] = int(Kind.EMPTY)
+        if not any(self.written):
+            self._leave_graph()
+
+    @ordinary()
+    def _leave_graph(self) -> None:
+        """Where nothing held will be read again, the graph that made it must not live on."""
+        self.keys = [torch.zeros_like(k) if k.requires_grad else k for k in self.keys]
+        self.values = [torch.zeros_like(v) if v.requires_grad else v for v in self.values]
 
     def tokens(self, stream: int) -> int:
         """Tokens held for a stream."""

@@ -104,8 +104,13 @@ def study(
 
     from loci.evaluation.results import console_table
 
-    Console().print(console_table(results))
+    console = Console()
+    console.print(console_table(results, intervals=console.width >= WIDE))
     print(out / "report.html")
+
+
+# Columns of a terminal in which a study's table fits with its intervals.
+WIDE = 150
 
 
 @app.command

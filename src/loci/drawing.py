@@ -33,17 +33,15 @@ def episode_coords(
         parts.append(Coords.grid(now, (1, tokens), Kind.CLEAN, now, nobody))
         if gists:
             parts.append(Coords.grid(now, (1, gists), Kind.GIST, now, nobody))
-    group = 0
     starts = range(1, frames - chunk + 1, chunk)
     for t in range(frames) if actions else ():
         now = torch.tensor([t])
         owner = torch.tensor([len(starts) + t])
         parts.append(Coords.grid(now, (1, actions), Kind.ACTION, now, owner))
-    for start in starts:
+    for group, start in enumerate(starts):
         covered = torch.arange(start, start + chunk)
         now, owner = torch.full_like(covered, start - 1), torch.full_like(covered, group)
         parts.append(Coords.grid(covered, (1, tokens), Kind.NOISY, now, owner))
-        group += 1
     return Coords.cat(parts).with_selected(selected)
 
 

@@ -8,79 +8,104 @@ the same model under the same rule in one pass; conformance tests hold the two t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
-from loci.cache import Cache, Layout
+from loci import streaming
+from loci.cache import Cache, Layout, ordinary
+from loci.checkpoint import digest
 from loci.errors import LociError
 from loci.files import atomic_write
-from loci.models.camera import relative_to
-from loci.models.wan import QKV, Text
+from loci.models.camera import checked_poses, relative_to
+from loci.models.wan import Text
 from loci.visibility import Coords, compile_plan
 
 if TYPE_CHECKING:
     from loci.models.world import WorldModel
 
 FORMAT, VERSION = "loci-session", "1"
+# Numbers of each weight that go into a model's fingerprint.
+SAMPLE = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """What the chunk at `poses` may see: for each group of streams its keys and values a layer,
-    the slots [start, stop) of them that are visible, and a mask where the rule needs one."""
+    """What the chunk at `poses` (relative to each stream's first frame) may see of the past.
+
+    It holds until its streams are next written, reset or restored; `stamps` tell.
+    """
 
     streams: list[int]
+    stamps: list[object]
     poses: Tensor
     coords: Coords
-    parts: list[_Part]
-
-
-@dataclass(frozen=True)
-class _Part:
-    rows: slice
-    keys: list[Tensor]
-    values: list[Tensor]
-    start: int
-    stop: int
-    mask: Tensor | None
+    text: Text | None
+    views: list[streaming.View]
 
 
 class Session:
-    """Memory of `batch` streams of one model. Streams may have different lengths."""
+    """Memory of `batch` streams of one model. Streams may have different lengths.
 
-    def __init__(self, model: WorldModel, batch: int = 1, capacity: int = 64):
+    capacity: frames that fit before the buffers grow, by doubling (default: one and a chunk).
+    gradients: writes and reads keep the graph, as far as autograd is on, until the streams are
+    reset. They do not by default: a stream has no end, and its graph would have none either.
+    """
+
+    @ordinary()
+    def __init__(
+        self, model: WorldModel, batch: int = 1, capacity: int | None = None,
+        gradients: bool = False,
+    ):
+        if batch < 1:
+            raise LociError(f"a session of {batch} streams; use 1 or more")
         self.model = model
         self.batch = batch
-        memory, dit = model.config.memory, model.config.dit
+        self.gradients = gradients
+        memory, dit, weight = model.config.memory, model.config.dit, model.gist_bank
+        self.device, self.dtype = weight.device, weight.dtype
         self.rule = memory.rule()
         layout = Layout(compile_plan(self.rule), model.tokens, memory.gists)
-        weight = model.gist_bank
-        slots = layout.end(capacity) + model.config.chunk * model.tokens
+        chunk = model.config.chunk
+        capacity = 1 + chunk if capacity is None else capacity
         self.cache = Cache(
-            layout, dit.num_layers, batch, dit.num_heads, dit.head_dim, slots,
-            weight.device, weight.dtype,
+            layout, dit.num_layers, batch, dit.num_heads, dit.head_dim,
+            layout.end(capacity) + chunk * model.tokens, self.device, self.dtype,
         )
         self.reference = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
-        # Where every written frame stood: only mechanisms that retrieve need to know.
+        # Where each written frame stood, relative to the first: only retrieval needs to know.
         kept = capacity if memory.retrieves else 0
         self.poses = torch.zeros(batch, kept, 4, 4, dtype=torch.float64)
         self.text: Text | None = None
+        self._stamps = [object() for _ in range(batch)]
 
-    def init(self, text: Tensor | None = None, lengths: Sequence[int] = ()) -> Session:
+    def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Session:
         """Start all streams over, with text embeddings (B, S, text_dim) of the given lengths.
 
-        Their keys and values are computed here, once for the whole stream.
+        Their keys and values are computed here, once for the whole stream; lengths default to S.
+        Raises LociError for other rows, and for a model without text. Without text the model runs
+        without its cross-attention.
         """
+        encoded = None
+        if text is not None:
+            if text.dim() != 3 or len(text) != self.batch:
+                raise LociError(
+                    f"text of shape {tuple(text.shape)} for {self.batch} streams; "
+                    "give embeddings (B, S, text_dim), a row a stream"
+                )
+            lengths = [text.shape[1]] * self.batch if lengths is None else lengths
+            with self._graph():
+                encoded = self.model.dit.encode_text(text.to(self.device, self.dtype), lengths)
         self.reset()
-        self.text = None if text is None else self.model.dit.encode_text(text, lengths)
+        self.text = encoded
         return self
 
     @property
@@ -93,83 +118,114 @@ class Session:
 
         `streams` names the streams that the rows belong to (default: all). Poses are absolute, in
         one world frame a stream; they enter the model relative to the stream's first frame.
+        Raises LociError, with nothing changed, for rows, shapes, poses or latents that are not
+        what they should be. A pass that is itself cut short (out of memory, Ctrl-C) leaves these
+        streams half-written: write the same frames again, or restore a snapshot.
         """
-        names = self._names(streams, latents, poses)
-        poses = poses.to("cpu", torch.float64)
+        self._check_latents(latents)
+        names = self._names(streams, len(latents))
+        poses = checked_poses(poses, latents.shape[:2])
+        if not bool(torch.isfinite(latents).all()):
+            raise LociError("a latent holds NaN or infinity; encode or generate the frame again")
         count = latents.shape[1]
-        for row, name in enumerate(names):
-            if not self.cache.written[name]:
-                self.reference[name] = poses[row, 0]
-        self._remember(names, poses)
-        before = [self.cache.written[name] for name in names]
-        self.cache.reserve(self._room(max(before) + count))
+        before = torch.tensor([self.cache.written[name] for name in names])
+        new = before == 0
+        reference = torch.where(new[:, None, None], poses[:, 0], self.reference[names])
+        relative = relative_to(reference, poses)
+        self._reserve(int(before.max()) + count, self.model.config.chunk)
 
-        frames = torch.arange(count)
-        coords = self.model.clean_coords(frames)
-        shifted = coords.later(torch.tensor(before)[:, None])
-        segment = self.model.clean_segment(
-            latents, relative_to(self.reference[names], poses).to(latents.device),
-            shifted, silent=True,
-        )
-        groups = self._groups(names)
-        attend = self._step if count == 1 else self._prefill
-        jobs = [attend(rows, inside, coords.later(n), n, count) for rows, inside, n in groups]
-        self.model.dit.run([segment], self._spread(groups, jobs, commit=True), self._text(names))
+        coords = self.model.clean_coords(torch.arange(count))
+        groups = streaming.group(self.cache, names)
+        with self._graph():
+            segment = self.model.clean_segment(
+                latents.to(self.device, self.dtype), relative.to(self.device),
+                coords.later(before[:, None]).to(self.device), silent=True,
+            )
+            self._renew(names)
+            jobs = [self._job(g, coords.later(g.written), count) for g in groups]
+            self.model.dit.run([segment], streaming.attend(groups, jobs), self._text(names))
+        self.reference[names] = reference
+        if self.model.config.memory.retrieves:
+            self._grow_poses(int(before.max()) + count)
+            for row, name in enumerate(names):
+                n = self.cache.written[name]
+                self.poses[name, n : n + count] = relative[row]
         for name in names:
             self.cache.written[name] += count
 
     def read(self, poses: Tensor, streams: Sequence[int] | None = None) -> Reading:
-        """What a chunk at poses (B, n, 4, 4) may see of the past. Changes nothing."""
-        names = self._names(streams, poses, poses)
-        poses = poses.to("cpu", torch.float64)
-        self.cache.reserve(self._room(max(self.cache.written[name] for name in names)))
-        coords = self.model.noisy_coords(
-            torch.arange(poses.shape[1]), torch.full((poses.shape[1],), -1),
-            torch.zeros(poses.shape[1], dtype=torch.long),
-        )
-        parts = []
-        for rows, inside, written in self._groups(names):
-            if not written:
-                raise LociError("nothing to continue from: write a first frame before generating")
-            parts.append(self._look(rows, coords.later(written), written, poses[inside]))
-        before = torch.tensor([self.cache.written[name] for name in names])[:, None]
+        """What a chunk at poses (B, n, 4, 4) may see of the past. Changes nothing.
+
+        Raises LociError for bad poses and for a stream that has seen no frame yet.
+        """
+        poses = checked_poses(poses, poses.shape[:2])
+        names = self._names(streams, len(poses))
+        span, written = poses.shape[1], [self.cache.written[name] for name in names]
+        if not all(written):
+            raise LociError("nothing to continue from: write a first frame before generating")
+        self._reserve(max(written), span)
         relative = relative_to(self.reference[names], poses)
-        return Reading(names, relative, coords.later(before), parts)
+        frames = torch.arange(span)
+        coords = self.model.noisy_coords(
+            frames, torch.full_like(frames, -1), torch.zeros_like(frames)
+        )
+        with self._graph():
+            views = [
+                streaming.look(self.cache, self.rule, g, self._retrieve(g, coords, relative))
+                for g in streaming.group(self.cache, names)
+            ]
+        return Reading(
+            names, [self._stamps[name] for name in names], relative.to(self.device),
+            coords.later(torch.tensor(written)[:, None]).to(self.device), self._text(names), views,
+        )
 
     def denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
-        """The network's output for a noisy chunk x (B, n, C, h, w) at a time in 0..1.
+        """The network's output for a noisy chunk x (B, n, C, h, w) at a time in 0..1, one or (B,).
 
-        Any number of calls leaves the memory bitwise unchanged.
+        Any number of calls leaves the memory bitwise unchanged. Raises LociError for a reading
+        that is out of date.
         """
+        self._check_latents(x)
+        if x.shape[:2] != reading.poses.shape[:2]:
+            raise LociError(
+                f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of "
+                f"{tuple(reading.poses.shape[:2])}; read the poses of this chunk"
+            )
+        for name, stamp in zip(reading.streams, reading.stamps, strict=True):
+            if name >= self.batch or stamp is not self._stamps[name]:
+                raise LociError(
+                    f"stream {name} was written, reset or restored after this reading, or belongs "
+                    "to another session; read again"
+                )
         batch, span = x.shape[:2]
-        times = torch.as_tensor(time, dtype=torch.float32, device=x.device).expand(batch)
-        segment = self.model.noisy_segment(
-            x, reading.poses.to(x.device), reading.coords,
-            times[:, None].expand(batch, span), span,
-        )
-        groups = [(p.rows, slice(i, i + 1) if len(reading.parts) > 1 else slice(None), 0)
-                  for i, p in enumerate(reading.parts)]
-        jobs = [self._scratch(part) for part in reading.parts]
-        tokens = self.model.dit.run(
-            [segment], self._spread(groups, jobs, commit=False), self._text(reading.streams)
-        )
-        return self.model.head(tokens[0], segment.time)
+        times = torch.as_tensor(time, dtype=torch.float32, device=self.device).expand(batch)
+        with self._graph():
+            segment = self.model.noisy_segment(
+                x.to(self.device, self.dtype), reading.poses, reading.coords,
+                times[:, None].expand(batch, span), span,
+            )
+            jobs = [streaming.denoise(self.cache, view) for view in reading.views]
+            attend = streaming.attend([view.group for view in reading.views], jobs)
+            tokens = self.model.dit.run([segment], attend, reading.text)[0]
+            return self.model.head(tokens, segment.time).to(x.dtype)
 
     @torch.no_grad()
     def generate(
         self, poses: Tensor, noise: Tensor, steps: int | None = None,
         streams: Sequence[int] | None = None,
     ) -> Tensor:
-        """A finished chunk (B, n, C, h, w) at poses (B, n, 4, 4) from noise. Commits nothing."""
-        reading = self.read(poses, streams)
-        flow = self.model.config.flow
-        return flow.euler(
-            lambda x, t: self.denoise(reading, x, t), noise, steps or self.model.config.steps
-        )
+        """A finished chunk (B, n, C, h, w) at poses (B, n, 4, 4) from noise. Commits nothing.
+
+        steps: Euler steps (default: the model's).
+        """
+        config = self.model.config
+        predict = partial(self.denoise, self.read(poses, streams))
+        steps = config.steps if steps is None else steps
+        return config.flow.euler(predict, noise.to(self.device), steps)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""
-        kept = max(self.cache.written) if self.poses.shape[1] else 0
+        kept = max(self.cache.written) if self.model.config.memory.retrieves else 0
         tree = self.cache.committed()
         tree |= {"reference": self.reference.clone(), "poses": self.poses[:, :kept].clone()}
         if self.text is not None:
@@ -178,37 +234,57 @@ class Session:
                 tree[f"text.keys.{layer}"], tree[f"text.values.{layer}"] = k.clone(), v.clone()
         return tree
 
-    def restore(self, tree: dict[str, Tensor]) -> Session:
-        """Go back to a snapshot."""
+    def restore(self, tree: Mapping[str, Tensor]) -> Session:
+        """Go back to a snapshot. LociError, and nothing changed, if it is not one of this model
+        and batch."""
+        if not {"reference", "poses"} <= tree.keys():
+            raise LociError("this is no snapshot of a session; give what `snapshot` returned")
         self.cache.restore(tree)
-        self.reference = tree["reference"].clone()
+        self._renew(range(self.batch))
+        self.reference[:] = tree["reference"]
         kept = tree["poses"].shape[1]
         self._grow_poses(kept)
+        self.poses[:, kept:] = 0
         self.poses[:, :kept] = tree["poses"]
         self.text = None
         if "text.bias" in tree:
             layers = range(self.model.config.dit.num_layers)
+            copy = partial(Tensor.to, device=self.device, copy=True)
             self.text = Text(
-                [tree[f"text.keys.{i}"].clone() for i in layers],
-                [tree[f"text.values.{i}"].clone() for i in layers],
-                tree["text.bias"].clone(),
+                [copy(tree[f"text.keys.{i}"]) for i in layers],
+                [copy(tree[f"text.values.{i}"]) for i in layers],
+                copy(tree["text.bias"]),
             )
         return self
 
-    def fork(self) -> Session:
-        """An independent session with the same past."""
-        return Session(self.model, self.batch).restore(self.snapshot())
+    def fork(self, capacity: int | None = None) -> Session:
+        """An independent session with the same past; capacity as for a new one."""
+        return Session(self.model, self.batch, capacity, self.gradients).restore(self.snapshot())
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
-        """Empty streams (default: all)."""
-        for stream in range(self.batch) if streams is None else streams:
-            self.cache.forget(stream)
+        """Empty streams (default: all). Their text stays: `init` starts over with another."""
+        names = range(self.batch) if streams is None else self._names(streams, len(streams))
+        self._renew(names)
+        for name in names:
+            self.cache.forget(name)
+            self.reference[name] = torch.eye(4, dtype=torch.float64)
+            self.poses[name] = 0
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file, whole or not at all."""
-        tree = {k: v.detach().contiguous() for k, v in self.snapshot().items()}
-        notes = {"format": FORMAT, "version": VERSION, "config": self.model.config.hash()}
-        atomic_write(path, lambda temporary: save_file(tree, temporary, notes))
+        tree = {k: v.detach().cpu().contiguous() for k, v in self.snapshot().items()}
+        notes = {
+            "format": FORMAT, "version": VERSION, "config": self.model.config.hash(),
+            "weights": _fingerprint(self.model), "digest": digest(tree),
+        }
+
+        def write(temporary: Path) -> None:
+            try:
+                save_file(tree, temporary, notes)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+
+        atomic_write(path, write)
 
     @classmethod
     def load(cls, model: WorldModel, path: str | Path) -> Session:
@@ -221,7 +297,8 @@ class Session:
                 notes = file.metadata() or {}
                 tree = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise LociError(f"cannot read memory {path}: {error}; save the session again") from None
+            reason = f"cannot read memory {path}: {error}"
+            raise LociError(f"{reason}; save the session again") from error
         if notes.get("format") != FORMAT:
             raise LociError(f"{path} is not a saved memory; give a file made by Session.save")
         if notes.get("version") != VERSION:
@@ -234,6 +311,13 @@ class Session:
                 f"{path} belongs to another model or memory row (config {notes.get('config')}, "
                 f"not {model.config.hash()}); load it with that one"
             )
+        if notes.get("weights") != _fingerprint(model):
+            raise LociError(
+                f"{path} belongs to other weights of this configuration; load it with the "
+                "checkpoint that wrote it"
+            )
+        if notes.get("digest") != digest(tree):
+            raise LociError(f"{path} is damaged: its tensors changed; save the session again")
         return cls(model, len(tree["written"])).restore(tree)
 
     def tokens(self, stream: int = 0) -> int:
@@ -244,212 +328,72 @@ class Session:
         """Bytes of keys and values held for a stream."""
         return self.cache.bytes(stream)
 
-    # What follows is how a pass over the model meets the cache.
+    def _graph(self) -> torch.set_grad_enabled:
+        """Autograd as the caller has it where this session keeps gradients, off otherwise."""
+        return torch.set_grad_enabled(self.gradients and torch.is_grad_enabled())
 
-    def _names(self, streams: Sequence[int] | None, batch: Tensor, poses: Tensor) -> list[int]:
+    def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
         names = list(range(self.batch)) if streams is None else list(streams)
-        if len(names) != len(batch) or len(set(names)) != len(names):
+        if not names or len(names) != rows or len(set(names)) != len(names):
             raise LociError(
-                f"{len(batch)} rows for {len(names)} streams; give each stream exactly one row"
+                f"{rows} rows for {len(names)} streams; give each stream exactly one row"
             )
-        if poses.shape[-2:] != (4, 4) or poses.shape[:2] != batch.shape[:2]:
-            raise LociError(
-                f"poses of shape {tuple(poses.shape)} for frames {tuple(batch.shape[:2])}; "
-                "give one 4x4 camera-to-world matrix a frame"
-            )
-        if not bool(torch.isfinite(poses).all()):
-            raise LociError("a pose holds NaN or infinity; fix the camera path")
+        if min(names) < 0 or max(names) >= self.batch:
+            raise LociError(f"streams {names} of a session that has 0 to {self.batch - 1}")
         return names
 
-    def _room(self, frames: int) -> int:
-        """Slots for `frames` frames and a chunk's scratch behind them."""
-        return self.cache.layout.end(frames) + self.model.config.chunk * self.model.tokens
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.dim() != 5 or latents.shape[2:] != self.model.latent_shape:
+            raise LociError(
+                f"latents of shape {tuple(latents.shape)}; this model wants (B, T, *"
+                f"{self.model.latent_shape}), from its own codec"
+            )
 
-    def _groups(self, names: list[int]) -> list[tuple[slice, slice, int]]:
-        """(streams in the cache, rows in the batch, frames written) of streams that go together.
+    def _job(self, group: streaming.Group, coords: Coords, count: int) -> streaming.Job:
+        if count == 1:
+            return streaming.step(self.cache, self.rule, group, coords)
+        return streaming.prefill(self.cache, self.rule, group, coords, count)
 
-        All of them where they are equally long; one by one otherwise: padding a ragged batch and
-        masking it costs more than a loop over slices, and the linear layers stay batched.
+    def _retrieve(self, group: streaming.Group, coords: Coords, poses: Tensor) -> Coords:
+        """The chunk's coordinates in a group's streams, knowing which frames are retrieved.
+
+        The poses are the relative ones that training sees too: borderline overlaps then fall on
+        the same side in both.
         """
-        written = [self.cache.written[name] for name in names]
-        if names == list(range(self.batch)) and len(set(written)) == 1:
-            return [(slice(None), slice(None), written[0])]
-        return [
-            (slice(name, name + 1), slice(i, i + 1), n)
-            for i, (name, n) in enumerate(zip(names, written, strict=True))
-        ]
+        coords, memory = coords.later(group.written), self.model.config.memory
+        if not memory.retrieves:
+            return coords
+        past, ahead = self.poses[group.streams, : group.written], poses[group.rows]
+        picks = memory.select(past, ahead, self.model.config.camera)
+        if picks is None:
+            return coords
+        table = torch.zeros(len(past), 1, group.written, dtype=torch.bool)
+        return coords.with_selected(table.scatter_(2, picks[:, None], True))
+
+    def _reserve(self, frames: int, span: int) -> None:
+        """Room for `frames` frames and the scratch of a chunk of `span` behind them."""
+        self.cache.reserve(self.cache.layout.end(frames) + span * self.model.tokens)
+
+    @ordinary()
+    def _grow_poses(self, frames: int) -> None:
+        have = self.poses.shape[1]
+        if frames > have:
+            self.poses = pad(self.poses, (0, 0, 0, 0, 0, max(frames, 2 * have) - have))
+
+    def _renew(self, names: Sequence[int]) -> None:
+        """From here on, readings of these streams are out of date."""
+        for name in names:
+            self._stamps[name] = object()
 
     def _text(self, names: list[int]) -> Text | None:
-        if self.text is None:
-            return None
+        if self.text is None or names == list(range(self.batch)):
+            return self.text
         return Text(
             [k[names] for k in self.text.keys], [v[names] for v in self.text.values],
             self.text.bias[names],
         )
 
-    def _remember(self, names: list[int], poses: Tensor) -> None:
-        if not self.model.config.memory.retrieves:
-            return
-        count = poses.shape[1]
-        self._grow_poses(max(self.cache.written[name] for name in names) + count)
-        for row, name in enumerate(names):
-            n = self.cache.written[name]
-            self.poses[name, n : n + count] = poses[row]
 
-    def _grow_poses(self, frames: int) -> None:
-        more = max(frames, 2 * self.poses.shape[1]) - self.poses.shape[1]
-        if frames > self.poses.shape[1]:
-            self.poses = F.pad(self.poses, (0, 0, 0, 0, 0, more))
-
-    @staticmethod
-    def _spread(groups, jobs, commit: bool):
-        """Run each group's own attention and put the rows together again."""
-
-        def attend(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
-            q, k, v = qkv[0]
-            outs = [
-                job(layer, None if q is None else q[inside], k[inside], v[inside])
-                for (_, inside, _), job in zip(groups, jobs, strict=True)
-            ]
-            return [None if q is None else outs[0] if len(outs) == 1 else torch.cat(outs)]
-
-        return attend
-
-    def _step(self, rows: slice, inside: slice, coords: Coords, written: int, count: int):
-        """One new frame: it takes its slots first, so that whoever it evicts is not seen."""
-        moves = self.cache.mark(rows, coords, written)
-        stop = self.cache.layout.end(written + 1)
-        first = 0 if rows.start is None else rows.start
-        slots = self.cache.slots[first, :stop]
-        known = _slot_coords(slots)
-        seen = self.rule.mask(_representatives(coords), known)
-        span = _span(seen)
-        if span is None:
-            # Frame and gists see different things, or no single slice: ask for each token.
-            mask: Tensor | None = self.rule.mask(coords, known)
-            span = (0, stop)
-        else:
-            mask = None
-
-        def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
-            for which, start in moves:
-                self.cache.put(layer, rows, start, k[:, :, which], v[:, :, which])
-            if q is None:
-                return None
-            low, high = span
-            keys, values = self.cache.keys[layer], self.cache.values[layer]
-            return F.scaled_dot_product_attention(
-                q, keys[rows, :, low:high], values[rows, :, low:high], mask
-            )
-
-        return job
-
-    def _prefill(self, rows: slice, inside: slice, coords: Coords, written: int, count: int):
-        """Several new frames in one pass: the old slots and the new tokens under the rule."""
-        stop = self.cache.layout.end(written)
-        first = 0 if rows.start is None else rows.start
-        old = _slot_coords(self.cache.slots[first, :stop].clone())
-        mask = self.rule.mask(coords, Coords.cat([old, coords]))
-        before = [(k[rows, :, :stop].clone(), v[rows, :, :stop].clone())
-                  for k, v in zip(self.cache.keys, self.cache.values, strict=True)]
-        moves = []
-        for frame in range(written, written + count):
-            moves += self.cache.mark(rows, coords, frame)
-
-        def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
-            for which, start in moves:
-                self.cache.put(layer, rows, start, k[:, :, which], v[:, :, which])
-            if q is None:
-                return None
-            old_k, old_v = before[layer]
-            return F.scaled_dot_product_attention(
-                q, torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2), mask
-            )
-
-        return job
-
-    def _look(self, rows: slice, coords: Coords, written: int, poses: Tensor) -> _Part:
-        memory, stop = self.model.config.memory, self.cache.layout.end(written)
-        first = 0 if rows.start is None else rows.start
-        known = _slot_coords(self.cache.slots[first, :stop])
-        if memory.retrieves:
-            picks = memory.select(self.poses[rows, :written], poses, self.model.config.camera)
-            if picks is not None:
-                table = torch.zeros(len(poses), 1, written, dtype=torch.bool)
-                coords = coords.with_selected(table.scatter_(2, picks[:, None], True))
-        tail = self.rule.mask(coords, coords)
-        tail = tail if tail.dim() == 2 else tail[0]
-        seen = self.rule.mask(_representatives(coords), known)
-        span = _span(seen) if seen.dim() == 2 else None
-        if span is not None and span[1] == stop:
-            mask = None if bool(tail.all()) else torch.cat(
-                [tail.new_ones(len(tail), span[1] - span[0]), tail], dim=1
-            )
-            return _Part(rows, self.cache.keys, self.cache.values, *span, mask)
-        return self._collect(rows, seen, tail, len(coords))
-
-    def _collect(self, rows: slice, seen: Tensor, tail: Tensor, fresh: int) -> _Part:
-        """Visible slots that are no single slice: copied once for the chunk, not for each step."""
-        seen = seen if seen.dim() == 3 else seen[None]
-        some = seen.any(dim=1)  # (b or 1, S)
-        most = int(some.sum(-1).max())
-        order = torch.argsort(some.to(torch.int8), dim=-1, descending=True, stable=True)[:, :most]
-        streams = len(self.cache.keys[0][rows])
-        order = order.expand(streams, -1)
-
-        def pick(buffer: Tensor) -> Tensor:
-            index = order[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
-            return F.pad(buffer[rows].gather(2, index), (0, 0, 0, fresh))
-
-        mask = None
-        every = bool((seen.all(dim=1) == some).all()) and bool((some.sum(-1) == most).all())
-        if not (every and bool(tail.all())):
-            groups = len(tail) // seen.shape[1]
-            rows_seen = seen.expand(streams, -1, -1).gather(
-                2, order[:, None].expand(-1, seen.shape[1], -1)
-            )
-            head = rows_seen.repeat_interleave(groups, dim=1)
-            mask = torch.cat([head, tail.expand(streams, -1, -1)], dim=2)[:, None]
-        return _Part(
-            rows, [pick(k) for k in self.cache.keys], [pick(v) for v in self.cache.values],
-            0, most, mask,
-        )
-
-    def _scratch(self, part: _Part):
-        """Attention of a noisy chunk: its keys stand right behind the visible ones."""
-        rows = part.rows if part.keys is self.cache.keys else slice(None)
-
-        def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
-            keys, values = part.keys[layer][rows], part.values[layer][rows]
-            low, high = part.start, part.stop + k.shape[2]
-            if k.requires_grad or keys.requires_grad:
-                keys = torch.cat([keys[:, :, low : part.stop], k], dim=2)
-                values = torch.cat([values[:, :, low : part.stop], v], dim=2)
-            else:
-                keys[:, :, part.stop : high], values[:, :, part.stop : high] = k, v
-                keys, values = keys[:, :, low:high], values[:, :, low:high]
-            return F.scaled_dot_product_attention(q, keys, values, part.mask)
-
-        return job
-
-
-def _slot_coords(slots: Tensor) -> Coords:
-    frame, row, col, kind = slots.unbind(-1)
-    return Coords(frame, row, col, kind, frame, torch.full_like(frame, -1))
-
-
-def _representatives(coords: Coords) -> Coords:
-    """The first token of each (frame, kind): rules do not look at places inside a frame."""
-    key = torch.stack([coords.frame, coords.kind])
-    change = torch.ones(len(coords), dtype=torch.bool)
-    change[1:] = (key[:, 1:] != key[:, :-1]).any(0)
-    return coords[change]
-
-
-def _span(seen: Tensor) -> tuple[int, int] | None:
-    """The one slice (start, stop) that all queries see entirely, if there is one; seen (Q, S)."""
-    if not bool((seen == seen[:1]).all()):
-        return None
-    index = seen[0].nonzero()[:, 0]
-    low, high = int(index[0]), int(index[-1]) + 1
-    return (low, high) if high - low == len(index) else None
+def _fingerprint(model: WorldModel) -> str:
+    """Tells two trainings of one configuration apart without reading gigabytes."""
+    return digest({n: p.detach().flatten()[:SAMPLE] for n, p in model.named_parameters()})

@@ -13,9 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class Kind(IntEnum):
@@ -69,7 +73,7 @@ class Coords:
     def __len__(self) -> int:
         return self.frame.shape[-1]
 
-    def __getitem__(self, index) -> Coords:
+    def __getitem__(self, index: slice | Tensor) -> Coords:
         return self._map(lambda field: field[index])
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Coords:
@@ -108,6 +112,8 @@ class Rule:
 
     The function works elementwise on broadcast fields; `stream` says which stream a query belongs
     to (a tensor that broadcasts too), and matters only to rules that look at retrieved frames.
+    Rules of a memory look at whole frames: the fast forms ask once for all tokens of a kind in a
+    frame, so that a rule that looks at `row` or `col` holds in the dense mask alone.
     """
 
     def __init__(self, see: Callable[[Coords, Coords, Tensor | int], Tensor], text: str):
@@ -143,11 +149,11 @@ class Rule:
         stream = torch.arange(len(query.selected), device=query.frame.device)[:, None, None]
         return self(q, k, stream).expand(len(stream), len(query), len(key))
 
-    def block_mask(self, query: Coords, key: Coords):
+    def block_mask(self, query: Coords, key: Coords) -> BlockMask:
         """The same rule as a FlexAttention BlockMask, on the device of the coordinates."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        def mask_mod(b, h, q, k):
+        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return self(query[q], key[k], b)
 
         streams = None if query.selected is None else len(query.selected)
@@ -187,7 +193,8 @@ def _retrieved(q: Coords, k: Coords, stream: Tensor | int) -> Tensor:
         return (k.frame < 0) & (q.frame < 0)
     groups, frames = q.selected.shape[-2:]
     group = q.group.clamp(0, groups - 1)
-    return q.selected[stream, group, k.frame.clamp(0, frames - 1)] & (k.frame <= q.now)
+    seen = q.selected[stream, group, k.frame.clamp(0, frames - 1)]
+    return seen & (q.group >= 0) & (k.frame <= q.now)
 
 
 retrieved = Rule(_retrieved, "retrieved")
@@ -207,7 +214,7 @@ def _names(kinds: tuple[Kind, ...]) -> str:
 @dataclass(frozen=True)
 class Keep:
     """How long the tokens of one kind stay: those of the first `anchors` frames for ever, all
-    others while they are among the last `recent` frames (None: for ever)."""
+    others while they are among the last `recent` frames (None: all of them for ever)."""
 
     anchors: int
     recent: int | None
@@ -221,7 +228,8 @@ class Plan:
     gist: Keep
 
 
-FAR = 2**30
+FAR = 2**30  # a frame number at the end of time
+NEIGHBOURS = 64  # frames in the middle of time that are asked, one after the other
 
 
 def compile_plan(rule: Rule, reach: int = 4096) -> Plan:
@@ -239,7 +247,7 @@ def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
     early = _seen_later(rule, kind, steps, torch.full_like(steps, FAR))
     # And how long does a frame in the middle of time stay in sight? Several in a row are asked,
     # since a rule may treat frames differently by their number; the longest answer counts.
-    middle = torch.full_like(steps, FAR // 2) + torch.arange(64)[:, None]
+    middle = torch.full_like(steps, FAR // 2) + torch.arange(NEIGHBOURS)[:, None]
     late = _seen_later(rule, kind, middle, middle + steps).any(0)
     lasting = 0 if not late.any() else int(late.nonzero().max()) + 1
     if lasting == reach:

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from conftest import ROW_NAMES, tiny_world, walk
 from loci.memory import ROWS
 from loci.packed import packed_pass
 from loci.visibility import compile_plan
+from tiny_world import ROW_NAMES, tiny_world, walk
 
 FRAMES, CHUNK, BATCH = 13, 2, 2
 STARTS = [1 + CHUNK * g for g in range(6)]
@@ -28,7 +28,7 @@ def episode(model, seed: int = 1):
 
 def streamed(model, latents, noisy, time, poses):
     """Every chunk predicted by a session that sees one frame after the other."""
-    session, outputs, at = model.session(BATCH, capacity=2), [], 0
+    session, outputs, at = model.session(BATCH, capacity=2, gradients=True), [], 0
     for group, start in enumerate(STARTS):
         while at < start:
             session.write(latents[:, at : at + 1], poses[:, at : at + 1])
@@ -112,7 +112,7 @@ def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
 RESUME = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from conftest import tiny_world
+from tiny_world import tiny_world
 from loci.memory import ROWS
 from loci.session import Session
 data = torch.load(sys.argv[3])
@@ -136,7 +136,7 @@ def test_restored_from_disk_in_a_new_process(row_name, tmp_path, request):
         expected = session.denoise(session.read(poses[:, 11:13]), noisy[:, 0], 0.5)
     torch.save({"latents": latents[:, 8:11], "poses": poses[:, 8:11], "ahead": poses[:, 11:13],
                 "noisy": noisy[:, 0]}, tmp_path / "data.pt")
-    here = str(request.path.parent)
+    here = str(request.path.parents[1])
     subprocess.run(
         [sys.executable, "-c", RESUME, here, row_name, tmp_path / "data.pt",
          tmp_path / "memory.safetensors", tmp_path / "out.pt"], check=True,

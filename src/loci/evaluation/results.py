@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loci.evaluation.objects import SHARES, CaseScore
@@ -18,14 +19,14 @@ FLOOR = "none"
 
 # (branch, metric, heading): what the table on the console and the one of the report show.
 COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("recall", "identity_later", "identity\nlater"),
-    ("recall", "identity_first", "identity\nfirst"),
+    ("recall", "identity_later", "ident.\nlater"),
+    ("recall", "identity_first", "ident.\nfirst"),
     ("recall", "layout_later", "layout\nlater"),
     ("recall", "psnr_seen", "PSNR\nseen"),
-    ("recall", "psnr_revealed", "PSNR\nrevealed"),
+    ("recall", "psnr_revealed", "PSNR\nreveal."),
     ("loop", "pair_psnr", "pairs\nPSNR"),
     ("loop", "pair_margin", "pairs\nmargin"),
-    ("open-recall", "identity_later", "open\nidentity"),
+    ("open-recall", "identity_later", "open\nident."),
     ("open-recall", "psnr_seen", "open\nPSNR seen"),
 )
 
@@ -108,15 +109,19 @@ def _form(metric: str) -> str:
     return ".1f" if "psnr" in metric or metric == "pair_margin" else ".2f"
 
 
-def console_table(results: Mapping[str, Any]) -> Table:
-    """The key columns of a study's results, floors first, ceilings last."""
+def console_table(results: Mapping[str, Any], intervals: bool = True) -> Table:
+    """The key columns of a study's results, floors first, ceilings last.
+
+    With intervals it is about 150 characters wide, without them about 80.
+    """
     rows = results["rows"]
     shown = [c for c in COLUMNS if any(c[1] in rows[r].get(c[0], {}) for r in rows)]
     protocol = results["protocol"]
+    what = "mean and 95 % interval" if intervals else "means (intervals: in the report)"
     table = Table(
         title=f"{protocol['study']}: {protocol['case_count']} cases a branch, seed "
-        f"{protocol['seed']}; mean and 95 % interval; identity and layout in %, chance 12.5 and 9",
-        title_justify="left",
+        f"{protocol['seed']}; {what}; identity and layout in %, chance 12.5 and 9",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1) if intervals else (0, 0),
     )
     table.add_column("row", no_wrap=True)
     for _, _, heading in shown:
@@ -125,7 +130,7 @@ def console_table(results: Mapping[str, Any]) -> Table:
         table.add_column("tokens\nat 40", justify="right")
     for row, branches in rows.items():
         cells = [
-            cell(metric, branches.get(branch, {}).get(metric)).replace(" [", "\n[")
+            cell(metric, branches.get(branch, {}).get(metric), intervals).replace(" [", "\n[")
             for branch, metric, _ in shown
         ]
         if results["cost"]:

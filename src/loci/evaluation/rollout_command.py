@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 
-from loci.errors import LociError
+from loci.errors import LociError, nearest
 from loci.models.world import WorldModel
 from loci.training.loop import keyed
 from loci.types import Camera
 from loci.worlds.paths import PATHS, load_path, make_path
 from loci.worlds.rooms import sample_room
-from loci.worlds.showing import write_frames
+from loci.worlds.showing import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
 
 
 def rollout(
@@ -26,8 +26,13 @@ def rollout(
 
     path: a name of `PATHS`, or a file of poses. Returns the frames, uint8 (T, H, W, 3), the first
     one being the codec's view of the given image. Raises LociError for a bad checkpoint, an image
-    of the wrong size or no image, a broken path.
+    of the wrong size or no image, a broken path; no video is written then.
     """
+    known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
+    suffix = Path(out).suffix.lower()
+    if suffix not in known:
+        # Now, and not after minutes of work.
+        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
     model = WorldModel.load(checkpoint)
     image = read_first_frame(first_frame, model.config.camera)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
@@ -51,19 +56,20 @@ def rollout(
 
 def read_first_frame(file: str | Path, camera: Camera) -> np.ndarray:
     """An image (H, W, 3) uint8 of exactly the camera's size."""
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise LociError(f"no first frame {file}; check the path") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise LociError(f"{file} is not an image that can be read: {error}; give a PNG") from None
-    if pixels.shape[:2] != (camera.height, camera.width):
-        raise LociError(
-            f"{file} is {pixels.shape[1]}x{pixels.shape[0]}, the model wants "
-            f"{camera.width}x{camera.height}; resize it"
-        )
-    return pixels
+            width, height = image.size
+            if (height, width) != (camera.height, camera.width):
+                raise LociError(
+                    f"{file} is {width}x{height}, the model wants "
+                    f"{camera.width}x{camera.height}; resize it"
+                )
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise LociError(f"no first frame {file}; check the path") from error
+    except broken as error:
+        raise LociError(f"{file} is not an image that can be read: {error}; give a PNG") from error
 
 
 def read_poses(path: str, seed: int, chunk: int) -> np.ndarray:

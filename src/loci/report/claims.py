@@ -118,7 +118,7 @@ def _ladder(rows: Mapping[str, Any]) -> Iterator[Claim]:
             yield Claim(
                 f"more context frames, better {what}: K = 1 < 5 < 20",
                 means[0] < means[1] < means[2],
-                " < ".join(cell(metric, s) for s in scores).replace("<", "·") + " dB",
+                " · ".join(cell(metric, s) for s in scores) + " dB",
             )
 
 

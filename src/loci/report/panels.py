@@ -28,13 +28,15 @@ HEADER = 22
 class Shown:
     """The frames of one case: of the truth and of every row, uint8 (T, H, W, 3).
 
-    observed: frames that a row was given; out: frames of the way out.
+    observed: frames that a row was given; out: frames of the way out; away: the frame of the way
+    out that is farthest from the first.
     """
 
     branch: str
     case: str
     observed: int
     out: int
+    away: int
     videos: dict[str, np.ndarray]
 
 
@@ -48,9 +50,8 @@ def load_shown(out: Path, branch: str, rows: Sequence[str]) -> list[Shown]:
         for row in rows:
             if (folder / f"{row}.npz").exists():
                 videos[row] = _arrays(folder / f"{row}.npz")["video"]
-        found.append(
-            Shown(branch, str(truth["case"]), int(truth["observed"]), int(truth["out"]), videos)
-        )
+        counts = [int(truth[name]) for name in ("observed", "out", "away")]
+        found.append(Shown(branch, str(truth["case"]), *counts, videos))
     return found
 
 
@@ -104,14 +105,14 @@ def _columns(shown: Shown, probed: Sequence[int]) -> list[int]:
             break
         if all(abs(frame - other) > 1 for other in wanted):
             wanted.append(frame)
-    return [0, turn, *sorted(wanted)]
+    return [0, shown.away, *sorted(wanted)]
 
 
 def _heading(shown: Shown, frame: int) -> dict[str, str]:
     last = len(shown.videos[TRUTH]) - 1
     if frame == 0:
         title = "first frame"
-    elif frame == shown.out - 1:
+    elif frame == shown.away:
         title = "away"
     elif frame == last:
         title = "back"

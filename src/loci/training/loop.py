@@ -73,8 +73,8 @@ class TrainConfig(Config):
     lr falls to `final` times itself. muon: the learning rate of Muon for the matrices inside
     `blocks`, which then do without AdamW (None: AdamW everywhere). weight_decay: on matrices
     only. clip: largest norm of the gradient. ema: decay of the average. dtype: bf16 is autocast,
-    the weights stay fp32; auto is bf16 where the device computes in it. matmul: see `matmul_precision`. log_every: steps.
-    save_every: seconds.
+    the weights stay fp32; auto is bf16 where the device computes in it. matmul: see
+    `matmul_precision`. log_every: steps. save_every: seconds.
     """
 
     steps: int

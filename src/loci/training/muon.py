@@ -38,36 +38,47 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, betas=betas, fused=True)
         self.momentum = momentum
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # AdamW's own expects a counter of steps for every parameter; momentum has none.
+        torch.optim.Optimizer.__setstate__(self, state)
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore
         """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         everything = self.param_groups
-        self.param_groups = [g for g in everything if not g.get("muon")]
-        if self.param_groups:
-            super().step(closure)
-        self.param_groups = everything
+        try:
+            # AdamW updates every group it knows of.
+            self.param_groups = [g for g in everything if not g.get("muon")]
+            super().step()
+        finally:
+            self.param_groups = everything
         for group in everything:
             if group.get("muon"):
                 self._muon(group)
+        return loss
 
     def _muon(self, group: dict[str, Any]) -> None:
-        shapes: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        shapes: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
                 shapes[tuple(parameter.shape)].append(parameter)
         for (rows, cols), matrices in shapes.items():
-            steps = torch.stack([self._nesterov(p) for p in matrices])
+            steps = torch.stack([self._nesterov(p, p.grad) for p in matrices])
             # The RMS of an orthogonal matrix is 1 / sqrt(longer side), that of AdamW's about 0.2.
             rate = group["lr"] * 0.2 * max(rows, cols) ** 0.5
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(matrices, list(orthogonalise(steps).unbind(0)), alpha=-rate)
 
-    def _nesterov(self, parameter: nn.Parameter) -> Tensor:
+    def _nesterov(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - self.momentum)
-        return parameter.grad.lerp(buffer, self.momentum)
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - self.momentum)
+        return gradient.lerp(buffer, self.momentum)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

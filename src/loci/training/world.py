@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from loci.checkpoint import digest, load_checkpoint, load_into
@@ -39,7 +40,8 @@ class WorldRun(RunConfig, name="world"):
     episodes: train rooms 0 to episodes - 1, one walk of `length` frames through each. batch:
     episodes a step. clean_noise: clean frames are noised up to this level, of which the model is
     told (MemoryWAM's clean-latent augmentation), so that it bears its own small mistakes.
-    codec: digest of the codec that the latents come from; see `shipped_codec`.
+    codec: digest of the codec that the latents come from; see `shipped_codec`. attention: see
+    `packed_pass`. camera: of the episodes; it must be the model's.
     """
 
     kind: ClassVar[str] = "world-model"
@@ -53,13 +55,21 @@ class WorldRun(RunConfig, name="world"):
     camera: Camera = field(default_factory=Camera)
 
     def __post_init__(self) -> None:
-        if (self.length - 1) % self.world.chunk:
+        if self.length <= self.world.chunk or (self.length - 1) % self.world.chunk:
             raise LociError(
                 f"episodes of {self.length} frames do not split into a first frame and chunks of "
                 f"{self.world.chunk}; choose 1 + n x {self.world.chunk}"
             )
         if not 0 <= self.clean_noise < 1:
             raise LociError("clean_noise is a noise level; use 0 up to, not including, 1")
+        if self.episodes < 1 or self.batch < 1:
+            raise LociError(
+                f"{self.episodes} episodes in batches of {self.batch}; use 1 or more of both"
+            )
+        if self.camera != self.world.camera:
+            raise LociError(
+                "the episodes' camera is not the model's; give `camera` and `world.camera` alike"
+            )
 
     def task(self) -> WorldTask:
         return WorldTask(self)
@@ -164,13 +174,14 @@ def shipped_codec(codec: Codec, wanted: str) -> Codec:
 def latent_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
     """Latents (E, T, C, h, w) half precision and poses (E, T, 4, 4) of the training episodes.
 
-    Rendered and encoded once, then read from the cache folder.
+    Rendered and encoded once, then read from the cache folder. Raises LociError for a file there
+    that is truncated or altered.
     """
-    key = f"{FORMAT}-{config.codec}-{config.camera.hash()}-{config.episodes}x{config.length}"
+    size = f"{config.episodes}x{config.length}"
+    key = f"latents-{FORMAT}-{config.codec}-{config.camera.hash()}-{size}"
     path = cache_folder("latents") / f"{key}.safetensors"
     if path.exists():
-        held = load_file(path)
-        return held["latents"], held["poses"]
+        return _read_latents(path)
     images, poses = render_training_set(
         range(config.episodes), config.length, config.camera, cache_folder("train")
     )
@@ -179,7 +190,20 @@ def latent_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
         for i in track(range(0, len(images), 8), description="encoding episodes")
     ]
     held = {"latents": torch.cat(pieces), "poses": torch.from_numpy(poses)}
-    atomic_write(path, lambda temporary: save_file(held, temporary))
+    atomic_write(path, lambda temporary: save_file(held, temporary, {"digest": digest(held)}))
+    return held["latents"], held["poses"]
+
+
+def _read_latents(path: Path) -> tuple[Tensor, Tensor]:
+    fix = f"delete {path}; it is made again"
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+            held = {name: file.get_tensor(name) for name in ("latents", "poses")}
+    except (SafetensorError, OSError) as error:
+        raise LociError(f"cannot read latents {path}: {error}; {fix}") from error
+    if notes.get("digest") != digest(held):
+        raise LociError(f"latents {path} are damaged: their checksum is another; {fix}")
     return held["latents"], held["poses"]
 
 

@@ -1,0 +1,214 @@
+"""How a pass over the model meets the cache: what `attention.py` is to training, for streams.
+
+Streams of one length that lie side by side go together, others one after the other: padding a
+ragged batch and masking it costs more than a loop over slices, and the linear layers stay batched.
+A job is the attention of one such group in every layer: `step` and `prefill` commit new frames
+while they attend, `look` finds what a chunk may see and `denoise` attends to it without a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loci.cache import Cache
+from loci.models.wan import QKV, Attend
+from loci.visibility import Coords, Rule
+
+# (layer, queries or None, keys, values) of a group's rows -> what the queries saw.
+Job = Callable[[int, Tensor | None, Tensor, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Streams that go together: where they are in the cache and in the batch, and how many frames
+    each of them has seen."""
+
+    streams: slice
+    rows: slice
+    written: int
+
+    @property
+    def first(self) -> int:
+        return self.streams.start
+
+
+def group(cache: Cache, names: Sequence[int]) -> list[Group]:
+    """Streams `names`, the rows of a batch, in as few groups as their lengths allow."""
+    groups: list[Group] = []
+    for row, name in enumerate(names):
+        begin, first = name, row
+        if groups and groups[-1].streams.stop == name:
+            last = groups[-1]
+            if last.written == cache.written[name]:
+                begin, first = last.streams.start, last.rows.start
+                groups.pop()
+        streams, rows = slice(begin, name + 1), slice(first, row + 1)
+        groups.append(Group(streams, rows, cache.written[name]))
+    return groups
+
+
+def attend(groups: Sequence[Group], jobs: Sequence[Job]) -> Attend:
+    """Each group's own attention, and the rows together again."""
+
+    def run(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+        ((q, k, v),) = qkv
+        outs = [
+            job(layer, None if q is None else q[g.rows], k[g.rows], v[g.rows])
+            for g, job in zip(groups, jobs, strict=True)
+        ]
+        seen = [out for out in outs if out is not None]
+        return [torch.cat(seen) if len(seen) > 1 else seen[0] if seen else None]
+
+    return run
+
+
+def step(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
+    """One new frame: it takes its slots first, so that whoever it evicts is not seen."""
+    moves = cache.mark(group.streams, coords, group.written)
+    known = cache.coords(group.first, cache.layout.end(group.written + 1))
+    span = _span(rule.mask(_representatives(coords), known))
+    mask = None
+    if span is None:
+        # Frame and gists see different things, or no single slice: ask for each token.
+        span, mask = (0, len(known)), rule.mask(coords, known).to(cache.keys[0].device)
+    low, high = span
+
+    def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
+        _commit(cache, layer, group, moves, k, v)
+        if q is None:
+            return None
+        keys, values = cache.keys[layer][group.streams], cache.values[layer][group.streams]
+        return F.scaled_dot_product_attention(
+            q, keys[:, :, low:high], values[:, :, low:high], mask
+        )
+
+    return job
+
+
+def prefill(cache: Cache, rule: Rule, group: Group, coords: Coords, count: int) -> Job:
+    """`count` new frames in one pass: the old slots and the new tokens under the rule."""
+    stop = cache.layout.end(group.written)
+    known = Coords.cat([cache.coords(group.first, stop), coords])
+    mask = rule.mask(coords, known).to(cache.keys[0].device)
+    frames = range(group.written, group.written + count)
+    moves = [move for frame in frames for move in cache.mark(group.streams, coords, frame)]
+
+    def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
+        seen = None
+        if q is not None:
+            # Before the new frames evict anybody: the first of them may still see who goes later.
+            old_k = cache.keys[layer][group.streams, :, :stop]
+            old_v = cache.values[layer][group.streams, :, :stop]
+            seen = F.scaled_dot_product_attention(
+                q, torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2), mask
+            )
+        _commit(cache, layer, group, moves, k, v)
+        return seen
+
+    return job
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a group's chunk may see of the past: the slots start to stop of the cache, or copies of
+    keys and values for each layer where these are no single slice; and a mask where one is needed.
+    """
+
+    group: Group
+    start: int
+    stop: int
+    mask: Tensor | None
+    copies: tuple[list[Tensor], list[Tensor]] | None = None
+
+
+def look(cache: Cache, rule: Rule, group: Group, coords: Coords) -> View:
+    """What tokens at `coords` (S,), frame by frame, see of the past. Changes nothing."""
+    stop = cache.layout.end(group.written)
+    tail = rule.mask(coords, coords)
+    tail = tail if tail.dim() == 2 else tail[0]
+    seen = rule.mask(_representatives(coords), cache.coords(group.first, stop))
+    span = _span(seen) if seen.dim() == 2 else None
+    if span is None or span[1] != stop:
+        return _collect(cache, group, seen, tail)
+    mask = None
+    if not tail.all():
+        before = tail.new_ones(len(tail), stop - span[0])
+        mask = torch.cat([before, tail], dim=1).to(cache.keys[0].device)
+    return View(group, *span, mask)
+
+
+def _collect(cache: Cache, group: Group, seen: Tensor, tail: Tensor) -> View:
+    """Visible slots that are no single slice: copied once for the chunk, not for each step.
+
+    seen (n, slots) or (b, n, slots) for the n frames of the chunk; tail (S, S) among its tokens.
+    """
+    streams, device = group.streams.stop - group.first, cache.keys[0].device
+    seen = seen.expand(streams, *seen.shape[-2:])
+    some = seen.any(dim=1)
+    most = int(some.sum(-1).max())
+    order = torch.argsort(some.to(torch.int8), dim=-1, descending=True, stable=True)[:, :most]
+    here = order.to(device)
+
+    def pick(buffer: Tensor) -> Tensor:
+        index = here[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
+        return F.pad(buffer[group.streams].gather(2, index), (0, 0, 0, len(tail)))
+
+    mask = None
+    ordered = seen.gather(2, order[:, None].expand(-1, seen.shape[1], -1))
+    if not (ordered.all() and tail.all()):
+        ordered = ordered.repeat_interleave(len(tail) // seen.shape[1], dim=1)
+        mask = torch.cat([ordered, tail.expand(streams, -1, -1)], dim=2)[:, None].to(device)
+    copies = [pick(k) for k in cache.keys], [pick(v) for v in cache.values]
+    return View(group, 0, most, mask, copies)
+
+
+def denoise(cache: Cache, view: View) -> Job:
+    """Attention of a chunk that leaves no trace: its keys use the scratch behind the visible ones.
+
+    The cache's buffers are looked up when the job runs, since other streams may have made it grow.
+    """
+
+    def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
+        keys, values = cache.keys[layer], cache.values[layer]
+        rows = view.group.streams
+        if view.copies is not None:
+            keys, values, rows = view.copies[0][layer], view.copies[1][layer], slice(None)
+        low, stop, high = view.start, view.stop, view.stop + k.shape[2]
+        if any(x is not None and x.requires_grad for x in (q, k, v, keys, values)):
+            keys = torch.cat([keys[rows, :, low:stop], k], dim=2)
+            values = torch.cat([values[rows, :, low:stop], v], dim=2)
+        else:
+            keys[rows, :, stop:high], values[rows, :, stop:high] = k, v
+            keys, values = keys[rows, :, low:high], values[rows, :, low:high]
+        return None if q is None else F.scaled_dot_product_attention(q, keys, values, view.mask)
+
+    return job
+
+
+def _commit(
+    cache: Cache, layer: int, group: Group, moves: list[tuple[slice, int]], k: Tensor, v: Tensor
+) -> None:
+    for which, start in moves:
+        cache.put(layer, group.streams, start, k[:, :, which], v[:, :, which])
+
+
+def _representatives(coords: Coords) -> Coords:
+    """The first token of each (frame, kind): rules do not look at places inside a frame."""
+    key = torch.stack([coords.frame, coords.kind])
+    change = torch.ones(len(coords), dtype=torch.bool)
+    change[1:] = (key[:, 1:] != key[:, :-1]).any(0)
+    return coords[change]
+
+
+def _span(seen: Tensor) -> tuple[int, int] | None:
+    """The one slice (start, stop) that all queries see entirely, if there is one; seen (Q, S)."""
+    index = seen[0].nonzero()[:, 0]
+    if not len(index) or not (seen == seen[:1]).all():
+        return None
+    low, high = int(index[0]), int(index[-1]) + 1
+    return (low, high) if high - low == len(index) else None

@@ -1,0 +1,121 @@
+"""Camera poses as actions: relative poses, twelve numbers, and their injection."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loci.errors import LociError
+from loci.models.camera import CameraInjection, checked_poses, relative_to, twelve_numbers
+from tiny_world import walk
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_relative_poses_are_those_of_the_matrix_inverse(seed):
+    poses = walk(2, 4, seed)
+    relative = relative_to(poses[:, 1], poses)
+    for b in range(2):
+        for t in range(4):
+            expected = np.linalg.inv(poses[b, 1].numpy()) @ poses[b, t].numpy()
+            np.testing.assert_allclose(relative[b, t].numpy(), expected, atol=1e-12)
+    torch.testing.assert_close(poses[:, 1:2] @ relative, poses, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(
+        relative[:, 1], torch.eye(4, dtype=torch.float64).expand(2, 4, 4), atol=1e-12, rtol=0
+    )
+
+
+def test_a_chunk_alone_is_as_relative_as_in_its_episode():
+    """Training has the whole episode and a stream one chunk: bit for bit the same poses."""
+    poses = walk(3, 9)
+    whole = relative_to(poses[:, 0], poses)
+    for cut in (slice(0, 1), slice(3, 5), slice(5, 9)):
+        assert torch.equal(relative_to(poses[:, 0], poses[:, cut]), whole[:, cut])
+        for row in range(3):
+            one = slice(row, row + 1)
+            assert torch.equal(relative_to(poses[one, 0], poses[one, cut]), whole[one, cut])
+
+
+def test_twelve_numbers_are_translation_and_rotation_by_rows():
+    pose = torch.tensor(
+        [
+            [0.0, 0.0, 1.0, 5.0],
+            [0.0, 1.0, 0.0, 6.0],
+            [-1.0, 0.0, 0.0, 7.0],
+            [0.0, 0.0, 0.0, 1.0],
+        ],
+        dtype=torch.float64,
+    )
+    numbers = twelve_numbers(pose.expand(2, 3, 4, 4))
+    assert numbers.shape == (2, 3, 12)
+    assert numbers.dtype == torch.float32
+    assert numbers[1, 2].tolist() == [5, 6, 7, 0, 0, 1, 0, 1, 0, -1, 0, 0]
+
+
+def naive_injection(layer: CameraInjection, x, motion, span: int) -> torch.Tensor:
+    """x + A(x + W motion), token by token."""
+    batch, frames, tokens, dim = x.shape
+    width = dim // layer.heads
+    out = x.clone()
+    for b in range(batch):
+        for first in range(0, frames, span):
+            for p in range(tokens):
+                y = torch.stack(
+                    [x[b, f, p] + layer.proj(motion[b, f]) for f in range(first, first + span)]
+                )
+                q, k, v = layer.q(y), layer.k(y), layer.v(y)
+                heads = []
+                for n in range(layer.heads):
+                    part = slice(n * width, (n + 1) * width)
+                    weights = (q[:, part] @ k[:, part].T / width**0.5).softmax(-1)
+                    heads.append(weights @ v[:, part])
+                out[b, first : first + span, p] += layer.o(torch.cat(heads, dim=-1))
+    return out
+
+
+@pytest.mark.parametrize("span", [1, 2, 4])
+def test_injection_is_nothing_at_birth_and_attention_over_time_later(span):
+    torch.manual_seed(0)
+    layer = CameraInjection(16, 2)
+    x, motion = torch.randn(2, 4, 3, 16), torch.randn(2, 4, 12)
+    with torch.no_grad():
+        assert torch.equal(layer(x, motion, span), x)
+        for parameter in layer.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+        out = layer(x, motion, span)
+        expected = naive_injection(layer, x, motion, span)
+        assert torch.equal(layer(x, None, span), x)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    assert (out - x).abs().max() > 0.1
+
+
+def test_poses_are_checked():
+    poses = walk(2, 3)
+    assert torch.equal(checked_poses(poses, (2, 3)), poses)
+    assert checked_poses(poses.float(), (2, 3)).dtype == torch.float64
+
+    def broken(change) -> torch.Tensor:
+        bad = poses.clone()
+        change(bad[1, 2])
+        return bad
+
+    def flip(pose: torch.Tensor) -> None:
+        pose[:3, 0] *= -1
+
+    cases = [
+        (poses, (2, 4), "one 4x4 camera-to-world matrix a frame"),
+        (poses[:, :0], (2, 0), "one frame or more"),
+        (poses[..., :3, :], (2, 3), "one 4x4"),
+        (poses[0], (3,), "one 4x4"),
+        (broken(lambda p: p.mul_(torch.nan)), (2, 3), "NaN"),
+        (broken(lambda p: p[:3, :3].mul_(1.1)), (2, 3), "frame 2 in row 1 is no rigid motion"),
+        (broken(lambda p: p[3].add_(0.5)), (2, 3), "no rigid motion"),
+        (broken(flip), (2, 3), "no rigid motion"),
+    ]
+    for bad, shape, words in cases:
+        with pytest.raises(LociError, match=words) as error:
+            checked_poses(bad, shape)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,119 @@
+"""`loci rollout`: a video from a first frame, or one line and no file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from loci import cli
+from loci.errors import LociError
+from loci.evaluation.rollout_command import rollout
+from loci.memory import ROWS
+from tiny_world import tiny_world
+
+SIDE = 32
+NAME = "left45-return"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a first frame that fit, and everything that does not."""
+    folder = tmp_path_factory.mktemp("rollout")
+    torch.manual_seed(0)
+    tiny_world(ROWS["hybrid"], chunk=4).save(folder / "model.safetensors")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    tiny_world(ROWS["hybrid"], chunk=3).save(folder / "threes.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(folder / "first.png")
+    picture.convert("L").save(folder / "grey.png")
+    picture.resize((SIDE, 2 * SIDE)).save(folder / "tall.png")
+    (folder / "text.png").write_text("not an image")
+    whole = (folder / "first.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    still = np.tile(np.eye(4), (5, 1, 1))
+    (folder / "still.json").write_text(json.dumps(still.tolist()))
+    (folder / "short.json").write_text(json.dumps(still[:4].tolist()))
+    broken = still.copy()
+    broken[3, 0, 0] = 2.0
+    (folder / "broken.json").write_text(json.dumps(broken.tolist()))
+    (folder / "nan.json").write_text(json.dumps(np.full((5, 4, 4), np.nan).tolist()))
+    return folder
+
+
+def test_a_video_is_written(folder: Path, tmp_path: Path):
+    model, first = folder / "model.safetensors", folder / "first.png"
+    frames = rollout(model, first, NAME, tmp_path / "a.mp4", steps=1)
+    assert frames.shape == (9, SIDE, SIDE, 3)
+    assert frames.dtype == np.uint8
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 9
+    again = rollout(model, first, NAME, tmp_path / "b.mp4", steps=1)
+    assert np.array_equal(frames, again)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    other = rollout(model, first, NAME, tmp_path / "c.mp4", seed=1, steps=1)
+    assert np.array_equal(other[0], frames[0])
+    assert not np.array_equal(other, frames)
+
+
+def test_paths_from_files_and_grey_images(folder: Path, tmp_path: Path):
+    out = tmp_path / "sheet.png"
+    frames = rollout(
+        folder / "model.safetensors", folder / "grey.png", str(folder / "still.json"), out, steps=1
+    )
+    assert len(frames) == 5
+    with Image.open(out) as sheet:
+        assert sheet.size[0] > SIDE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"first_frame": "tall.png"}, "is 32x64, the model wants 32x32; resize it"),
+        ({"first_frame": "text.png"}, "not an image that can be read"),
+        ({"first_frame": "half.png"}, "not an image that can be read"),
+        ({"first_frame": "absent.png"}, "no first frame"),
+        ({"first_frame": "."}, "not an image that can be read"),
+        ({"checkpoint": "absent.safetensors"}, "no checkpoint at"),
+        ({"checkpoint": "cut.safetensors"}, "cut short"),
+        ({"checkpoint": "first.png"}, "not a safetensors file"),
+        ({"checkpoint": "threes.safetensors"}, "give 1 \\+ n x 3"),
+        ({"path": "left-return"}, "did you mean 'left45-return'"),
+        ({"path": "absent.json"}, "cannot read path"),
+        ({"path": "broken.json"}, "frame 3 is no rotation"),
+        ({"path": "nan.json"}, "frame 0 is not finite"),
+        ({"path": "short.json"}, "4 frames"),
+        ({"path": "text.png"}, "text.png"),
+        ({"out": "video.gif"}, "cannot write '.gif' files"),
+        ({"steps": 0}, "use 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_file(folder: Path, tmp_path: Path, changes, words):
+    given = {"checkpoint": "model.safetensors", "first_frame": "first.png", "path": NAME}
+    given = {"out": "x.mp4", "steps": 1, **given, **changes}
+    path = given["path"]
+    with pytest.raises(LociError, match=words) as error:
+        rollout(
+            folder / given["checkpoint"], folder / given["first_frame"],
+            str(folder / path) if Path(path).suffix else path, tmp_path / given["out"],
+            steps=given["steps"],
+        )
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_ends_with_one_line(folder: Path, tmp_path: Path, capsys):
+    arguments = ["rollout", str(folder / "cut.safetensors"), "--first-frame",
+                 str(folder / "first.png"), "--path", NAME, "--out", str(tmp_path / "x.mp4")]
+    with pytest.raises(SystemExit) as leave:
+        cli.main(arguments)
+    assert leave.value.code not in (0, None)
+    assert "Traceback" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

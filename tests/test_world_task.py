@@ -1,0 +1,238 @@
+"""Training of the world model: batches, loss, and where its latents come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loci.checkpoint import digest
+from loci.errors import LociError
+from loci.memory import ROWS
+from loci.models.codecs import Codec
+from loci.training import world
+from loci.training.folder import RunFolder
+from loci.training.loop import fit
+from loci.training.recipes import RECIPES, rooms
+from loci.training.world import WorldRun, WorldTask, initialise
+from loci.types import Camera
+from tiny_world import tiny_world, walk
+
+EPISODES, LENGTH, BATCH = 5, 9, 2
+
+
+def small(name: str = "hybrid", **changes) -> WorldRun:
+    """The study's recipe with a transformer that a test can wait for."""
+    run = rooms(ROWS[name])
+    dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
+    settings = {"episodes": EPISODES, "length": LENGTH, "batch": BATCH, **changes}
+    return replace(run, world=replace(run.world, dit=dit), **settings)
+
+
+def fake_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
+    shape = codec.latent_shape(config.camera)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(config.episodes, config.length, *shape, generator=generator)
+    return latents.half(), walk(config.episodes, config.length)
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch):
+    """Build the task of a run on made-up latents."""
+    monkeypatch.setattr(world, "latent_episodes", fake_episodes)
+
+    def build(config: WorldRun) -> WorldTask:
+        torch.manual_seed(0)
+        return config.task()
+
+    return build
+
+
+def test_batches_are_functions_of_the_step_alone(task):
+    one, two = task(small()), task(small("none"))
+    order = [7, 0, 3, 3, 11]
+    for step in order:
+        batch, other = one.batch(step), two.batch(step)
+        again = one.batch(step)
+        assert batch["latents"].shape == (BATCH, LENGTH, *one.model.latent_shape)
+        assert batch["latents"].dtype == torch.float32
+        assert batch["poses"].shape == (BATCH, LENGTH, 4, 4)
+        for name in batch:
+            assert torch.equal(batch[name], again[name])
+            assert torch.equal(batch[name], other[name])  # rows see the same
+    assert not torch.equal(one.batch(0)["latents"], one.batch(1)["latents"])
+
+
+def test_an_epoch_visits_every_episode_once(task):
+    built = task(small(batch=1))
+    known = [latents.float() for latents in built.latents]
+
+    def visit(epoch: int) -> list[int]:
+        steps = range(epoch * EPISODES, (epoch + 1) * EPISODES)
+        seen = [built.batch(step)["latents"][0] for step in steps]
+        return [next(i for i, k in enumerate(known) if torch.equal(k, s)) for s in seen]
+
+    orders = [visit(epoch) for epoch in range(4)]
+    assert all(sorted(order) == list(range(EPISODES)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    seeded = small(batch=1)
+    seeded = replace(seeded, train=replace(seeded.train, seed=1))
+    assert any(
+        not torch.equal(task(seeded).batch(step)["latents"], built.batch(step)["latents"])
+        for step in range(EPISODES)
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_the_loss_is_finite_and_reaches_all_that_is_trained(task, name):
+    built = task(small(name))
+    torch.manual_seed(5)
+    loss, metrics = built.loss(built.batch(0))
+    assert torch.isfinite(loss)
+    assert loss.dim() == 0
+    assert metrics.keys() == {"late"}
+    loss.backward()
+    head = built.model.dit.head.head.weight.grad
+    assert head is not None
+    assert head.abs().max() > 0
+    # The head is zero at birth, so that nothing before it has learnt anything yet.
+    with torch.no_grad():
+        built.model.dit.head.head.weight.normal_(std=0.1)
+    built.loss(built.batch(1))[0].backward()
+    for key, parameter in built.module.named_parameters():
+        if key.startswith("codec."):
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+        elif parameter.numel():
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+
+
+def test_the_loss_belongs_to_the_generators_seed(task):
+    built = task(small())
+    with torch.no_grad():
+        built.model.dit.head.head.weight.normal_(std=0.1)
+    batch, values = built.batch(3), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        values.append(float(built.loss(batch)[0].detach()))
+    assert values[0] == values[1] != values[2]
+
+
+def test_forms_of_attention_have_one_loss(task):
+    values = []
+    for form in ("windowed", "dense"):
+        built = task(small(attention=form))
+        with torch.no_grad():
+            torch.manual_seed(1)
+            built.model.dit.head.head.weight.normal_(std=0.1)
+            torch.manual_seed(2)
+            values.append(float(built.loss(built.batch(0))[0]))
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    built = task(small(attention="fast"))
+    with pytest.raises(LociError, match="use windowed, dense or flex"):
+        built.loss(built.batch(0))
+
+
+def test_heads_start_out_along_their_rays():
+    model = tiny_world(ROWS["none"])
+    initialise(model)
+    assert (model.dit.head.head.weight == 0).all()
+    for block in model.dit.blocks:
+        for layer in (block.self_attn.q, block.self_attn.k):
+            assert (layer.bias[0::2] == world.ALIGNED).all()
+            assert (layer.bias[1::2] == 0).all()
+    plain = tiny_world(ROWS["none"], camera="inject")
+    before = plain.dit.blocks[0].camera.o.weight.clone()
+    initialise(plain)
+    assert torch.equal(plain.dit.blocks[0].camera.o.weight, before)
+    assert (plain.dit.blocks[0].self_attn.q.bias == 0).all()
+
+
+def test_another_codec_is_refused(task):
+    with pytest.raises(LociError, match="made for codec 0123456789abcdef") as error:
+        task(small(codec="0123456789abcdef"))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_do_not_fit_are_refused():
+    for changes, words in (
+        ({"length": 10}, "choose 1 \\+ n x 4"),
+        ({"length": 1}, "choose 1 \\+ n x 4"),
+        ({"clean_noise": 1.0}, "noise level"),
+        ({"episodes": 0}, "1 or more of both"),
+        ({"batch": 0}, "1 or more of both"),
+        ({"camera": Camera(fov=90.0)}, "camera"),
+    ):
+        with pytest.raises(LociError, match=words):
+            small(**changes)
+
+
+def test_recipes_differ_in_their_memory_alone():
+    runs = {name: RECIPES[f"rooms-{name}"]() for name in ROWS}
+    for name, run in runs.items():
+        assert isinstance(run, WorldRun)
+        assert run.world.memory == ROWS[name]
+        other = replace(run, world=replace(run.world, memory=ROWS["none"]))
+        assert other == runs["none"]
+        assert WorldRun.from_json(run.to_json()) == run
+
+
+def test_a_crash_changes_nothing_with_muon_either(task, tmp_path):
+    """The state of both optimisers is saved and taken up again, bit for bit."""
+    config = small()
+    config = replace(config, train=replace(config.train, steps=6, warmup=2, save_every=0.0))
+
+    def train(out: str, crash: int | None = None, resume: bool = False) -> str:
+        folder = RunFolder.open(tmp_path / out, config, resume)
+        built = task(config)
+        loss, calls = built.loss, iter(range(config.train.steps))
+        if crash is not None:
+
+            def failing(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+                if next(calls) == crash:
+                    raise InterruptedError
+                return loss(batch)
+
+            built.loss = failing
+        fit(built, config.train, folder, threads=1, device="cpu")
+        return digest(built.module.state_dict())
+
+    whole = train("whole")
+    with pytest.raises(InterruptedError):
+        train("cut", crash=3)
+    assert train("cut", resume=True) == whole
+
+
+def test_latents_are_made_once_and_checked_when_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCI_CACHE", str(tmp_path))
+    calls = []
+
+    def render(seeds, length, camera, folder):
+        calls.append(list(seeds))
+        shape = (EPISODES, length, camera.height, camera.width, 3)
+        images = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        return images, walk(EPISODES, length).numpy()
+
+    monkeypatch.setattr(world, "render_training_set", render)
+    config = small()
+    codec = config.world.codec.build()
+    made = world.latent_episodes(config, codec)
+    assert made[0].dtype == torch.float16
+    assert made[0].shape == (EPISODES, LENGTH, *codec.latent_shape(config.camera))
+    read = world.latent_episodes(config, codec)
+    assert calls == [list(range(EPISODES))]
+    assert all(torch.equal(a, b) for a, b in zip(made, read, strict=True))
+    (path,) = (tmp_path / "latents").iterdir()
+    content = path.read_bytes()
+    altered = bytearray(content)
+    altered[-3] ^= 0xFF
+    for bad, words in ((content[:-50], "cannot read"), (bytes(altered), "damaged"), (b"", "read")):
+        path.write_bytes(bad)
+        with pytest.raises(LociError, match=words) as error:
+            world.latent_episodes(config, codec)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
