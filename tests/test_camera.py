@@ -67,6 +67,8 @@ def naive_injection(layer: CameraInjection, x, motion, span: int) -> torch.Tenso
                     [x[b, f, p] + layer.proj(motion[b, f]) for f in range(first, first + span)]
                 )
                 q, k, v = layer.q(y), layer.k(y), layer.v(y)
+                q = q / (q.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm_q.weight
+                k = k / (k.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm_k.weight
                 heads = []
                 for n in range(layer.heads):
                     part = slice(n * width, (n + 1) * width)
@@ -79,7 +81,7 @@ def naive_injection(layer: CameraInjection, x, motion, span: int) -> torch.Tenso
 @pytest.mark.parametrize("span", [1, 2, 4])
 def test_injection_is_nothing_at_birth_and_attention_over_time_later(span):
     torch.manual_seed(0)
-    layer = CameraInjection(16, 2)
+    layer = CameraInjection(16, 2, 1e-6)
     x, motion = torch.randn(2, 4, 3, 16), torch.randn(2, 4, 12)
     with torch.no_grad():
         assert torch.equal(layer(x, motion, span), x)

@@ -71,11 +71,13 @@ class CameraInjection(nn.Module):
     a clean frame attends to itself, so that what is cached never depends on a later frame.
     """
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, eps: float):
         super().__init__()
         self.heads = heads
         self.proj = nn.Linear(12, dim)
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        # As in Wan's own attention: over the full width, before the heads are split.
+        self.norm_q, self.norm_k = nn.RMSNorm(dim, eps), nn.RMSNorm(dim, eps)
         for layer in (self.proj, self.o):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -87,9 +89,8 @@ class CameraInjection(nn.Module):
         y = x + self.proj(motion.to(x.dtype)).unsqueeze(2)
         batch, frames, tokens, _ = y.shape
         y = y.unflatten(1, (frames // span, span)).transpose(2, 3).flatten(0, 2)  # (B*G*P, span, D)
-        q, k, v = (
-            f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
-        )
+        parts = self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         seen = self.o(seen).unflatten(0, (batch, frames // span, tokens))
         return x + seen.transpose(2, 3).flatten(1, 2)

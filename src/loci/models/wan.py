@@ -248,7 +248,7 @@ class Block(nn.Module):
         self.relative = config.camera == "rotary"
         self.self_attn = Attention(config)
         if config.camera == "inject":
-            self.camera = CameraInjection(dim, config.num_heads)
+            self.camera = CameraInjection(dim, config.num_heads, config.eps)
         if config.text_dim:
             self.norm3 = nn.LayerNorm(dim, config.eps)
             self.cross_attn = Attention(config)
