@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from loci.evaluation.metrics import CEILING_DB
 from loci.evaluation.results import FLOOR, cell
 from loci.evaluation.statistics import Tally, paired_bootstrap
 from loci.report.plots import IDENTITY_CHANCE
@@ -40,7 +40,7 @@ def claims(results: Mapping[str, Any], cases: Mapping[str, Any]) -> list[Claim]:
         *_above(rows),
         *_aims(rows, results["gains"]),
         *_open(results["gains"]),
-        *_ladder(rows),
+        *_ladder(cases),
         *_causal(rows),
         *_frugal(results, cases),
     ]
@@ -107,19 +107,23 @@ def _open(gains: Mapping[str, Any]) -> Iterator[Claim]:
                 )
 
 
-def _ladder(rows: Mapping[str, Any]) -> Iterator[Claim]:
+def _ladder(cases: Mapping[str, Any]) -> Iterator[Claim]:
+    """Each step up in context, cases paired: it counts where the interval lies above zero."""
     for branch, metric, what in (
         ("recall", "psnr_seen", "PSNR of pixels seen before"),
         ("loop", "pair_psnr", "PSNR of mirrored pairs"),
     ):
-        scores = [s for r in LADDER if (s := _get(rows, r, branch, metric))]
-        if len(scores) == len(LADDER) and max(s["mean"] for s in scores) < CEILING_DB:
-            means = [s["mean"] for s in scores]
-            yield Claim(
-                f"more context frames, better {what}: K = 1 < 5 < 20",
-                means[0] < means[1] < means[2],
-                " · ".join(cell(metric, s) for s in scores) + " dB",
-            )
+        scores = cases.get(branch, {})
+        for less, more in pairwise(LADDER):
+            if less not in scores or more not in scores:
+                continue
+            gain = paired_bootstrap(_tallies(scores[more], metric), _tallies(scores[less], metric))
+            if gain:
+                yield Claim(
+                    f"more context is better: {more} over {less}, {what}",
+                    gain.lo > 0,
+                    f"{cell(metric, gain.to_dict())} dB",
+                )
 
 
 def _causal(rows: Mapping[str, Any]) -> Iterator[Claim]:
