@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 import tyro
 
+from loci.checkpoint import commit
 from loci.memory import row
 from loci.training import world
 from loci.training.ema import Ema
 from loci.training.loop import keyed
 from loci.training.muon import build_optimizer
+from loci.training.numerics import device_name
 from loci.training.recipes import rooms
 
 HELD = 64  # the last episodes of the training set, kept out here
@@ -43,6 +45,7 @@ def main(options: Options) -> None:
     }
     results = {name: score(options, *variant) for name, variant in variants.items()}
     report = {"protocol": {**vars(options), "held_out_episodes": HELD, "seed": 0,
+                           "device": device_name(torch.device("cpu")), "commit": commit(),
                            "torch": torch.__version__}, "loss": results}
     if options.json:
         print(json.dumps(report, indent=2))

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import torch
 import tyro
 
+from loci.checkpoint import commit
 from loci.memory import row
 from loci.models.world import WorldModel
 from loci.packed import packed_pass
 from loci.training.loop import keyed
-from loci.training.numerics import cpu_features
+from loci.training.numerics import cpu_features, device_name
 from loci.training.recipes import RECIPES
 
 
@@ -44,7 +45,8 @@ def main(options: Options) -> None:
             results[f"{name}, {length} frames"] = compare(name, length, options.repeats)
     report = {
         "protocol": {"threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
-                     "cpu": cpu_features(), "repeats": options.repeats},
+                     "device": device_name(torch.device("cpu")), "cpu": cpu_features(),
+                     "commit": commit(), "repeats": options.repeats},
         "rows": results,
     }
     if options.json:
