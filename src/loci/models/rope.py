@@ -17,8 +17,8 @@ from loci.visibility import Coords
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs of x (B, N, S, D) by the angles behind cos, sin (B or 1, S, D/2).
 
-    A product of complex numbers where there is such a type, five times faster on a CPU and equal
-    to the last bit; written out in half precision, where complex rotary silently breaks.
+    A product of complex numbers where there is such a type: one pass over memory instead of
+    seven; written out in half precision, where complex rotary silently breaks.
     """
     pairs = x.unflatten(-1, (-1, 2))
     if x.dtype in (torch.float32, torch.float64):

@@ -3,8 +3,8 @@
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with the step size of Liu et al.
 (arXiv 2502.16982): an update has the root mean square of an AdamW update, so that learning rates
 carry over. torch.optim.Muon computes the same in bf16 throughout, which a CPU without bf16
-instructions only emulates (the orthogonalisation then costs more than the network); ours works in
-the dtype of the weights, and on all matrices of one shape at once.
+instructions only emulates, slowly; ours works in the dtype of the weights, and on all matrices of
+one shape at once.
 """
 
 from __future__ import annotations

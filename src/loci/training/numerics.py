@@ -1,7 +1,7 @@
 """The arithmetic that a run is made with: threads, matrix products, determinism.
 
-Source of the figures: measured, see the benchmarks. With "medium" precision, fp32 products go to
-oneDNN, which on CPUs without AMX computes in fp32 all the same, twice as fast as the default.
+With "medium" precision, fp32 products go to oneDNN, which on CPUs without AMX computes in fp32 all
+the same, and on some of them faster than the default.
 With AMX, and on GPUs, it may be a real loss of precision: hence the probe.
 """
 
