@@ -103,7 +103,7 @@ def test_context_retrieves_the_best_distinct_past_frames(written, frames, seed):
     for b in range(3):
         chosen = picks[b].tolist()
         scores = view_overlap(poses[b : b + 1, written:], poses[b : b + 1, :written], CAMERA, REACH)
-        # Scores are multiples of one point's share: rounding makes equal ones equal to the last bit.
+        # Scores are multiples of one point: rounding makes equal ones equal to the last bit.
         means = [round(scores[0, :, n].mean().item(), 9) for n in range(written)]
         ranked = sorted(range(1, written - 1), key=lambda n: (means[n], n), reverse=True)
         assert sorted(chosen) == sorted(ranked[: len(chosen)])
