@@ -56,7 +56,7 @@ def train(
             weights come out the same, bit for bit.
         steps: Number of steps.
         seed: Seed of weights, data and noise.
-        threads: Threads inside an operation.
+        threads: On a CPU, each takes a part of the batch.
         device: Where to train.
     """
     from loci.training.run import run_recipe

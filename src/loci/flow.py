@@ -39,9 +39,9 @@ class Flow(Config):
         """s u / (1 + (s - 1) u), for u in 0..1."""
         return self.shift * u / (1 + (self.shift - 1) * u)
 
-    def sample_times(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    def sample_times(self, shape: tuple[int, ...], draw: torch.Generator | None = None) -> Tensor:
         """Training timesteps: u = sigmoid(N(0, 1)), shifted. fp32, in 0..1."""
-        return self.shifted(torch.sigmoid(torch.randn(shape, device=device)))
+        return self.shifted(torch.sigmoid(torch.randn(shape, generator=draw)))
 
     def path(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t; t broadcasts against x0."""

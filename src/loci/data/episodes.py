@@ -119,7 +119,7 @@ class EpisodeCache:
 
 def render_training_set(
     seeds: Iterable[int],
-    length: int = 33,
+    length: int = 65,
     camera: Camera | None = None,
     folder: str | Path | None = None,
     workers: int = 2,

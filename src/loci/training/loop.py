@@ -40,6 +40,7 @@ from loci.training.numerics import (
     reproducible,
     thread_count,
 )
+from loci.training.parts import Parts
 from loci.training.progress import Progress
 
 STATE = "training-state"
@@ -54,11 +55,13 @@ class Task(Protocol):
         ...
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The samples of one step, first dimension B: a pure function of (seed, step)."""
+        """All of one step, noise included, as tensors of first dimension B: a pure function of
+        (seed, step)."""
         ...
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """A scalar to minimise, and metrics for the log. Torch's generator is keyed to the step."""
+        """A scalar to minimise, and metrics for the log: means over the samples, nothing random,
+        so that parts of a batch may be computed side by side."""
         ...
 
 
@@ -179,7 +182,8 @@ def fit(
             "matmul": matmul, "seed": config.seed,
             "torch": torch.__version__, "python": platform.python_version(),
         }
-        return _Run(task, config, folder, place, protocol).finish()
+        with Parts(count if place.type == "cpu" else 1) as parts:
+            return _Run(task, config, folder, place, protocol, parts).finish()
 
 
 @dataclass
@@ -208,7 +212,9 @@ class _Run:
         folder: RunFolder,
         device: torch.device,
         protocol: dict[str, Any],
+        parts: Parts,
     ):
+        self.parts = parts
         self.task, self.config, self.folder, self.device = task, config, folder, device
         self.module = task.module.to(device).train()
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
@@ -279,17 +285,18 @@ class _Run:
     def _one(self) -> tuple[int, dict[str, float]]:
         """One step of the optimizer: its number of samples, and what the log says of it."""
         config = self.config
-        torch.manual_seed(keyed(config.seed, self.step))
         drawn = self.task.batch(self.step)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in drawn.items()}
         mixed = self.protocol["dtype"] == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            loss, metrics = self.task.loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()
+
+        def loss_of(part: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                return self.task.loss(part)
+
+        loss, metrics = self.parts.backward(loss_of, batch, self.trained)
         norm = nn.utils.clip_grad_norm_(self.trained, config.clip)
         # Both in one transfer: on a GPU each is a wait.
-        value, size = torch.stack([loss.detach().float(), norm.detach().float()]).tolist()
+        value, size = torch.stack([loss.float(), norm.detach().float()]).tolist()
         if not (math.isfinite(value) and math.isfinite(size)):
             self.save()
             raise LociError(

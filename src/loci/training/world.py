@@ -26,6 +26,7 @@ from loci.models.codecs import Codec, CodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
+from loci.training.loop import keyed
 from loci.training.run import RunConfig
 from loci.types import Camera
 
@@ -48,8 +49,8 @@ class WorldRun(RunConfig, name="world"):
     world: WorldConfig
     codec: str
     episodes: int = 3000
-    length: int = 33
-    batch: int = 8
+    length: int = 65
+    batch: int = 4
     clean_noise: float = 0.0
     attention: str = "windowed"
     camera: Camera = field(default_factory=Camera)
@@ -90,34 +91,42 @@ class WorldTask:
         self.starts = list(range(1, config.length, chunk))
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """latents (B, T, C, h, w) and poses (B, T, 4, 4), a fresh permutation every epoch."""
-        size, count = self.config.batch, len(self.latents)
-        first = step * size
+        """Episodes of a step, a fresh permutation every epoch, and all that is drawn for them:
+
+        latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
+        time (B, G) and clean_time (B, T) noise levels.
+        """
+        config, count = self.config, len(self.latents)
+        first = step * config.batch
         picks = []
-        for position in range(first, first + size):
+        for position in range(first, first + config.batch):
             epoch, place = divmod(position, count)
-            order = np.random.default_rng([self.config.train.seed, epoch]).permutation(count)
+            order = np.random.default_rng([config.train.seed, epoch]).permutation(count)
             picks.append(int(order[place]))
-        return {"latents": self.latents[picks].float(), "poses": self.poses[picks]}
+        draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
+        latents = self.latents[picks].float()
+        groups, span = len(self.starts), config.world.chunk
+        return {
+            "latents": latents,
+            "poses": self.poses[picks],
+            "time": config.world.flow.sample_times((len(picks), groups), draw),
+            "noise": torch.randn(len(picks), groups, span, *latents.shape[2:], generator=draw),
+            "clean_time": config.clean_noise * torch.rand(latents.shape[:2], generator=draw),
+            "clean_noise": torch.randn(latents.shape, generator=draw),
+        }
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The mean weighted flow-matching loss over all chunks."""
         config, flow = self.config, self.config.world.flow
-        latents, poses = batch["latents"], batch["poses"]
+        latents, time, noise = batch["latents"], batch["time"], batch["noise"]
         target = torch.stack(
             [latents[:, s : s + config.world.chunk] for s in self.starts], dim=1
         )  # (B, G, n, C, h, w)
-        time = flow.sample_times(target.shape[:2], latents.device)
-        noise = torch.randn_like(target)
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
-        clean, clean_time = latents, None
-        if config.clean_noise:
-            clean_time = config.clean_noise * torch.rand(latents.shape[:2], device=latents.device)
-            clean = flow.path(
-                latents, torch.randn_like(latents), clean_time[:, :, None, None, None]
-            )
+        clean_time = batch["clean_time"]
+        clean = flow.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
         output = packed_pass(
-            self.model, clean, noisy, time, poses, self.starts,
+            self.model, clean, noisy, time, batch["poses"], self.starts,
             clean_time=clean_time, attention=config.attention,
         )
         loss = flow.loss(output, target, noise, time)  # (B, G)
