@@ -1,58 +1,26 @@
 """Ray-cast rendering on mujoco-core: colour, depth and identity at any pose, no GL.
 
-MuJoCo answers where each ray lands (`mj_multiRay`: geom, distance, normal); the colour is computed
-here from the hit point. Pixels on an outline are cast again with four rays each. Source: ours.
+`Caster` answers where each ray lands; the colour is computed here from the hit point. Pixels on an
+outline are cast again with four rays each. Source: ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
-import mujoco
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError
 from loci.types import Camera
-from loci.worlds.materials import PATTERNS, Material
+from loci.worlds.casting import Caster, Geom, Hits, Rays, along
+from loci.worlds.materials import PATTERNS
 
-KINDS = {
-    "plane": mujoco.mjtGeom.mjGEOM_PLANE,
-    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
-    "box": mujoco.mjtGeom.mjGEOM_BOX,
-    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
-    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
-    "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
-}
-GREY = Material((0.5, 0.5, 0.5))
 # Towards the light, world axes (y down): from above, and aside so that no two walls match.
 LIGHT = np.array([0.48, -0.8, -0.36]) / np.linalg.norm([0.48, -0.8, -0.36])
 AMBIENT = 0.62
-FRAMES_AT_ONCE = 33
-# Only geoms of MuJoCo's group 0 stop a ray; those out of the picture wait in group 1.
-VISIBLE_GROUP = np.array([1, 0, 0, 0, 0, 0], np.uint8)
-
-
-@dataclass(frozen=True, eq=False)
-class Geom:
-    """One primitive.
-
-    `kind` is a key of KINDS; `size` holds MuJoCo's half-sizes in metres (sphere: radius; cylinder
-    and capsule: radius, half-length along the local z; box and ellipsoid: three; plane: unused, it
-    is endless and seen from the side its local z points to). `position` (3,) and `rotation` (3, 3)
-    place it in the world; `object` is the identity it shows in the mask, -1 for none.
-    """
-
-    kind: str
-    size: tuple[float, float, float]
-    position: np.ndarray
-    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
-    object: int = -1
-    material: Material = GREY
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise LociError(f"unknown geom '{self.kind}'{nearest(self.kind, KINDS)}")
+# Enough that the cost of a numpy call is shared; more of them only take memory.
+FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,35 +47,20 @@ class Scene:
         if not geoms:
             raise LociError("a scene needs at least one geom; add one")
         self.geoms = tuple(geoms)
-        spec = mujoco.MjSpec()
-        for geom in self.geoms:
-            quaternion = np.zeros(4)
-            mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(geom.rotation).reshape(9))
-            # An endless plane is written with half-sizes 0; the third number is its grid only.
-            size = (0.0, 0.0, 1.0) if geom.kind == "plane" else geom.size
-            spec.worldbody.add_geom(
-                type=KINDS[geom.kind], size=size, pos=geom.position, quat=quaternion
-            )
-        self._model = spec.compile()
-        self._data = mujoco.MjData(self._model)
-        mujoco.mj_kinematics(self._model, self._data)
-        self._tables()
-
-    def _tables(self) -> None:
-        """Per-geom numbers that shading gathers by geom index."""
-        geoms = self.geoms
+        self._caster = Caster(self.geoms)
+        # Per-geom numbers that shading gathers by geom index; the last, -1, is black for a miss.
         rotation = np.stack([g.rotation for g in geoms])
-        position = np.stack([g.position for g in geoms])
         # Surface coordinates (u, v) = first two local axes: an affine map of the world point.
-        self._position, self._facing = position, rotation[:, :, 2]
-        self._plane = np.array([g.kind == "plane" for g in geoms])
         self._axes = rotation[:, :, :2].transpose(0, 2, 1)
-        self._offset = -np.einsum("gij,gj->gi", self._axes, position)
-        self._color = np.array([g.material.color for g in geoms], np.float32)
-        self._contrast = np.array([g.material.second for g in geoms], np.float32) - self._color
+        self._offset = -np.einsum("gij,gj->gi", self._axes, np.stack([g.position for g in geoms]))
+        self._color = np.array([*(g.material.color for g in geoms), (0, 0, 0)], np.float32).T.copy()
+        second = np.array([g.material.second for g in geoms], np.float32).T
+        self._contrast = second - self._color[:, :-1]
         self._object = np.array([g.object for g in geoms] + [-1], np.int16)
+        # A plane has one normal; what a solid's pixels have is written over it.
+        self._lit = np.append(_lit(self._caster.normal), np.float32(0))
         self._patterned = [
-            (index, geom.material)
+            (index, geom.material, geom.kind == "plane")
             for index, geom in enumerate(geoms)
             if geom.material.pattern != "plain"
         ]
@@ -129,128 +82,99 @@ class Scene:
         identity = np.empty(shape, np.int16)
         for start in range(0, len(poses), FRAMES_AT_ONCE):
             part = slice(start, start + FRAMES_AT_ONCE)
-            rgb[part], depth[part], identity[part] = self._render(poses[part], camera)
+            self._render(poses[part], camera, rgb[part], depth[part], identity[part])
         return Views(rgb, depth, identity, poses)
 
     def _render(
-        self, poses: np.ndarray, camera: Camera
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rays, fine = _rays(camera)
-        frames, count = len(poses), len(rays)
-        shape = (frames, camera.height, camera.width)
-        geom = np.empty((frames, count), np.int32)
-        distance, normal = np.empty((frames, count)), np.empty((frames, count, 3))
-        world = rays @ poses[:, :3, :3].transpose(0, 2, 1)
-        hidden = self._hidden(poses, rays)
-        for t in range(frames):
-            self._model.geom_group[:] = hidden[t]
-            self._cast(poses[t, :3, 3], world[t], geom[t], distance[t], normal[t])
-        hit = geom >= 0
-        depth = np.where(hit, distance * rays[:, 2], np.inf).astype(np.float32).reshape(shape)
-        identity = self._object[geom].reshape(shape)
-        pixel = np.float32(1.0 / camera.focal)
-        origin = np.repeat(poses[:, None, :3, 3], count, axis=1)
-        color = self._shade(geom, distance, normal, origin, world, pixel)
-
-        frame, where = np.nonzero(_outline(geom.reshape(shape)).reshape(frames, count))
-        bounds = np.searchsorted(frame, np.arange(frames + 1))
-        vectors = fine[where] @ poses[frame, :3, :3].transpose(0, 2, 1)
-        geom = np.empty((len(frame), 4), np.int32)
-        distance, normal = np.empty((len(frame), 4)), np.empty((len(frame), 4, 3))
-        for t in range(frames):
-            part = slice(bounds[t], bounds[t + 1])
-            if part.stop > part.start:
-                self._model.geom_group[:] = hidden[t]
-                self._cast(poses[t, :3, 3], vectors[part], geom[part], distance[part], normal[part])
-        origin = np.repeat(poses[frame, None, :3, 3], 4, axis=1)
-        edges = self._shade(geom, distance, normal, origin, vectors, 0.5 * pixel)
-        color[frame, where] = edges.mean(axis=1)
-        rgb = (color * 255 + 0.5).astype(np.uint8).reshape(*shape, 3)
-        return rgb, depth, identity
-
-    def _hidden(self, poses: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """1 for geoms that no ray from a pose can reach, else 0, (T, G): a third of the time.
-
-        A geom is out when its bounding sphere misses the cone around the picture, a plane when the
-        picture's corners all look along its normal.
-        """
-        offset = self._position - poses[:, None, :3, 3]
-        distance = np.maximum(np.linalg.norm(offset, axis=-1), 1e-9)
-        cosine = (offset @ poses[:, :3, 2, None])[..., 0] / distance
-        radius = self._model.geom_rbound
-        # The cone's half-angle, a hair wider for the rays of the outline pass.
-        half = np.arccos(rays[:, 2].min()) + 0.02
-        reach = half + np.arcsin(np.clip(radius / distance, 0.0, 1.0))
-        sphere = (np.arccos(np.clip(cosine, -1.0, 1.0)) > reach) & (distance > radius)
-        # Extreme rays of a pinhole picture are its corners: they bound every dot product.
-        spread = (rays / rays[:, 2:])[:, :2].max(axis=0) * 1.05
-        corners = np.array([[x, y, 1.0] for x in (-1, 1) for y in (-1, 1)])
-        corners[:, :2] *= spread
-        away = (corners @ poses[:, :3, :3].transpose(0, 2, 1)) @ self._facing.T >= 0
-        return np.where(self._plane, away.all(axis=1), sphere).astype(np.int32)
-
-    def _cast(
         self,
-        origin: np.ndarray,
-        rays: np.ndarray,
-        geom: np.ndarray,
-        distance: np.ndarray,
-        normal: np.ndarray,
+        poses: np.ndarray,
+        camera: Camera,
+        rgb: np.ndarray,
+        depth: np.ndarray,
+        identity: np.ndarray,
     ) -> None:
-        """Fill geom, distance and normal (contiguous slices) for unit `rays` from `origin`."""
-        mujoco.mj_multiRay(
-            self._model,
-            self._data,
-            np.ascontiguousarray(origin),
-            rays.reshape(-1),
-            VISIBLE_GROUP,
-            1,
-            -1,
-            geom.reshape(-1),
-            distance.reshape(-1),
-            normal.reshape(-1),
-            geom.size,
-            mujoco.mjMAXVAL,
-        )
+        """Fill the pictures that `poses` see: rgb (T, H, W, 3), depth and identity (T, H, W)."""
+        shape, count = depth.shape, camera.height * camera.width
+        centres, quarters = _rays(camera)
+        pixel = np.float32(1 / camera.focal)
+        seen, near = self._caster.in_view(poses, camera)
 
-    def _shade(
-        self,
-        geom: np.ndarray,
-        distance: np.ndarray,
-        normal: np.ndarray,
-        origin: np.ndarray,
-        rays: np.ndarray,
-        pixel: np.float32,
-    ) -> np.ndarray:
-        """Colours in [0, 1], float32, shape of `geom` + (3,); black where nothing was hit."""
-        flat = geom.reshape(-1)
-        distance = distance.reshape(-1)
-        rays, normal = rays.reshape(-1, 3), normal.reshape(-1, 3)
-        color = self._color[flat]
-        origin = origin.reshape(-1, 3)
-        for which, material in self._patterned:
-            index = np.flatnonzero(flat == which)
-            ray, far = rays[index], distance[index]
-            point = origin[index] + far[:, None] * ray
-            u, v = (point @ self._axes[which].T + self._offset[which]).astype(np.float32).T
-            facing = np.abs(np.einsum("ni,ni->n", ray, normal[index]))
-            width = np.maximum(pixel * far / np.maximum(facing, 0.2), 1e-6).astype(np.float32)
-            blend = PATTERNS[material.pattern](u, v, material.period, width)[:, None]
-            color[index] = self._color[which] + blend * self._contrast[which]
-        # Half-Lambert (Valve's), so that sides away from the light keep their shape.
-        lit = AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * (normal @ LIGHT).astype(np.float32))
-        color *= lit[:, None]
-        color[flat < 0] = 0.0
-        return color.reshape(*geom.shape, 3)
+        rays = _turned(np.tile(centres, len(poses)), poses, np.arange(len(poses) + 1) * count)
+        hits = self._caster.cast(rays, np.flatnonzero(near), seen)
+        depth[:] = (hits.distance.reshape(-1, count) * centres[2]).reshape(shape)
+        identity[:] = self._object.take(hits.geom).reshape(shape)
+        color = self._shade(rays, hits, pixel)
+
+        edge = np.flatnonzero(_outline(hits.geom.astype(np.int16).reshape(shape)))
+        fine = quarters.take(edge % count, axis=1).reshape(3, -1)
+        rays = _turned(fine, poses, 4 * np.searchsorted(edge, rays.starts))
+        close = np.flatnonzero(near.reshape(-1)[edge].repeat(4))
+        four = self._shade(rays, self._caster.cast(rays, close, seen), pixel / 2)
+        color[:, edge] = sum(four[:, quarter::4] for quarter in range(4)) / 4
+
+        color *= 255
+        color += 0.5
+        for channel in range(3):
+            rgb[..., channel] = color[channel].reshape(shape)
+
+    def _shade(self, rays: Rays, hits: Hits, pixel: np.float32) -> np.ndarray:
+        """Colours in [0, 1] of what `rays` hit, float32 (3, N); black for a miss.
+
+        `pixel` is the side of what a ray stands for, at a distance of one.
+        """
+        color = self._color.take(hits.geom, axis=1)
+        for which, material, plane in self._patterned:
+            index = np.flatnonzero(hits.geom == which)
+            if not len(index):
+                continue
+            ray, far = rays.directions.take(index, axis=1), hits.distance[index]
+            counts = [part.stop - part.start for part in rays.spans(index)]
+            u, v = (
+                np.repeat(rays.origins @ axis, counts) + far * along(axis, ray) + offset
+                for axis, offset in zip(self._axes[which], self._offset[which], strict=True)
+            )
+            if plane:
+                facing = along(self._caster.normal[which], ray)
+            else:
+                normal = hits.normal[np.searchsorted(hits.solid, index)]
+                facing = (normal.T * ray).sum(axis=0)
+            slant = np.maximum(np.abs(facing), 0.2)
+            width = np.maximum(pixel * far / slant, 1e-6).astype(np.float32)
+            blend = PATTERNS[material.pattern](
+                u.astype(np.float32), v.astype(np.float32), material.period, width
+            )
+            for channel in range(3):
+                contrast = blend * self._contrast[channel, which]
+                color[channel, index] = self._color[channel, which] + contrast
+        lit = self._lit.take(hits.geom)
+        lit[hits.solid] = _lit(hits.normal)
+        color *= lit
+        return color
+
+
+def _lit(normal: np.ndarray) -> np.ndarray:
+    """Brightness of surfaces with unit normals (N, 3), float32 (N,).
+
+    Half-Lambert (Valve's), so that sides away from the light keep their shape.
+    """
+    return AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * (normal @ LIGHT).astype(np.float32))
+
+
+def _turned(directions: np.ndarray, poses: np.ndarray, starts: np.ndarray) -> Rays:
+    """Rays of several poses (T, 4, 4) from directions (3, N) in their own axes, turned in place."""
+    rays = Rays(directions, poses[:, :3, 3], starts)
+    for pose, part in zip(poses, rays.spans(), strict=True):
+        directions[:, part] = pose[:3, :3] @ directions[:, part]
+    return rays
 
 
 @lru_cache(maxsize=8)
 def _rays(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Camera rays (H*W, 3) through the pixel centres and (H*W, 4, 3) through their quarters."""
+    """Camera rays (3, H*W) through the pixel centres and (3, H*W, 4) through their quarters."""
     h, w = camera.height, camera.width
     fine = Camera(height=2 * h, width=2 * w, fov=camera.fov).rays()
-    fine = fine.reshape(h, 2, w, 2, 3).transpose(0, 2, 1, 3, 4).reshape(h * w, 4, 3)
-    return camera.rays().reshape(-1, 3), np.ascontiguousarray(fine)
+    fine = fine.reshape(h, 2, w, 2, 3).transpose(4, 0, 2, 1, 3).reshape(3, h * w, 4)
+    return camera.rays().reshape(-1, 3).T.copy(), fine
 
 
 def _outline(geom: np.ndarray) -> np.ndarray:
