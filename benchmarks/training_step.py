@@ -25,7 +25,7 @@ from loci.models.world import WorldModel
 from loci.packed import packed_pass
 from loci.training.numerics import cpu_features, device_name
 from loci.training.parts import Parts
-from loci.training.recipes import RECIPES
+from loci.training.recipes import recipes
 
 
 @dataclass
@@ -61,7 +61,7 @@ def main(options: Options) -> None:
 
 def compare(name: str, length: int, options: Options) -> dict[str, float]:
     """Interleaved steps of both forms on one batch; longer episodes go in smaller batches."""
-    config = RECIPES[f"rooms-{name}"]()
+    config = recipes()[f"rooms-{name}"]()
     torch.manual_seed(0)
     model: WorldModel = config.world.build()
     model.codec.requires_grad_(False)

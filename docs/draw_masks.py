@@ -1,7 +1,8 @@
 """Draw the mask of every row of the registry: python docs/draw_masks.py
 
-Seven frames of two tokens, chunks of two frames, one gist a frame where the row has gists, so that
-a picture stays small. Retrieving rows are drawn with the frames they retrieve on a quarter turn.
+Seven frames of two tokens, chunks of two frames, one gist a frame where the row has gists, and two
+sets of them to a sum, so that a picture stays small. Retrieving rows are drawn with the frames they
+retrieve on a quarter turn.
 """
 
 from dataclasses import replace
@@ -10,18 +11,20 @@ from pathlib import Path
 import torch
 
 from loci import drawing
-from loci.memory import ROWS, Hybrid
+from loci.memory import ROWS
 from loci.types import Camera
 
 FRAMES, TOKENS, CHUNK = 7, 2, 2
+SMALL = {"gists_per_frame": 1, "branching": 2}
 
 
 def main() -> None:
     folder = Path(__file__).parent / "masks"
     folder.mkdir(exist_ok=True)
     for name, memory in ROWS.items():
-        if isinstance(memory, Hybrid):
-            memory = replace(memory, gists_per_frame=1)
+        if memory.joint:
+            continue  # nothing is kept of frames that stand beside a chunk: no mask to show
+        memory = replace(memory, **{k: n for k, n in SMALL.items() if hasattr(memory, k)})
         starts = range(1, FRAMES - CHUNK + 1, CHUNK)
         selected = None
         if memory.retrieves:

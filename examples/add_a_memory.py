@@ -15,7 +15,7 @@ from loci.memory import ROWS, Memory
 from loci.memory.base import together
 from loci.packed import packed_pass
 from loci.training.recipes import rooms
-from loci.visibility import Kind, Rule, compile_plan, first, key, query, recent, same_frame
+from loci.visibility import Kind, Rule, first, key, query, recent, same_frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def main() -> None:
     memory = ROWS["strided"]
     print("Who sees whom, for five frames of one token (f: clean, n: being generated):\n")
     print(drawing.text(memory, drawing.episode_coords(5, tokens=1, gists=0)))
-    print("The stream has to keep:", compile_plan(memory.rule()).clean, "\n")
+    print("The stream has to keep:", memory.plan().clean, "\n")
 
     # Training and streaming agree, although neither was written for this mechanism.
     torch.manual_seed(0)

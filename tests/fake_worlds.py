@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loci.memory import FullHistory
 from loci.types import Camera
 
 
@@ -30,7 +31,9 @@ class FakeWorld:
 
     def __init__(self, answer, camera: Camera | None = None):
         self.answer = answer
-        self.config = SimpleNamespace(camera=camera or Camera(), chunk=4, steps=2)
+        self.config = SimpleNamespace(
+            memory=FullHistory(), camera=camera or Camera(), chunk=4, steps=2
+        )
         self.codec = PixelCodec()
         self.latent_shape = (3, self.config.camera.height, self.config.camera.width)
         self.tokens = 16

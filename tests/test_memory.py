@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.memory import ROWS, Context, Hybrid, Memory, NoMemory, row
+from loci.memory import ROWS, Context, Hybrid, Memory, NoMemory, SlidingWindow, row
 from loci.memory.overlap import frustum_points, view_overlap
 from loci.types import Camera
 from tiny_world import walk
@@ -152,6 +152,7 @@ def test_mistakes_name_the_nearest():
     for wrong in (
         lambda: Context(frames=0), lambda: Context(reach=0.0), lambda: Hybrid(window=0),
         lambda: Hybrid(anchors=-1), lambda: Hybrid(gists_per_frame=-1),
+        lambda: SlidingWindow(window=0),
     ):
         with pytest.raises(LociError) as error:
             wrong()

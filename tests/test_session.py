@@ -217,7 +217,7 @@ def test_nothing_is_allocated_where_there_is_room(name):
 
     def addresses() -> list[int]:
         return [t.data_ptr() for t in (*session.cache.keys, *session.cache.values,
-                                       session.cache.slots, session.poses)]
+                                       session.cache.slots, session.bank.poses)]
 
     start = addresses()
     for frame in range(12):

@@ -111,7 +111,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path):
         (file("empty", b""), model, "cannot read memory"),
         (file("damaged", bytes(damaged)), model, "damaged"),
         (noted("foreign", format="pt"), model, "not a saved memory"),
-        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 1"),
+        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 2"),
         (good, tiny_world(ROWS["none"]), "another model or memory row"),
         (good, tiny_world(ROWS["hybrid"], camera="inject"), "another model or memory row"),
         (good, other_weights, "other weights"),
@@ -131,7 +131,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loci.session.save_file", full)
+    monkeypatch.setattr("loci.memory_file.save_file", full)
     with pytest.raises(LociError, match="No space left"):
         session.save(path)
     assert path.read_bytes() == before

@@ -20,7 +20,7 @@ from loci.evaluation.baselines import baseline, mean_image
 from loci.evaluation.branches import BRANCHES
 from loci.evaluation.cases import CIRCLE, LOOP180, LOOP360, make_cases
 from loci.evaluation.results import console_table
-from loci.evaluation.rollouts import rollout
+from loci.evaluation.rollouts import MEMORIES, rollout
 from loci.evaluation.runner import Contender
 from loci.evaluation.study import evaluate, run_study
 from loci.evaluation.truth import Truth, prepare
@@ -78,7 +78,9 @@ def test_memory_gets_the_ceiling_and_noise_gets_the_floor(done) -> None:
 
 def test_true_memory_helps_and_another_rooms_does_not(done) -> None:
     _, results = done
-    for memory, floor, ceiling in (("true", 1.0, 1.0), ("empty", 0.0, 0.4), ("wrong", 0.0, 0.4)):
+    for memory, floor, ceiling in (
+        ("true", 1.0, 1.0), ("empty", 0.0, 0.4), ("shuffled", 0.0, 0.9), ("wrong", 0.0, 0.4)
+    ):
         score = get(results, "all-views", "causal", f"identity_later_{memory}")
         assert floor <= score["mean"] <= ceiling
     for other in ("empty", "wrong"):
@@ -112,6 +114,7 @@ def test_results_carry_their_protocol(done) -> None:
     assert protocol["wall"]["seconds"] > 0
     assert results["cost"]["none"] == {
         "frames": 40, "tokens": 640, "bytes": 2560, "full_history_tokens": 640,
+        "tokens_at_400": 6400, "tokens_at_6400": 102400,
     }
     assert list(results["rows"]) == [
         "mean-image", "first-frame", "none", "all-views", "noise", "codec", "ground-truth",
@@ -167,7 +170,7 @@ def test_a_killed_study_goes_on_to_the_same_result(done, tmp_path: Path) -> None
     assert not (tmp_path / "results.json").exists()
     finished = sorted(p.name for p in (tmp_path / "parts").iterdir())
     rows_done = ("all-views", "first-frame", "mean-image", "none")
-    assert finished == [f"recall.{row}.json" for row in rows_done]
+    assert finished == [f"recall.{row}.json.gz" for row in rows_done]
 
     def never(*arguments):
         raise AssertionError("a finished part was made again")
@@ -184,9 +187,9 @@ def test_a_killed_study_goes_on_to_the_same_result(done, tmp_path: Path) -> None
 def test_a_damaged_part_is_named(done, tmp_path: Path) -> None:
     out, _ = done
     shutil.copytree(out, tmp_path / "copy")
-    part = tmp_path / "copy" / "parts" / "loop.none.json"
-    part.write_text(part.read_text()[:50])
-    with pytest.raises(LociError, match=r"loop\.none\.json is damaged.*delete"):
+    part = tmp_path / "copy" / "parts" / "loop.none.json.gz"
+    part.write_bytes(part.read_bytes()[:50])
+    with pytest.raises(LociError, match=r"loop\.none\.json\.gz is damaged.*delete"):
         evaluate("ground", contenders(), tmp_path / "copy", CASES, 0, ("recall", "causal", "loop"))
 
 
@@ -212,7 +215,7 @@ def test_what_is_written_with_each_memory(truths: list[Truth], monkeypatch) -> N
     monkeypatch.setattr(FakeSession, "write", write)
     world = FakeWorld(grey_wall)
     first = {}
-    for memory in ("true", "empty", "wrong"):
+    for memory in MEMORIES:
         written.clear()
         rollout(world, [truth], 0, memory)
         first[memory] = (world.codec.decode(written[0][0])[0].numpy(), written[0][1][0].numpy())
@@ -226,6 +229,11 @@ def test_what_is_written_with_each_memory(truths: list[Truth], monkeypatch) -> N
     assert (poses == truth.poses[:17]).all()
     assert (wrong[-1] == truth.rgb[16]).all()
     assert (np.abs(wrong[:-1].astype(int) - truth.rgb[:16]).mean(axis=(1, 2, 3)) > 5).all()
+    mixed, poses = first["shuffled"]
+    assert (poses == truth.poses[:17]).all()
+    assert (mixed[-1] == truth.rgb[16]).all()
+    assert sorted(f.tobytes() for f in mixed) == sorted(f.tobytes() for f in truth.rgb[:17])
+    assert (mixed[:-1] != truth.rgb[:16]).any(axis=(1, 2, 3)).sum() > 8
     with pytest.raises(LociError, match="did you mean 'wrong'"):
         rollout(world, [truth], 0, "wrongg")
 

@@ -15,6 +15,7 @@ from loci.visibility import (
     Coords,
     Keep,
     Kind,
+    Rule,
     compile_plan,
     first,
     key,
@@ -111,17 +112,49 @@ def test_plan_keeps_exactly_what_the_rule_can_ever_show(anchors, window, gists):
 
 
 def test_plans_of_the_registry():
-    assert compile_plan(ROWS["none"].rule()).clean == Keep(anchors=0, recent=1)
-    assert compile_plan(ROWS["context-1"].rule()).clean == Keep(anchors=1, recent=1)
-    assert compile_plan(ROWS["context-20"].rule()).clean.recent is None
-    assert [ROWS[name].bounded for name in ("none", "context-1", "context-5", "hybrid")] == [
-        True, True, False, False,
-    ]
+    for name, clean, growth in (
+        ("none", Keep(anchors=0, recent=1), "constant"),
+        ("window", Keep(anchors=0, recent=4), "constant"),
+        ("context-1", Keep(anchors=1, recent=1), "constant"),
+        ("context-5", Keep(anchors=0, recent=None), "linear"),
+        ("full", Keep(anchors=0, recent=None), "linear"),
+        ("hybrid", Keep(anchors=1, recent=1), "linear"),
+        ("tower", Keep(anchors=1, recent=1), "logarithmic"),
+    ):
+        memory = ROWS[name]
+        assert memory.plan().clean == clean
+        assert memory.growth == growth
+        assert memory.bounded == (growth == "constant")
+    held = {name: [ROWS[name].tokens_held(n, 16) for n in (1, 3, 40)] for name in
+            ("none", "window", "full", "hybrid", "tower")}
+    assert held == {
+        "none": [16, 16, 16], "window": [16, 48, 64], "full": [16, 48, 640],
+        "hybrid": [19, 41, 152], "tower": [20, 44, 52],
+    }
+
+
+def test_full_history_and_window_are_causal_masks():
+    coords = drawing.episode_coords(6, tokens=1, gists=0)
+    clean = coords[coords.kind == int(Kind.CLEAN)]
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    assert torch.equal(ROWS["full"].rule().mask(clean, clean), causal)
+    assert torch.equal(ROWS["window"].rule().mask(clean, clean), causal.triu(-3))
+    # A chunk sees what the frame before it saw.
+    chunks = coords[coords.kind == int(Kind.NOISY)]
+    for name in ("full", "window"):
+        seen = ROWS[name].rule().mask(chunks, clean)
+        assert torch.equal(seen, ROWS[name].rule().mask(clean, clean)[:-1])
+
+
+@pytest.mark.parametrize("every", [4, 49, 1000])
+def test_rare_frames_that_stay_are_not_let_go(every):
+    """A rule may treat frames by their number; those of round numbers are asked too."""
+    rare = Rule(lambda q, k, s: (k.frame % every == 0) & (k.frame <= q.now), "rare")
+    plan = compile_plan(key(Kind.CLEAN) & (rare | recent(2)))
+    assert plan.clean == Keep(anchors=0, recent=None)
 
 
 def test_a_rule_of_dilated_frames_keeps_until_the_last_use():
-    from loci.visibility import Rule
-
     every_third = Rule(lambda q, k, s: ((q.now - k.frame) % 3 == 0) & (k.frame > q.now - 9), "3rd")
     assert compile_plan(key(Kind.CLEAN) & past & every_third).clean == Keep(anchors=0, recent=7)
 

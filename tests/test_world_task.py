@@ -17,7 +17,7 @@ from loci.training import world
 from loci.training.folder import RunFolder
 from loci.training.loop import fit
 from loci.training.parts import Parts
-from loci.training.recipes import RECIPES, rooms
+from loci.training.recipes import recipes, rooms
 from loci.training.world import WorldRun, WorldTask, initialise
 from loci.types import Camera
 from tiny_world import tiny_world, walk
@@ -170,7 +170,7 @@ def test_settings_that_do_not_fit_are_refused():
 
 
 def test_recipes_differ_in_their_memory_alone():
-    runs = {name: RECIPES[f"rooms-{name}"]() for name in ROWS}
+    runs = {name: recipes()[f"rooms-{name}"]() for name in ROWS}
     for name, run in runs.items():
         assert isinstance(run, WorldRun)
         assert run.world.memory == ROWS[name]

@@ -17,9 +17,9 @@ ROW_NAMES = sorted(ROWS)
 
 
 def tiny_world(
-    memory: Memory, camera: str = "rotary", chunk: int = 2, text_dim: int = 0
+    memory: Memory, camera: str = "rotary", chunk: int = 2, text_dim: int = 0, layers: int = 2
 ) -> WorldModel:
-    """Two layers, 4 tokens a frame; every weight random, so that no zero hides a mistake."""
+    """Few layers, 4 tokens a frame; every weight random, so that no zero hides a mistake."""
     torch.manual_seed(0)
     codec = ImageCodecConfig()
     model = WorldModel(
@@ -27,7 +27,7 @@ def tiny_world(
             memory=memory,
             dit=WanConfig(
                 in_channels=codec.channels, out_channels=codec.channels, dim=32, ffn_dim=48,
-                num_heads=2, num_layers=2, freq_dim=16, text_dim=text_dim, text_len=12,
+                num_heads=2, num_layers=layers, freq_dim=16, text_dim=text_dim, text_len=12,
                 camera=camera,
             ),
             codec=codec,

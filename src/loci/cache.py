@@ -5,10 +5,12 @@ is free:
 
     [ gists in a window | recent frames (a ring) | kept for ever: anchors and gists -> | scratch ]
 
-The ring fills from the right, so that what is alive is always one slice. Which tokens go where is
-read off the rule (`compile_plan`); every slot carries the coordinates of its token, so that what
-the cache shows can be checked against the rule at any time. Tokens being denoised use the scratch
-behind the last kept one: it belongs to nobody, and no commit ever looks at it.
+The ring fills from the right, so that what is alive is always one slice. Gists that are summed up
+stand on a stack instead, behind the anchors: a new set takes the place of those that it sums up.
+Which tokens go where follows from the rule (`Memory.plan`); every slot carries the coordinates of
+its token, so that what the cache shows can be checked against the rule at any time. Tokens being
+denoised use the scratch behind the last kept one: it belongs to nobody, and no commit ever looks at
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from loci.errors import LociError
-from loci.visibility import Coords, Kind, Plan
+from loci.visibility import Coords, Kind, Plan, Stack
 
 FIELDS = ("frame", "row", "col", "kind")
 # Buffers are made and renewed under this, whatever the caller's mode is: a stream begun in
@@ -38,20 +40,29 @@ class Layout:
     tokens: int
     gists: int
 
+    def __post_init__(self) -> None:
+        if self.stack and self.plan.clean.recent is None:
+            raise LociError(
+                "frames that stay for ever and gists that are summed up cannot both be last in the "
+                "cache; give the memory a window, or keep every gist"
+            )
+
+    @property
+    def stack(self) -> Stack | None:
+        """How gists are summed up, if they are."""
+        return self.plan.gist if isinstance(self.plan.gist, Stack) else None
+
     @property
     def rings(self) -> int:
-        """Slots in front of the part that grows."""
-        return self._window(self.plan.gist.recent, self.gists) + self._window(
-            self.plan.clean.recent, self.tokens
-        )
-
-    @staticmethod
-    def _window(recent: int | None, size: int) -> int:
-        return 0 if recent is None else recent * size
+        """Slots in front of the part that grows; behind a stack, anchors would be in its way."""
+        whole = (self.plan.clean.recent or 0) + (self.plan.clean.anchors if self.stack else 0)
+        return (self.plan.gist.recent or 0) * self.gists + whole * self.tokens
 
     def _kept(self, frames: int) -> int:
-        """Slots that the first `frames` frames fill for ever."""
+        """Slots in use of the part that grows after `frames` frames."""
         clean, gist = self.plan.clean, self.plan.gist
+        if self.stack:
+            return self.stack.held(frames) * self.gists
         whole = frames if clean.recent is None else min(frames, clean.anchors)
         marks = frames if gist.recent is None else min(frames, gist.anchors)
         return whole * self.tokens + marks * self.gists
@@ -60,19 +71,35 @@ class Layout:
         """One past the last slot in use after `frames` frames: where the scratch begins."""
         return self.rings + self._kept(frames)
 
+    def room(self, frames: int) -> int:
+        """The most slots in use on the way to `frames` frames."""
+        if self.stack:
+            return self.rings + self.stack.peak(frames) * self.gists
+        return self.end(frames)
+
+    def sums_up(self, frame: int) -> bool:
+        """Whether a frame that is about to be written still sees tokens that it evicts."""
+        return self.stack is not None and (frame + 1) % self.stack.base == 0
+
     def place(self, frame: int) -> list[tuple[Kind, int, int]]:
         """(kind, first slot, count) for each part of a frame that is about to be written."""
         clean, gist = self.plan.clean, self.plan.gist
         stays = clean.recent is None or frame < clean.anchors
-        kept, base = self.end(frame), self.rings - self._window(clean.recent, self.tokens)
-        parts = []
-        if stays:
+        kept, parts = self.end(frame), []
+        if stays and self.stack:
+            # From the right, as in the ring, so that what is alive is one slice from the start.
+            parts.append((Kind.CLEAN, self.rings - (frame + 1) * self.tokens, self.tokens))
+        elif stays:
             parts.append((Kind.CLEAN, kept, self.tokens))
             kept += self.tokens
         elif clean.recent:
-            slot = base + _ring(frame, clean.anchors, clean.recent, self.tokens)
+            slot = _ring(frame, clean.anchors, clean.recent, self.tokens)
+            slot += (gist.recent or 0) * self.gists
             parts.append((Kind.CLEAN, slot, self.tokens))
-        if self.gists:
+        if self.stack:
+            # On top of all that it does not sum up.
+            parts.append((Kind.GIST, self.end(frame + 1) - self.gists, self.gists))
+        elif self.gists:
             if gist.recent is None or frame < gist.anchors:
                 parts.append((Kind.GIST, kept, self.gists))
             elif gist.recent:
@@ -171,7 +198,7 @@ class Cache:
     def restore(self, tree: Mapping[str, Tensor]) -> None:
         """Take over a `committed` tree (copied). LociError, and nothing changed, if it does not
         fit."""
-        self._check(tree)
+        self.check(tree)
         stop = tree["slots"].shape[1]
         self._leave_graph()
         self.reserve(stop)
@@ -181,7 +208,8 @@ class Cache:
         for layer in range(len(self.keys)):
             self.put(layer, slice(None), 0, tree[f"keys.{layer}"], tree[f"values.{layer}"])
 
-    def _check(self, tree: Mapping[str, Tensor]) -> None:
+    def check(self, tree: Mapping[str, Tensor]) -> None:
+        """LociError where a `committed` tree does not fit these streams."""
         missing = {"slots", "written", f"keys.{len(self.keys) - 1}"} - tree.keys()
         if missing or f"keys.{len(self.keys)}" in tree:
             raise LociError("this is no memory of this model; restore it where it was taken")

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from loci.attention import Dense, Flex, Run, Windowed
 from loci.errors import LociError
+from loci.memory.base import pick
+from loci.memory.carry import State, stack
 from loci.models.camera import relative_to
-from loci.models.wan import Attend, Text
+from loci.models.wan import Attend, Recall, Text
 from loci.models.world import WorldModel
+from loci.types import Frames
 from loci.visibility import Coords
 
 
@@ -29,6 +32,7 @@ def packed_pass(
     starts: Sequence[int],
     *,
     clean_time: Tensor | None = None,
+    dropped: Tensor | None = None,
     attention: str = "windowed",
     text: Text | None = None,
 ) -> Tensor:
@@ -36,30 +40,40 @@ def packed_pass(
 
     clean (B, T, C, h, w); noisy (B, G, n, C, h, w), chunk g covering the frames from starts[g];
     time (B, G) its noise level; poses (B, T, 4, 4) camera-to-world; clean_time (B, T) the noise
-    level of the clean frames where they were noised (default 0). attention: "windowed", "dense"
-    or "flex". Returns the network's output, the shape of `noisy`.
+    level of the clean frames where they were noised (default 0); dropped (B,) booleans, the
+    episodes that retrieve nothing. attention: "windowed", "dense" or "flex". Returns the
+    network's output, the shape of `noisy`.
     """
-    groups, span = noisy.shape[1:3]
+    span = noisy.shape[2]
     poses = relative_to(poses[:, 0], poses)
     frames = torch.arange(clean.shape[1], device=clean.device)
     begins = torch.tensor(starts, device=clean.device)
-    covered = (begins[:, None] + torch.arange(span, device=clean.device)).flatten()
-    selected = retrieve(model, poses, starts, span)
+    covered = begins[:, None] + torch.arange(span, device=clean.device)
+    if clean_time is None:
+        clean_time = torch.zeros(clean.shape[:2], device=clean.device)
+    selected, picked = None, None
+    if model.config.memory.joint:
+        picked = _beside(model, Frames(clean, poses, clean_time), starts, span, dropped)
+    else:
+        selected = retrieve(model, poses, starts, span, dropped)
 
-    written = model.clean_coords(frames)
-    drawn = model.noisy_coords(covered, begins.repeat_interleave(span) - 1,
-                               torch.arange(groups, device=clean.device).repeat_interleave(span))
-    coords = [part.with_selected(selected) for part in (written, drawn)]
-    first = model.clean_segment(clean, poses, written, clean_time, silent=True)
-    second = model.noisy_segment(
-        noisy.flatten(1, 2), poses[:, covered], drawn, time.repeat_interleave(span, dim=1), span
-    )
-    attend = _executor(model, coords, attention, len(frames), groups, span, len(clean))
-    tokens = model.dit.run([first, second], attend, text)[1]
-    return model.head(tokens, second.time).unflatten(1, (groups, span))
+    drawn = model.chunk_coords(begins, span).with_selected(selected)
+    chunks = model.chunk_segment(noisy, poses[:, covered], drawn, time, picked)
+    if model.writes:
+        written = model.clean_coords(frames).with_selected(selected)
+        segments = [model.clean_segment(clean, poses, written, clean_time), chunks]
+        coords = [written, drawn]
+    else:
+        segments, coords = [chunks], [drawn]
+    attend = _executor(model, coords, attention, len(frames), len(starts), len(clean))
+    tokens = model.dit.run(segments, attend, text, _recall(model, starts))[-1]
+    return model.head(tokens, time, span)
 
 
-def retrieve(model: WorldModel, poses: Tensor, starts: Sequence[int], span: int) -> Tensor | None:
+def retrieve(
+    model: WorldModel, poses: Tensor, starts: Sequence[int], span: int,
+    dropped: Tensor | None = None,
+) -> Tensor | None:
     """The frames that each chunk retrieves from its past, (B, G, T) booleans, or None."""
     memory = model.config.memory
     if not memory.retrieves:
@@ -70,12 +84,50 @@ def retrieve(model: WorldModel, poses: Tensor, starts: Sequence[int], span: int)
         picks = memory.select(poses[:, :start], poses[:, start : start + span], model.config.camera)
         if picks is not None:
             table[:, group].scatter_(1, picks, True)
-    return table
+    return table if dropped is None else table & ~dropped[:, None, None]
+
+
+def _beside(
+    model: WorldModel, past: Frames, starts: Sequence[int], span: int, dropped: Tensor | None
+) -> Frames:
+    """The frames that stand beside each chunk, rows (B * G)."""
+    poses = past.poses
+    picks = torch.stack([
+        pick(model.config.memory, poses[:, :start], poses[:, start : start + span],
+             model.config.camera)
+        for start in starts
+    ], dim=1)  # (B, G, K)
+    if dropped is not None:
+        picks[..., :-1] = picks[..., :-1].masked_fill(dropped[:, None, None], 0)
+    rows = torch.arange(len(poses), device=poses.device)[:, None, None]
+    return Frames(*(
+        x[rows, picks].flatten(0, 1) for x in (past.latents, past.poses, past.time)
+    ))
+
+
+def _recall(model: WorldModel, starts: Sequence[int]) -> Recall | None:
+    """Carried states: clean frames advance them, each chunk reads the one before its start."""
+    if not model.carries:
+        return None
+    before, states = [start - 1 for start in starts], dict[int, State]()
+
+    def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+        carry = model.carries.get(layer)
+        if carry is None:
+            return xs
+        clean, noisy = xs
+        if carry.source is None:
+            seen, found = carry.write(clean, carry.init(len(clean)), before)
+            clean, states[layer] = clean + seen, stack(found)
+        state = states[layer if carry.source is None else carry.source]
+        chunks = noisy.reshape(len(noisy) * len(starts), -1, *noisy.shape[2:])
+        return [clean, noisy + carry.read(chunks, state).view_as(noisy)]
+
+    return recall
 
 
 def _executor(
-    model: WorldModel, coords: list[Coords], form: str, frames: int, groups: int, span: int,
-    streams: int,
+    model: WorldModel, coords: list[Coords], form: str, frames: int, groups: int, streams: int
 ) -> Attend:
     rule = model.config.memory.rule()
     if form == "dense":
@@ -84,10 +136,13 @@ def _executor(
         return Flex(rule, coords)
     if form != "windowed":
         raise LociError(f"attention is '{form}'; use windowed, dense or flex")
+    chunk = len(coords[-1]) // groups
+    noise = Run(len(coords) - 1, groups, chunk, 0, chunk, coords[-1][::chunk])
+    if len(coords) == 1:
+        return Windowed(rule, [noise], [noise], streams)
     tokens, gists = model.tokens, model.config.memory.gists
-    each, chunk = tokens + gists, span * tokens
+    each = tokens + gists
     clean = Run(0, frames, each, 0, tokens, coords[0][::each])
-    noise = Run(1, groups, chunk, 0, chunk, coords[1][::chunk])
     keys = [noise, clean]
     if gists:
         keys.append(Run(0, frames, each, tokens, gists, coords[0][tokens::each]))

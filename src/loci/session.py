@@ -1,9 +1,10 @@
 """The streaming executor: a batch of streams, each with its own memory.
 
 `write` commits: one clean pass over frames that were really seen or are finally generated; in
-each layer their keys and values go where the cache's plan says. `read` asks the rule what a chunk
-may see; `denoise` runs the network against that and never changes the memory. `packed.py` executes
-the same model under the same rule in one pass; conformance tests hold the two to each other.
+each layer their keys and values go where the cache's plan says, and carried states advance. `read`
+asks the rule what a chunk may see; `denoise` runs the network against that and never changes the
+memory. `packed.py` executes the same model under the same rule in one pass; conformance tests hold
+the two to each other.
 """
 
 from __future__ import annotations
@@ -15,33 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import pad
 
-from loci import streaming
+from loci import memory_file, streaming
+from loci.bank import Bank
 from loci.cache import Cache, Layout, ordinary
-from loci.checkpoint import digest
 from loci.errors import LociError
-from loci.files import atomic_write
+from loci.memory.base import pick
+from loci.memory.carry import Carried
 from loci.models.camera import checked_poses, relative_to
 from loci.models.wan import Text
-from loci.visibility import Coords, compile_plan
+from loci.types import Frames
+from loci.visibility import Coords
 
 if TYPE_CHECKING:
     from loci.models.world import WorldModel
-
-FORMAT, VERSION = "loci-session", "1"
-# Numbers of each weight that go into a model's fingerprint.
-SAMPLE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What the chunk at `poses` (relative to each stream's first frame) may see of the past.
 
-    It holds until its streams are next written, reset or restored; `stamps` tell.
+    picked: frames that go beside it, of a joint memory. It holds until its streams are next
+    written, reset or restored; `stamps` tell.
     """
 
     streams: list[int]
@@ -50,6 +47,7 @@ class Reading:
     coords: Coords
     text: Text | None
     views: list[streaming.View]
+    picked: Frames | None
 
 
 class Session:
@@ -73,17 +71,19 @@ class Session:
         memory, dit, weight = model.config.memory, model.config.dit, model.gist_bank
         self.device, self.dtype = weight.device, weight.dtype
         self.rule = memory.rule()
-        layout = Layout(compile_plan(self.rule), model.tokens, memory.gists)
+        layout = Layout(memory.plan(), model.tokens, memory.gists)
         chunk = model.config.chunk
         capacity = 1 + chunk if capacity is None else capacity
         self.cache = Cache(
             layout, dit.num_layers, batch, dit.num_heads, dit.head_dim,
-            layout.end(capacity) + chunk * model.tokens, self.device, self.dtype,
+            layout.room(capacity) + self._scratch(chunk), self.device, self.dtype,
+        )
+        self.carried = Carried(model.carries, batch)
+        self.bank = Bank(
+            batch, capacity, model.latent_shape, poses=memory.joint or memory.retrieves > 0,
+            latents=memory.joint, device=self.device, dtype=self.dtype,
         )
         self.reference = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
-        # Where each written frame stood, relative to the first: only retrieval needs to know.
-        kept = capacity if memory.retrieves else 0
-        self.poses = torch.zeros(batch, kept, 4, 4, dtype=torch.float64)
         self.text: Text | None = None
         self._stamps = [object() for _ in range(batch)]
 
@@ -133,25 +133,30 @@ class Session:
         reference = torch.where(new[:, None, None], poses[:, 0], self.reference[names])
         relative = relative_to(reference, poses)
         self._reserve(int(before.max()) + count, self.model.config.chunk)
-
-        coords = self.model.clean_coords(torch.arange(count))
-        groups = streaming.group(self.cache, names)
+        self._renew(names)
         with self._graph():
-            segment = self.model.clean_segment(
-                latents.to(self.device, self.dtype), relative.to(self.device),
-                coords.later(before[:, None]).to(self.device), silent=True,
-            )
-            self._renew(names)
-            jobs = [self._job(g, coords.later(g.written), count) for g in groups]
-            self.model.dit.run([segment], streaming.attend(groups, jobs), self._text(names))
+            latents = latents.to(self.device, self.dtype)
+            if self.model.writes:
+                self._pass(names, latents, relative.to(self.device))
+            self.bank.put(names, before.tolist(), relative, latents)
         self.reference[names] = reference
-        if self.model.config.memory.retrieves:
-            self._grow_poses(int(before.max()) + count)
-            for row, name in enumerate(names):
-                n = self.cache.written[name]
-                self.poses[name, n : n + count] = relative[row]
         for name in names:
             self.cache.written[name] += count
+
+    def _pass(self, names: list[int], latents: Tensor, poses: Tensor) -> None:
+        """Send clean frames through the network, and keep what they leave."""
+        count = latents.shape[1]
+        coords, groups = self.model.clean_coords(torch.arange(count)), self._groups(names)
+        before = torch.tensor([self.cache.written[name] for name in names])
+        segment = self.model.clean_segment(
+            latents, poses, coords.later(before[:, None]).to(self.device)
+        )
+        jobs = [self._job(g, coords.later(g.written), count) for g in groups]
+        recall, after = self.carried.writing(names, count)
+        self.model.dit.run(
+            [segment], streaming.attend(groups, jobs), self._text(names), recall
+        )
+        self.carried.commit(names, after)
 
     def read(self, poses: Tensor, streams: Sequence[int] | None = None) -> Reading:
         """What a chunk at poses (B, n, 4, 4) may see of the past. Changes nothing.
@@ -165,18 +170,17 @@ class Session:
             raise LociError("nothing to continue from: write a first frame before generating")
         self._reserve(max(written), span)
         relative = relative_to(self.reference[names], poses)
-        frames = torch.arange(span)
-        coords = self.model.noisy_coords(
-            frames, torch.full_like(frames, -1), torch.zeros_like(frames)
-        )
+        coords = self.model.chunk_coords(torch.zeros(1, dtype=torch.long), span)
         with self._graph():
             views = [
                 streaming.look(self.cache, self.rule, g, self._retrieve(g, coords, relative))
-                for g in streaming.group(self.cache, names)
+                for g in self._groups(names)
             ]
+            picked = self._pick(names, relative) if self.model.config.memory.joint else None
         return Reading(
             names, [self._stamps[name] for name in names], relative.to(self.device),
             coords.later(torch.tensor(written)[:, None]).to(self.device), self._text(names), views,
+            picked,
         )
 
     def denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
@@ -200,14 +204,15 @@ class Session:
         batch, span = x.shape[:2]
         times = torch.as_tensor(time, dtype=torch.float32, device=self.device).expand(batch)
         with self._graph():
-            segment = self.model.noisy_segment(
-                x.to(self.device, self.dtype), reading.poses, reading.coords,
-                times[:, None].expand(batch, span), span,
+            segment = self.model.chunk_segment(
+                x.to(self.device, self.dtype)[:, None], reading.poses[:, None], reading.coords,
+                times[:, None], reading.picked,
             )
             jobs = [streaming.denoise(self.cache, view) for view in reading.views]
             attend = streaming.attend([view.group for view in reading.views], jobs)
-            tokens = self.model.dit.run([segment], attend, reading.text)[0]
-            return self.model.head(tokens, segment.time).to(x.dtype)
+            recall = self.carried.reading(reading.streams)
+            tokens = self.model.dit.run([segment], attend, reading.text, recall)[0]
+            return self.model.head(tokens, times[:, None], span)[:, 0].to(x.dtype)
 
     @torch.no_grad()
     def generate(
@@ -225,9 +230,9 @@ class Session:
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""
-        kept = max(self.cache.written) if self.model.config.memory.retrieves else 0
-        tree = self.cache.committed()
-        tree |= {"reference": self.reference.clone(), "poses": self.poses[:, :kept].clone()}
+        tree = self.cache.committed() | self.carried.snapshot()
+        tree |= self.bank.snapshot(max(self.cache.written))
+        tree["reference"] = self.reference.clone()
         if self.text is not None:
             tree["text.bias"] = self.text.bias.clone()
             for layer, (k, v) in enumerate(zip(self.text.keys, self.text.values, strict=True)):
@@ -237,15 +242,16 @@ class Session:
     def restore(self, tree: Mapping[str, Tensor]) -> Session:
         """Go back to a snapshot. LociError, and nothing changed, if it is not one of this model
         and batch."""
-        if not {"reference", "poses"} <= tree.keys():
+        if "reference" not in tree:
             raise LociError("this is no snapshot of a session; give what `snapshot` returned")
+        self.cache.check(tree)
+        self.carried.check(tree)
+        self.bank.check(tree, int(tree["written"].max()))
         self.cache.restore(tree)
+        self.carried.restore(tree)
+        self.bank.restore(tree)
         self._renew(range(self.batch))
         self.reference[:] = tree["reference"]
-        kept = tree["poses"].shape[1]
-        self._grow_poses(kept)
-        self.poses[:, kept:] = 0
-        self.poses[:, :kept] = tree["poses"]
         self.text = None
         if "text.bias" in tree:
             layers = range(self.model.config.dit.num_layers)
@@ -267,24 +273,13 @@ class Session:
         self._renew(names)
         for name in names:
             self.cache.forget(name)
+            self.carried.forget(name)
+            self.bank.forget(name)
             self.reference[name] = torch.eye(4, dtype=torch.float64)
-            self.poses[name] = 0
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file, whole or not at all."""
-        tree = {k: v.detach().cpu().contiguous() for k, v in self.snapshot().items()}
-        notes = {
-            "format": FORMAT, "version": VERSION, "config": self.model.config.hash(),
-            "weights": _fingerprint(self.model), "digest": digest(tree),
-        }
-
-        def write(temporary: Path) -> None:
-            try:
-                save_file(tree, temporary, notes)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
-
-        atomic_write(path, write)
+        memory_file.save(path, self.model, self.snapshot())
 
     @classmethod
     def load(cls, model: WorldModel, path: str | Path) -> Session:
@@ -292,41 +287,18 @@ class Session:
 
         Raises LociError for a damaged file, one of another version or of another model.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                notes = file.metadata() or {}
-                tree = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            reason = f"cannot read memory {path}: {error}"
-            raise LociError(f"{reason}; save the session again") from error
-        if notes.get("format") != FORMAT:
-            raise LociError(f"{path} is not a saved memory; give a file made by Session.save")
-        if notes.get("version") != VERSION:
-            raise LociError(
-                f"{path} is a memory of version {notes.get('version')}, this is {VERSION}; "
-                "write the frames again"
-            )
-        if notes.get("config") != model.config.hash():
-            raise LociError(
-                f"{path} belongs to another model or memory row (config {notes.get('config')}, "
-                f"not {model.config.hash()}); load it with that one"
-            )
-        if notes.get("weights") != _fingerprint(model):
-            raise LociError(
-                f"{path} belongs to other weights of this configuration; load it with the "
-                "checkpoint that wrote it"
-            )
-        if notes.get("digest") != digest(tree):
-            raise LociError(f"{path} is damaged: its tensors changed; save the session again")
+        tree = memory_file.load(path, model)
         return cls(model, len(tree["written"])).restore(tree)
 
     def tokens(self, stream: int = 0) -> int:
-        """Tokens held for a stream."""
-        return self.cache.tokens(stream)
+        """Tokens held for a stream; a raw frame counts as those that it will become."""
+        raw = self.cache.written[stream] if self.model.config.memory.joint else 0
+        return self.cache.tokens(stream) + raw * self.model.tokens
 
     def bytes(self, stream: int = 0) -> int:
-        """Bytes of keys and values held for a stream."""
-        return self.cache.bytes(stream)
+        """Bytes of keys and values, carried states and raw frames held for a stream."""
+        raw = self.bank.bytes(self.cache.written[stream])
+        return self.cache.bytes(stream) + self.carried.bytes() + raw
 
     def _graph(self) -> torch.set_grad_enabled:
         """Autograd as the caller has it where this session keeps gradients, off otherwise."""
@@ -361,24 +333,38 @@ class Session:
         the same side in both.
         """
         coords, memory = coords.later(group.written), self.model.config.memory
-        if not memory.retrieves:
+        if memory.joint or not memory.retrieves:
             return coords
-        past, ahead = self.poses[group.streams, : group.written], poses[group.rows]
+        past, ahead = self.bank.poses[group.streams, : group.written], poses[group.rows]
         picks = memory.select(past, ahead, self.model.config.camera)
         if picks is None:
             return coords
         table = torch.zeros(len(past), 1, group.written, dtype=torch.bool)
         return coords.with_selected(table.scatter_(2, picks[:, None], True))
 
+    def _pick(self, names: list[int], poses: Tensor) -> Frames:
+        """The frames that go beside the chunks of streams `names`, a row each."""
+        memory, camera, rows = self.model.config.memory, self.model.config.camera, []
+        for row, name in enumerate(names):
+            past = self.bank.poses[name : name + 1, : self.cache.written[name]]
+            picks = pick(memory, past, poses[row : row + 1], camera)
+            rows.append(self.bank.frames(name, picks[0]))
+        return Frames(*(
+            torch.cat([getattr(frames, part) for frames in rows])
+            for part in ("latents", "poses", "time")
+        ))
+
+    def _groups(self, names: list[int]) -> list[streaming.Group]:
+        return streaming.group(self.cache, names)
+
     def _reserve(self, frames: int, span: int) -> None:
         """Room for `frames` frames and the scratch of a chunk of `span` behind them."""
-        self.cache.reserve(self.cache.layout.end(frames) + span * self.model.tokens)
+        self.cache.reserve(self.cache.layout.room(frames) + self._scratch(span))
 
-    @ordinary()
-    def _grow_poses(self, frames: int) -> None:
-        have = self.poses.shape[1]
-        if frames > have:
-            self.poses = pad(self.poses, (0, 0, 0, 0, 0, max(frames, 2 * have) - have))
+    def _scratch(self, span: int) -> int:
+        """Tokens of a chunk, and of what stands beside it."""
+        rows, cols = self.model.small
+        return span * self.model.tokens + self.model.config.memory.mixed * rows * cols
 
     def _renew(self, names: Sequence[int]) -> None:
         """From here on, readings of these streams are out of date."""
@@ -392,8 +378,3 @@ class Session:
             [k[names] for k in self.text.keys], [v[names] for v in self.text.values],
             self.text.bias[names],
         )
-
-
-def _fingerprint(model: WorldModel) -> str:
-    """Tells two trainings of one configuration apart without reading gigabytes."""
-    return digest({n: p.detach().flatten()[:SAMPLE] for n, p in model.named_parameters()})

@@ -68,7 +68,10 @@ def attend(groups: Sequence[Group], jobs: Sequence[Job]) -> Attend:
 
 
 def step(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
-    """One new frame: it takes its slots first, so that whoever it evicts is not seen."""
+    """One new frame: it takes its slots first, so that whoever it evicts is not seen, unless it is
+    there to sum these up."""
+    if cache.layout.sums_up(group.written):
+        return prefill(cache, rule, group, coords, 1)
     moves = cache.mark(group.streams, coords, group.written)
     known = cache.coords(group.first, cache.layout.end(group.written + 1))
     span = _span(rule.mask(_representatives(coords), known))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from loci.config import Config
 
@@ -32,3 +33,16 @@ class Camera(Config):
         x, y = np.meshgrid(u, v)
         rays = np.stack([x, y, np.ones_like(x)], axis=-1)
         return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Latent frames and where they stand, in rows R.
+
+    latents (R, K, C, h, w); poses (R, K, 4, 4) camera-to-world, relative to each stream's first
+    frame; time (R, K) noise levels, 0 for clean ones.
+    """
+
+    latents: Tensor
+    poses: Tensor
+    time: Tensor

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     NOISY = 1  # a token being denoised
     GIST = 2  # one of the learnable tokens that summarise a frame
     ACTION = 3  # a robot action being denoised
+    CONTEXT = 4  # a copy of the past that goes through the network beside a chunk
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,57 @@ class Keep:
     anchors: int
     recent: int | None
 
+    @property
+    def growth(self) -> str:
+        """How what is held grows with the frames: "constant", "logarithmic" or "linear"."""
+        return "linear" if self.recent is None else "constant"
+
+    def held(self, frames: int) -> int:
+        """Of `frames` frames, those whose tokens are held."""
+        return frames if self.recent is None else min(frames, self.anchors + self.recent)
+
+    def peak(self, frames: int) -> int:
+        """The most that are held on the way there."""
+        return self.held(frames)
+
+
+@dataclass(frozen=True)
+class Stack(Keep):
+    """Tokens that stay until a later frame sums them up: those of frame n, counted from 1 and
+    divisible by base^l but not by base^(l+1), until the next multiple of base^(l+1). After N frames
+    as many are held as the digits of N in this base add up to, the widest sums first."""
+
+    anchors: int = 0
+    recent: int | None = None
+    base: int = 2
+
+    @property
+    def growth(self) -> str:
+        return "logarithmic"
+
+    def held(self, frames: int) -> int:
+        total = 0
+        while frames:
+            frames, digit = divmod(frames, self.base)
+            total += digit
+        return total
+
+    def peak(self, frames: int) -> int:
+        # The number itself, or one that gives up a digit so that all below it are the largest.
+        most, power = self.held(frames), 1
+        while power <= frames:
+            most = max(most, self.held(frames // power * power - 1))
+            power *= self.base
+        return most
+
+    def last(self, frame: Tensor) -> Tensor:
+        """The frame that sums up the tokens of `frame`, elementwise; both counted from 0."""
+        number, span, power = frame + 1, torch.full_like(frame, self.base), self.base
+        while power <= 2 * FAR:
+            span = torch.where(number % power == 0, power * self.base, span)
+            power *= self.base
+        return (number // span + 1) * span - 1
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -236,7 +288,8 @@ def compile_plan(rule: Rule, reach: int = 4096) -> Plan:
     """Read the cache's plan off the rule by asking it about tokens far apart.
 
     A key that is still visible `reach` frames later is kept for ever; so is an early key that a
-    query at the end of time sees. What may be retrieved counts as visible.
+    query at the end of time sees. What may be retrieved counts as visible. `Memory.plan` is what a
+    mechanism's cache follows: this, unless it knows better.
     """
     return Plan(clean=_keep(rule, Kind.CLEAN, reach), gist=_keep(rule, Kind.GIST, reach))
 
@@ -247,19 +300,27 @@ def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
     early = _seen_later(rule, kind, steps, torch.full_like(steps, FAR))
     # And how long does a frame in the middle of time stay in sight? Several in a row are asked,
     # since a rule may treat frames differently by their number; the longest answer counts.
-    middle = torch.full_like(steps, FAR // 2) + torch.arange(NEIGHBOURS)[:, None]
+    middle = FAR // 2 + torch.arange(NEIGHBOURS)[:, None]
     late = _seen_later(rule, kind, middle, middle + steps).any(0)
+    # So are frames of a round number: where only they stay, nobody is let go.
+    rare = torch.tensor(_round_numbers())
     lasting = 0 if not late.any() else int(late.nonzero().max()) + 1
-    if lasting == reach:
+    if lasting == reach or _seen_later(rule, kind, rare, rare + reach - 1).any():
         return Keep(anchors=0, recent=None)
     return Keep(anchors=0 if not early.any() else int(early.nonzero().max()) + 1, recent=lasting)
+
+
+def _round_numbers() -> list[int]:
+    """Late frames that are a power of a small number, counted from 0 or from 1."""
+    powers = {base**n for base in range(2, 65) for n in range(2, 30)}
+    return [frame for p in powers if FAR // 4096 < p < FAR // 2 for frame in (p, p - 1)]
 
 
 def _seen_later(rule: Rule, kind: Kind, frame: Tensor, now: Tensor) -> Tensor:
     """Does any query that knows of frame `now` see a key of frame `frame`? Elementwise."""
     zero = torch.zeros_like(frame)
     key_ = Coords(frame, zero, zero, zero + int(kind), frame, zero - 1)
-    seen = torch.zeros_like(frame, dtype=torch.bool)
+    seen = torch.zeros_like(now, dtype=torch.bool)
     for asker in (Kind.CLEAN, Kind.GIST, Kind.NOISY, Kind.ACTION):
         ahead = now + (asker == Kind.NOISY)
         group = zero if asker in (Kind.NOISY, Kind.ACTION) else zero - 1

@@ -13,16 +13,19 @@ from loci.worlds.paths import make_path
 from loci.worlds.rooms import sample_room
 
 FRAMES = 40
+LATER = (400, 6400)
 REPEATS = 5
 
 
 @torch.inference_mode()
 def hold(model: World) -> tuple[dict[str, int], float]:
-    """({frames, tokens, bytes, full_history_tokens} of one stream, milliseconds a chunk).
+    """({frames, tokens, bytes, full_history_tokens, tokens_at_400, tokens_at_6400} of one stream,
+    milliseconds a chunk).
 
     40 frames of a full turn are written one chunk at a time; the milliseconds are the median of
     five generated chunks (batch 1, after one to warm up) and depend on the machine. `tokens` and
     `bytes` are what the stream's memory holds, `full_history_tokens` every token of every frame.
+    Later on, what the row's plan says that it will hold.
     """
     room = sample_room(0, "train")
     chunk, device = model.config.chunk, next(iter(model.parameters())).device
@@ -38,6 +41,8 @@ def hold(model: World) -> tuple[dict[str, int], float]:
         "bytes": int(session.bytes()),
         "full_history_tokens": FRAMES * model.tokens,
     }
+    for frames in LATER:
+        held[f"tokens_at_{frames}"] = model.config.memory.tokens_held(frames, model.tokens)
     poses = turn[None, FRAMES : FRAMES + chunk]
     noise = chunk_noise(0, "cost", FRAMES, (chunk, *model.latent_shape))[None].to(device)
     times = []

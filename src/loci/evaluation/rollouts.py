@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +13,14 @@ from torch import Tensor
 from loci.errors import LociError, nearest
 from loci.evaluation.cases import chunk_noise
 from loci.evaluation.truth import Truth, wrong_room
+from loci.memory import Memory
+from loci.training.loop import keyed
 from loci.types import Camera
 
-BATCH = 32
-MEMORIES = ("true", "empty", "wrong")
+# Cases that go together: no more than a thread's share, since a part for each thread is faster
+# than all threads in one operation (see `loci.training.parts`).
+BATCH = 16
+MEMORIES = ("true", "empty", "shuffled", "wrong")
 
 
 class Codec(Protocol):
@@ -40,6 +45,9 @@ class WorldSession(Protocol):
 
 class Settings(Protocol):
     """Of `loci.models.world.WorldConfig`."""
+
+    @property
+    def memory(self) -> Memory: ...
 
     @property
     def camera(self) -> Camera: ...
@@ -126,33 +134,51 @@ def rollout(
 ) -> list[np.ndarray]:
     """Each case's video (T, H, W, 3): the given frames as they are, then what the model makes.
 
-    memory: "true" writes the given frames; "empty" only the last of them; "wrong" those of another
-    room at the same poses, and then the last true one, so that the continuation starts from the
-    same picture. `advance` hears how many cases are done.
+    memory: "true" writes the given frames; "empty" only the last of them; "shuffled" the frames
+    at each other's poses; "wrong" those of another room at the same poses. The last true frame
+    comes last in all of them, so that the continuation starts from the same picture. `advance`
+    hears how many cases are done.
     """
     if memory not in MEMORIES:
         raise LociError(f"unknown memory '{memory}'{nearest(memory, MEMORIES)}")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     videos: list[np.ndarray] = [np.empty(0)] * len(truths)
-    for members in batches(truths):
+    work = [
+        (members, _given(model, [truths[i] for i in members], memory, study_seed))
+        for members in batches(truths)
+    ]
+
+    def one(members: list[int], frames: np.ndarray) -> np.ndarray:
         given = [truths[i] for i in members]
-        observed = given[0].observed
-        frames = np.stack([t.rgb[:observed] for t in given])
-        poses = np.stack([t.poses for t in given])
-        if memory == "wrong":
-            for row, truth in enumerate(given):
-                past = truth.poses[: observed - 1]
-                frames[row, :-1] = wrong_room(truth.case, past, model.config.camera)
-        start = observed - 1 if memory == "empty" else 0
-        made = continue_from(
-            model,
-            frames[:, start:],
-            poses[:, start:observed],
-            poses[:, observed:],
-            [t.case.key for t in given],
-            study_seed,
-            (observed - 1) // model.config.chunk,
+        poses, observed = np.stack([t.poses for t in given]), given[0].observed
+        return continue_from(
+            model, frames, poses[:, observed - frames.shape[1] : observed], poses[:, observed:],
+            [t.case.key for t in given], study_seed, (observed - 1) // model.config.chunk,
         )
-        for row, index in enumerate(members):
-            videos[index] = np.concatenate([given[row].rgb[:observed], made[row]])
-        advance(len(members))
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for (members, _), made in zip(work, pool.map(lambda item: one(*item), work), strict=True):
+            for row, index in enumerate(members):
+                truth = truths[index]
+                videos[index] = np.concatenate([truth.rgb[: truth.observed], made[row]])
+            advance(len(members))
     return videos
+
+
+def _given(model: World, truths: Sequence[Truth], memory: str, seed: int) -> np.ndarray:
+    """The frames (B, M, H, W, 3) that are written, those of the last M observed poses."""
+    observed = truths[0].observed
+    frames = np.stack([t.rgb[:observed] for t in truths])
+    if memory == "empty":
+        return frames[:, -1:]
+    if memory == "shuffled":
+        for row, truth in enumerate(truths):
+            draw = np.random.default_rng(keyed(seed, "shuffled", truth.case.key))
+            order = draw.permutation(observed - 1)
+            frames[row, :-1] = frames[row, order]
+    if memory == "wrong":
+        for row, truth in enumerate(truths):
+            past = truth.poses[: observed - 1]
+            frames[row, :-1] = wrong_room(truth.case, past, model.config.camera)
+    return frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,18 +25,24 @@ from loci.evaluation.truth import Truth, prepare
 from loci.files import atomic_write
 
 # Raise it whenever a score changes its meaning: finished parts of another version are made again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row ready to be evaluated; `checkpoint` is the digest of the file it came from."""
+    """A row ready to be evaluated; `checkpoint` is the digest of the file it came from, `codec`
+    that of its codec.
+
+    finished: the weights are gone, what they scored is kept; the model is an untrained one.
+    """
 
     name: str
     model: World
     config_hash: str
     checkpoint: str
     parameters: int
+    codec: str = ""
+    finished: bool = False
 
 
 class Runner:
@@ -45,7 +52,7 @@ class Runner:
         _comparable(contenders)
         self.contenders = list(contenders)
         self.out, self.cases, self.seed = out, cases, seed
-        self.first = contenders[0].model
+        self.first = next((c for c in contenders if not c.finished), contenders[0]).model
         self.cache = EpisodeCache(out / "episodes")
         self.prepared: tuple[object, list[Truth]] = (None, [])
 
@@ -71,15 +78,16 @@ class Runner:
             names = [*FLOORS, *names, *CEILINGS]
         scores: dict[str, list[CaseScore]] = {}
         for name in names:
-            part = self.out / "parts" / f"{branch.name}.{name}.json"
+            part = self.out / "parts" / f"{branch.name}.{name}.json.gz"
             key = self._key(branch, name)
             done = _read_part(part, key)
             if done is None:
                 watch.now(f"{branch.name}: {name}")
                 truths = self._truths(branch, watch)
                 done = self._score(branch, name, truths, recalled.get(name), watch)
-                text = json.dumps({"key": key, "cases": [s.to_dict() for s in done]})
-                atomic_write(part, text + "\n")
+                text = json.dumps({"key": key, "cases": [s.to_dict() for s in done]}) + "\n"
+                packed = gzip.compress(text.encode(), mtime=0)
+                atomic_write(part, lambda file, b=packed: file.write_bytes(b))
             else:
                 watch.advance(self.cases)
             scores[name] = done
@@ -120,6 +128,11 @@ class Runner:
             videos = baseline(name, truths, self.first.config.camera, self.first.codec)
             watch.advance(len(truths))
             return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
+        if found[0].finished:
+            raise LociError(
+                f"row '{name}' has no scores of these cases on branch '{branch.name}', and its "
+                f"weights are gone; delete {self.out / 'training' / name} to train it again"
+            )
         model = found[0].model
         if branch.name != "causal":
             videos = rollout(model, truths, self.seed, advance=watch.advance)
@@ -161,12 +174,12 @@ class Runner:
     def _key(self, branch: Branch, name: str) -> str:
         """A digest of everything that the scores of (branch, row) depend on."""
         found = [c for c in self.contenders if c.name == name]
-        # The codec's ceiling is that of the first row's codec.
-        makers = found or self.contenders[:1]
         config = self.first.config
+        # Baselines know no row, but the ceiling of the codec is that of the rows' codec.
+        made_by = [[c.config_hash, c.checkpoint] for c in found] or self.contenders[0].codec
         what = {
             "version": VERSION, "episodes": EPISODES, "branch": branch.name, "row": name,
-            "makers": [[c.config_hash, c.checkpoint] for c in makers],
+            "makers": made_by,
             "seed": self.seed, "cases": [c.key for c in branch.cases(self.cases, self.seed)],
             "steps": config.steps, "chunk": config.chunk,
         }
@@ -188,6 +201,7 @@ def _comparable(contenders: Sequence[Contender]) -> None:
             ("chunk", first.model.config.chunk, other.model.config.chunk),
             ("steps", first.model.config.steps, other.model.config.steps),
             ("latent shape", first.model.latent_shape, other.model.latent_shape),
+            ("codec", first.codec, other.codec),
         ):
             if a != b:
                 raise LociError(
@@ -201,11 +215,11 @@ def _read_part(file: Path, key: str) -> list[CaseScore] | None:
     if not file.exists():
         return None
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(gzip.decompress(file.read_bytes()))
         if data["key"] != key:
             return None
         return [CaseScore.from_dict(case) for case in data["cases"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise LociError(f"{file} is damaged ({error}); delete it, it is made again") from error
 
 

@@ -7,7 +7,10 @@ so that a study that was killed goes on to the same numbers.
     cases.json      what every row scored on every case, object by object
     report.html     everything above, to be looked at
     parts/          finished (branch, row) pairs; rollouts/: frames of the cases that are shown
-    episodes/       the rendered truth; training/: rows trained from scratch
+    episodes/       the rendered truth; training/: rows trained here, and what is known of them
+
+A study of many rows may be made in pieces, on several days: what a row scored stays with `parts/`
+and `training/<row>/row.json`, also when its weights are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loci.checkpoint import commit
+from loci.checkpoint import commit, digest
 from loci.errors import LociError, nearest
 from loci.evaluation import results as tables
 from loci.evaluation.baselines import CEILINGS, FLOORS
@@ -36,6 +39,7 @@ from loci.evaluation.runner import Contender, Runner
 from loci.evaluation.statistics import DRAWS, LEVEL
 from loci.evaluation.statistics import SEED as BOOTSTRAP_SEED
 from loci.files import atomic_write
+from loci.memory import ROWS
 from loci.models.world import WorldModel
 from loci.training.numerics import (
     device_name,
@@ -43,7 +47,8 @@ from loci.training.numerics import (
     pick_device,
     reproducible,
 )
-from loci.training.run import run_recipe
+from loci.training.run import find_recipe, run_recipe
+from loci.training.world import WorldRun, shipped_codec
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, and the sentence that a report begins with."""
+    """What is compared, and the sentence that a report begins with.
+
+    names: the rows, asked for when the study is run, so that a row of yours is among them. trains:
+    rows are trained by the study, because no checkpoints ship for all of them.
+    """
 
     name: str
     question: str
-    rows: tuple[Row, ...]
+    names: Callable[[], Sequence[str]]
+    trains: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        return [Row(name, f"rooms-{name}") for name in self.names()]
 
 
 STUDIES: dict[str, Study] = {
@@ -74,10 +88,13 @@ STUDIES: dict[str, Study] = {
         Study(
             "ground",
             "The camera leaves and comes back: which memory still knows what was there?",
-            tuple(
-                Row(name, f"rooms-{name}")
-                for name in ("none", "context-1", "context-5", "context-20", "hybrid")
-            ),
+            lambda: ("none", "context-1", "context-5", "context-20", "hybrid"),
+        ),
+        Study(
+            "families",
+            "Only the memory changes: what does each way to remember bring back, and at what cost?",
+            lambda: tuple(ROWS),
+            trains=True,
         ),
     )
 }
@@ -109,12 +126,14 @@ def run_study(
     device = pick_device()
     contenders = []
     for row in chosen:
-        path = train_row(row, out) if from_scratch else row.checkpoint()
-        if not path.exists():
+        if study.trains or from_scratch:
+            contenders.append(finished_row(row, out) or load_row(row, train_row(row, out), device))
+        elif row.checkpoint().exists():
+            contenders.append(load_row(row, row.checkpoint(), device))
+        else:
             raise LociError(
                 f"no checkpoint ships for row '{row.name}'; train it with --from-scratch"
             )
-        contenders.append(load_row(row.name, path, device))
     results = evaluate(study.name, contenders, out, cases, seed)
     # The report draws on matplotlib and PyAV; an evaluation that is only read does not need them.
     from loci.report.page import write_report
@@ -126,7 +145,7 @@ def run_study(
 def _choose(study: Study, names: Sequence[str] | None) -> list[Row]:
     known = {row.name: row for row in study.rows}
     if names is None:
-        return list(study.rows)
+        return study.rows
     for name in names:
         if name not in known:
             raise LociError(f"study '{study.name}' has no row '{name}'{nearest(name, known)}")
@@ -136,24 +155,57 @@ def _choose(study: Study, names: Sequence[str] | None) -> list[Row]:
 
 
 def train_row(row: Row, out: Path) -> Path:
-    """The row's checkpoint, trained in out/training/<row>; a run that was killed is continued."""
+    """The row's checkpoint, trained in out/training/<row>; a run that was killed is continued.
+
+    What was trained is noted beside it, in row.json.
+    """
     folder = out / "training" / row.name
     model = folder / "model.safetensors"
     if not model.exists():
         print(f"training {row.name} into {folder}", file=sys.stderr, flush=True)
         run_recipe(row.recipe, folder, resume=True)
+    found = load_row(row, model, torch.device("cpu"))
+    note = {
+        "config": found.config_hash, "checkpoint": found.checkpoint,
+        "parameters": found.parameters, "codec": found.codec,
+    }
+    atomic_write(folder / "row.json", _json(note))
     return model
 
 
-def load_row(name: str, path: Path, device: torch.device) -> Contender:
+def finished_row(row: Row, out: Path) -> Contender | None:
+    """A row that was trained and scored here before, and whose weights are gone.
+
+    None where there is none, or where the recipe is another one by now.
+    """
+    folder = out / "training" / row.name
+    if (folder / "model.safetensors").exists() or not (folder / "row.json").exists():
+        return None
+    try:
+        note = json.loads((folder / "row.json").read_text())
+    except ValueError as error:
+        raise LociError(f"{folder / 'row.json'} is damaged ({error}); delete it") from error
+    run = find_recipe(row.recipe)()
+    if not isinstance(run, WorldRun) or run.world.hash() != note["config"]:
+        return None
+    model = run.world.build().eval()
+    shipped_codec(model.codec, run.codec)
+    return Contender(
+        row.name, model, note["config"], note["checkpoint"], note["parameters"], note["codec"],
+        finished=True,
+    )
+
+
+def load_row(row: Row, path: Path, device: torch.device) -> Contender:
     """A checkpoint as a contender, known by the digest of its file."""
     model = WorldModel.load(path).to(device)
     return Contender(
-        name=name,
+        name=row.name,
         model=model,
         config_hash=model.config.hash(),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
         parameters=sum(p.numel() for p in model.parameters()),
+        codec=digest(dict(model.codec.state_dict())),
     )
 
 

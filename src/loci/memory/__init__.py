@@ -7,16 +7,53 @@ from __future__ import annotations
 
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory
+from loci.memory.compression import Compressed
 from loci.memory.context import Context
+from loci.memory.delta import GatedDelta
+from loci.memory.full import FullHistory
 from loci.memory.hybrid import Hybrid
+from loci.memory.joint import Joint
+from loci.memory.mixture import Mixture
 from loci.memory.none import NoMemory
+from loci.memory.shortconv import ShortConv
+from loci.memory.spatial import SpatialGrid
+from loci.memory.ssm import BlockSSM
+from loci.memory.tower import Tower
+from loci.memory.window import SlidingWindow
 
 ROWS: dict[str, Memory] = {
     "none": NoMemory(),
     "context-1": Context(frames=1),
     "context-5": Context(frames=5),
     "context-20": Context(frames=20),
+    "context-20-drop": Context(frames=20, drop=0.1),
+    "joint-5": Joint(frames=5),
+    "joint-20": Joint(frames=20),
+    "length-2": Compressed(frames=20, ratio=2),
+    "length-4": Compressed(frames=20, ratio=4),
+    "length-8": Compressed(frames=24, ratio=8),
+    "multiscale-4": Compressed(frames=20, ratio=4, scheme="multiscale"),
+    "weight": Compressed(frames=20, ratio=1, gain=1.0, decay=0.9),
+    "length-weight-2": Compressed(frames=20, ratio=2, gain=1.1, decay=0.95),
+    "length-weight-4": Compressed(frames=20, ratio=4, gain=1.1, decay=0.95),
+    "learned-4": Compressed(frames=20, ratio=4, scheme="learned"),
+    "mixture": Mixture(frames=20, top=5),
     "hybrid": Hybrid(anchors=1, window=1, gists_per_frame=3),
+    "full": FullHistory(),
+    "window": SlidingWindow(window=4),
+    "tower": Tower(anchors=1, window=1, gists_per_frame=4, branching=8),
+    "spatial": SpatialGrid(grid=4, readout="concat"),
+    "spatial-concat": SpatialGrid(grid=8, tokens=64, readout="concat"),
+    "spatial-cross-64": SpatialGrid(grid=8, tokens=64, readout="cross"),
+    "spatial-cross-32": SpatialGrid(grid=4, tokens=32, readout="cross"),
+    "spatial-none": SpatialGrid(grid=8, readout="none"),
+    "ssm": BlockSSM(every=2, context=1, hint=1, residual="gate"),
+    "ssm-scale": BlockSSM(every=2, context=1, hint=1, residual="scale"),
+    "ssm-ctx3": BlockSSM(every=2, context=3, hint=1, residual="gate"),
+    "ssm-every4": BlockSSM(every=4, context=1, hint=1, residual="gate"),
+    "ssm-hint3": BlockSSM(every=2, context=1, hint=3, residual="gate"),
+    "ssm-legacy": ShortConv(every=2, context=1, hint=1, kernel=3),
+    "delta": GatedDelta(),
 }
 
 
@@ -27,4 +64,8 @@ def row(name: str) -> Memory:
     return ROWS[name]
 
 
-__all__ = ["ROWS", "Context", "Hybrid", "Memory", "NoMemory", "row"]
+__all__ = [
+    "ROWS", "BlockSSM", "Compressed", "Context", "FullHistory", "GatedDelta", "Hybrid", "Joint",
+    "Memory", "Mixture", "NoMemory", "ShortConv", "SlidingWindow", "SpatialGrid",
+    "Tower", "row",
+]

@@ -1,36 +1,51 @@
 """Context memory: raw frames of the past, kept whole.
 
 Echo-Memory (arXiv 2606.09803), rows "I2V" (K = 1) and "Context" (K = 5, 20): the first frame and
-K - 1 frames retrieved by field-of-view overlap. Here in the cached form: a context frame attends
-within itself, so that its keys and values are computed once, when it is written.
+K - 1 frames retrieved by field-of-view overlap, or by another rule of `retrieval.py`. Here in the
+cached form: a context frame attends within itself, so that its keys and values are computed once,
+when it is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from loci.errors import LociError
+from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
-from loci.memory.overlap import view_overlap
+from loci.memory.retrieval import RETRIEVALS
 from loci.types import Camera
 from loci.visibility import Kind, Rule, first, key, query, recent, retrieved, same_frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Memory, name="context"):
-    """The first frame and `frames` - 1 retrieved ones; `reach` caps their range, in metres."""
+    """The first frame and `frames` - 1 retrieved ones.
+
+    retrieval: the rule that picks them, a key of `RETRIEVALS`; reach: how far a view counts for it,
+    in metres. drop: the share of training samples that lose all retrieved frames and keep the first
+    and the last, in [0, 1) (Echo-Memory drops 10 %); generation never drops.
+    """
 
     frames: int = 20
     reach: float = 4.0
+    retrieval: str = "overlap"
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if self.frames < 1:
             raise LociError("context memory: K counts the first frame; use 1 or more, or row none")
         if self.reach <= 0:
             raise LociError("context memory: the retrieval range is in metres and must be positive")
+        if self.retrieval not in RETRIEVALS:
+            raise LociError(
+                f"unknown retrieval '{self.retrieval}'{nearest(self.retrieval, RETRIEVALS)}"
+            )
+        if not 0 <= self.drop < 1:
+            raise LociError(
+                f"context memory: drop is {self.drop}; give the share of samples, 0 <= drop < 1"
+            )
 
     @property
     def retrieves(self) -> int:
@@ -45,15 +60,7 @@ class Context(Memory, name="context"):
         return key(Kind.CLEAN) & (itself | chosen) | together
 
     def select(self, past: Tensor, targets: Tensor, camera: Camera) -> Tensor | None:
-        """The K - 1 frames whose view overlaps the chunk's most; ties go to the later frame.
-
-        The first and the last frame are visible anyway and are passed over.
-        """
+        """The K - 1 frames that the retrieval rule picks, or as many as there are."""
         if not self.retrieves:
             return None
-        count = past.shape[1]
-        score = view_overlap(targets, past, camera, self.reach).mean(dim=1)
-        score = score + 1e-6 * torch.arange(count, device=score.device) / max(count, 1)
-        score[:, 0] = score[:, -1] = -1.0
-        wanted = min(self.retrieves, max(count - 2, 0))
-        return score.topk(wanted, dim=1).indices
+        return RETRIEVALS[self.retrieval](past, targets, camera, self.retrieves, self.reach)

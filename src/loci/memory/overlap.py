@@ -1,4 +1,4 @@
-"""How much of what one camera sees another one saw: the retrieval score.
+"""How much of what one camera sees another one saw.
 
 Context-as-Memory's idea with true axes: the score depends on yaw, pitch and position, and the
 range is capped, so that a camera far behind does not win by seeing everything from afar.
@@ -25,8 +25,8 @@ def frustum_points(camera: Camera, reach: float) -> Tensor:
     return torch.stack([x * z, y * z, z], dim=-1).reshape(-1, 3)
 
 
-def view_overlap(targets: Tensor, past: Tensor, camera: Camera, reach: float) -> Tensor:
-    """The share of each target view that lies inside each past view, (B, T, N), in 0..1.
+def points_in_view(targets: Tensor, past: Tensor, camera: Camera, reach: float) -> Tensor:
+    """Which of the points that fill each target view lie in each past view, (B, T, N, P) booleans.
 
     targets (B, T, 4, 4) and past (B, N, 4, 4) are camera-to-world poses in one world frame.
     """
@@ -38,5 +38,9 @@ def view_overlap(targets: Tensor, past: Tensor, camera: Camera, reach: float) ->
     x, y, z = seen_at.unbind(-1)
     half = torch.tan(torch.deg2rad(torch.tensor(camera.fov / 2, dtype=torch.float64)))
     tall = half * camera.height / camera.width
-    inside = (z > 0) & (z < reach) & (x.abs() <= half * z) & (y.abs() <= tall * z)
-    return inside.double().mean(-1)
+    return (z > 0) & (z < reach) & (x.abs() <= half * z) & (y.abs() <= tall * z)
+
+
+def view_overlap(targets: Tensor, past: Tensor, camera: Camera, reach: float) -> Tensor:
+    """The share of each target view that lies inside each past view, (B, T, N), in 0..1."""
+    return points_in_view(targets, past, camera, reach).double().mean(-1)

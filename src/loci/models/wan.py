@@ -2,9 +2,10 @@
 
 Wan 2.1 and 2.2 (arXiv 2503.20314): patch embedding, blocks of self-attention, cross-attention to
 text and feed-forward, each modulated by the timestep, and a modulated linear head. Parameter names
-are those of the released weights. A block is written in two halves, `project` and `update`, with
-the attention itself between them, because who attends to whom is not the model's business: an
-executor (`packed.py` for training, `session.py` for streams) hands in `attend`.
+are those of the released weights. A block is written in parts, `project`, `attended` and `update`,
+because what happens between them, who attends to whom and what is carried from frame to frame, is
+not the model's business: an executor (`packed.py` for training, `session.py` for streams) hands in
+`attend` and `recall`.
 
 Tokens come as segments (B, F, P, D): F runs of P tokens that share a timestep. A frame of L tokens
 is such a run; a timestep for each token is P = 1.
@@ -74,6 +75,9 @@ WAN_2_2_TI2V_5B = WanConfig(
 QKV = tuple[Tensor | None, Tensor, Tensor]
 Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles, (B or 1, S, d / 2) each
 Attend = Callable[[int, list[QKV]], list[Tensor | None]]
+# The tokens of all segments after the attention of a block (-1: before the first block), and the
+# same with what the memory adds to them.
+Recall = Callable[[int, list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ class Segment:
 
     x (B, F, P, D); time (B, F) in 0..1; angles (B or 1, F * P, head_dim / 2) rotary angles;
     span: consecutive frames that are denoised together (1 for clean frames); motion (B, F, 12)
-    relative camera poses, for camera injection only; silent: only keys and values are wanted of
-    it, so that the last layer stops there.
+    relative camera poses, for camera injection only; silent: nothing is wanted of it but what it
+    leaves in memory, so that the last layer stops at its keys and values.
     """
 
     x: Tensor
@@ -210,24 +214,34 @@ class Wan(nn.Module):
         return self.unpatchify(out, *latents.shape[3:])
 
     def run(
-        self, segments: list[Segment], attend: Attend, text: Text | None = None
+        self, segments: list[Segment], attend: Attend, text: Text | None = None,
+        recall: Recall | None = None,
     ) -> list[Tensor]:
         """All blocks over all segments; `attend` decides who sees whom. Tokens (B, F, P, D) out."""
         xs = [segment.x for segment in segments]
+        if recall is not None:
+            xs = recall(-1, xs)
         es = [self.modulate(segment.time)[1] for segment in segments]
         turns = [(s.angles.cos().float(), s.angles.sin().float()) for s in segments]
         for layer, block in enumerate(self.blocks):
             if self.config.camera == "inject":
                 xs = [block.camera(x, s.motion, s.span) for x, s in zip(xs, segments, strict=True)]
             last = layer == len(self.blocks) - 1
+            sixes = [block.six(e) for e in es]
             qkv = [
-                block.project(x, e, turn, queries=not (last and segment.silent))
-                for x, e, turn, segment in zip(xs, es, turns, segments, strict=True)
+                block.project(x, six, turn, queries=not (last and segment.silent))
+                for x, six, turn, segment in zip(xs, sixes, turns, segments, strict=True)
             ]
             seen = attend(layer, qkv)
             xs = [
-                x if q is None else block.update(x, y, e, turn, text, layer)
-                for x, y, e, turn, (q, _, _) in zip(xs, seen, es, turns, qkv, strict=True)
+                x if y is None else block.attended(x, y, six, turn)
+                for x, y, six, turn in zip(xs, seen, sixes, turns, strict=True)
+            ]
+            if recall is not None:
+                xs = recall(layer, xs)
+            xs = [
+                x if y is None else block.update(x, six, text, layer)
+                for x, y, six in zip(xs, seen, sixes, strict=True)
             ]
         return xs
 
@@ -257,33 +271,35 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
-    def project(self, x: Tensor, e: Tensor, turn: Turn, queries: bool = True) -> QKV:
+    def six(self, e: Tensor) -> list[Tensor]:
+        """Shift, scale and gate of the attention, then of the feed-forward, (B, F, 1, D) each."""
+        return [m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2)]
+
+    def project(self, x: Tensor, six: list[Tensor], turn: Turn, queries: bool = True) -> QKV:
         """Rotated queries and keys, and values, each (B, N, F * P, d)."""
-        shift, scale, *_ = self._six(e)
+        shift, scale, *_ = six
         y = modulated_norm(x, shift, scale, self.eps).flatten(1, 2)
         q = rotate(self.self_attn.queries(y), *turn) if queries else None
         k, v = self.self_attn.keys_values(y)
         return q, rotate(k, *turn), rotate(v, *turn) if self.relative else v
 
-    def update(
-        self, x: Tensor, seen: Tensor, e: Tensor, turn: Turn, text: Text | None, layer: int
-    ) -> Tensor:
-        """Take in what was attended to, seen (B, N, F * P, d), then text, then feed forward."""
-        _, _, gate, shift, scale, gate_ffn = self._six(e)
+    def attended(self, x: Tensor, seen: Tensor, six: list[Tensor], turn: Turn) -> Tensor:
+        """Take in what was attended to, seen (B, N, F * P, d)."""
         if self.relative:
             cos, sin = turn
             seen = rotate(seen, cos, -sin)
-        x = x + self.self_attn.output(seen).view_as(x) * gate
+        return x + self.self_attn.output(seen).view_as(x) * six[2]
+
+    def update(self, x: Tensor, six: list[Tensor], text: Text | None, layer: int) -> Tensor:
+        """Take in the text, then feed forward."""
+        *_, shift, scale, gate = six
         if text is not None:
             q = self.cross_attn.queries(self.norm3(x).flatten(1, 2))
             y = F.scaled_dot_product_attention(
                 q, text.keys[layer], text.values[layer], attn_mask=text.bias.to(q.dtype)
             )
             x = x + self.cross_attn.output(y).view_as(x)
-        return x + self.ffn(modulated_norm(x, shift, scale, self.eps)) * gate_ffn
-
-    def _six(self, e: Tensor) -> list[Tensor]:
-        return [m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2)]
+        return x + self.ffn(modulated_norm(x, shift, scale, self.eps)) * gate
 
 
 class Attention(nn.Module):

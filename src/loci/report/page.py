@@ -74,7 +74,7 @@ METRICS: dict[str, tuple[str, str]] = {
 BRANCH_TEXT = {
     "replay": "Replay: three chunks from the first frame, against the truth. Health, not memory.",
     "recall": "Recall: the way out is observed, the way back is generated.",
-    "causal": "Causal check: recall with true, empty and another room's memory.",
+    "causal": "Causal check: recall with true, empty, shuffled and another room's memory.",
     "loop": "Loop: everything is generated, out and back.",
     "open-recall": "Open-domain recall: shapes, colours and walls that training never showed.",
     "open-loop": "Open-domain loop.",
@@ -219,8 +219,8 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
         ),
         (
             "causal", "causal", lambda: plots.causal(rows, names),
-            "Is it memory? The same rollouts with true memory (full), an emptied one (paler) and "
-            "that of another room (palest).", False,
+            "Is it memory? The same rollouts with true memory (full) and, ever paler, with an "
+            "emptied one, with its frames at each other's poses and with another room's.", False,
         ),
         (
             "loop", "loop", lambda: plots.loop(rows, names),

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loci.evaluation.rollouts import MEMORIES
+
 Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 # Stands for the colour of the page's text, and is replaced in the finished SVG.
@@ -120,16 +122,16 @@ def tokens(rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, flo
 
 
 def causal(rows: Rows, names: Sequence[str]) -> str:
-    """Identity of later objects with true, empty and wrong-room memory."""
+    """Identity of later objects with each memory: true, empty, shuffled, wrong-room."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axis = figure.subplots()
-        memories = (("true", -0.27, 1.0), ("empty", 0.0, 0.6), ("wrong", 0.27, 0.3))
-        for memory, offset, alpha in memories:
+        for number, memory in enumerate(MEMORIES):
+            offset, alpha = 0.21 * (number - 1.5), 1 - 0.25 * number
             for place, name in enumerate(names):
                 score = rows[name].get("causal", {}).get(f"identity_later_{memory}")
                 if score:
-                    _bar(axis, place + offset, score, color(name, names), alpha, 100, 0.25)
+                    _bar(axis, place + offset, score, color(name, names), alpha, 100, 0.19)
         _chance(axis, 100 * IDENTITY_CHANCE)
         _names(axis, names)
         axis.set(ylabel="identity of later objects, %", ylim=(0, 104))

@@ -43,7 +43,7 @@ def rooms(memory: Memory) -> WorldRun:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "rooms-codec": image_codec,
-    **{f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()},
-}
+def recipes() -> dict[str, Callable[[], RunConfig]]:
+    """All recipes by name: the codec's, and one for each memory row that is known by now."""
+    rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
+    return {"rooms-codec": image_codec, **rows}

@@ -60,16 +60,17 @@ def find_recipe(name: str) -> Recipe:
 
     Raises LociError that names the nearest recipe, or what is wrong with the file.
     """
-    from loci.training.recipes import RECIPES
+    from loci.training.recipes import recipes
 
-    if name in RECIPES:
-        return RECIPES[name]
+    known = recipes()
+    if name in known:
+        return known[name]
     file, colon, function = name.rpartition(":")
     if file.endswith(".py") and colon:
         return _from_file(Path(file), function)
     if name.endswith(".py"):
         raise LociError(f"'{name}' names no function; give {name}:function")
-    raise LociError(f"unknown recipe '{name}'{nearest(name, RECIPES)}, or give file.py:function")
+    raise LociError(f"unknown recipe '{name}'{nearest(name, known)}, or give file.py:function")
 
 
 def run_recipe(

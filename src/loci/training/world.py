@@ -94,7 +94,7 @@ class WorldTask:
         """Episodes of a step, a fresh permutation every epoch, and all that is drawn for them:
 
         latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
-        time (B, G) and clean_time (B, T) noise levels.
+        time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval.
         """
         config, count = self.config, len(self.latents)
         first = step * config.batch
@@ -113,6 +113,7 @@ class WorldTask:
             "noise": torch.randn(len(picks), groups, span, *latents.shape[2:], generator=draw),
             "clean_time": config.clean_noise * torch.rand(latents.shape[:2], generator=draw),
             "clean_noise": torch.randn(latents.shape, generator=draw),
+            "dropped": torch.rand(len(picks), generator=draw) < config.world.memory.drop,
         }
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -127,7 +128,7 @@ class WorldTask:
         clean = flow.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
         output = packed_pass(
             self.model, clean, noisy, time, batch["poses"], self.starts,
-            clean_time=clean_time, attention=config.attention,
+            clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
         )
         loss = flow.loss(output, target, noise, time)  # (B, G)
         # How well it does when there is much noise left says how much of the past it uses.

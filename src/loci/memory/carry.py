@@ -1,0 +1,152 @@
+"""The second way to remember: state that a block carries from frame to frame.
+
+A carry belongs to one block of the transformer and comes after its self-attention. Clean frames
+advance its state, one after the other; a chunk that is being generated starts from the state after
+the last clean frame and leaves it as it was. Training runs `write` over a whole episode at once,
+a stream over one frame after the other: it is the same function.
+
+The state is a plain tree of tensors (B, ...), of a fixed size, held by the caller.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from loci.errors import LociError
+
+if TYPE_CHECKING:
+    from loci.models.wan import Recall
+
+State = dict[str, Tensor]
+
+
+class Carry(nn.Module, ABC):
+    """What one block carries. `source`: the block whose state this one reads instead of a state
+    of its own; such a carry has nothing to write. `reach`: how many of the last clean frames a
+    read depends on (None: all of them), a promise that the conformance tests hold it to."""
+
+    source: int | None = None
+    reach: int | None = None
+
+    @abstractmethod
+    def init(self, batch: int) -> State:
+        """The state of `batch` streams that have seen nothing, {name: (B, ...)}, in fp32."""
+
+    @abstractmethod
+    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+        """Take in clean frames x (B, F, P, D), P tokens a frame, after `state`.
+
+        Returns what the frames themselves read, to be added to x, and the states after the frames
+        `at` (ascending, counted within x).
+        """
+
+    @abstractmethod
+    def read(self, x: Tensor, state: State) -> Tensor:
+        """What a noisy chunk x (B, n, P, D) reads, to be added to x; `state` stays as it is."""
+
+
+def stack(states: Sequence[State]) -> State:
+    """States of G moments as one of G times as many streams: (B * G, ...), moments innermost."""
+    return {
+        name: torch.stack([state[name] for state in states], dim=1).flatten(0, 1)
+        for name in states[0]
+    }
+
+
+class Carried:
+    """The states that the streams of a session carry, block by block."""
+
+    def __init__(self, carries: Mapping[int, Carry], batch: int):
+        self.carries = carries
+        self.states = {k: c.init(batch) for k, c in carries.items() if c.source is None}
+        self._empty = {k: c.init(1) for k, c in carries.items() if c.source is None}
+
+    def writing(self, names: list[int], frames: int) -> tuple[Recall, dict[int, State]]:
+        """For a pass over `frames` clean frames of streams `names`; fills the states after it."""
+        after: dict[int, State] = {}
+
+        def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+            if layer not in self.states:
+                return xs
+            (x,) = xs
+            seen, (after[layer],) = self.carries[layer].write(
+                x, self._rows(layer, names), [frames - 1]
+            )
+            return [x + seen]
+
+        return recall, after
+
+    def commit(self, names: list[int], after: Mapping[int, State]) -> None:
+        """Take over the states after a pass, once it is through."""
+        for layer, state in after.items():
+            for name, rows in state.items():
+                held = _ordinary(self.states[layer][name])
+                self.states[layer][name] = held.index_copy(0, torch.tensor(names), _ordinary(rows))
+
+    def reading(self, names: list[int]) -> Recall:
+        """For a pass over noisy chunks of streams `names`: what they read, and nothing changes."""
+
+        def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+            if layer not in self.carries:
+                return xs
+            carry, (x,) = self.carries[layer], xs
+            source = layer if carry.source is None else carry.source
+            return [x + carry.read(x, self._rows(source, names))]
+
+        return recall
+
+    def forget(self, name: int) -> None:
+        """Empty one stream."""
+        for layer, state in self._empty.items():
+            self.commit([name], {layer: state})
+
+    def snapshot(self) -> State:
+        return {
+            f"carried.{layer}.{name}": value.clone()
+            for layer, state in self.states.items()
+            for name, value in state.items()
+        }
+
+    def check(self, tree: Mapping[str, Tensor]) -> None:
+        """LociError where a snapshot carries something else."""
+        here = {name: value.shape for name, value in self.snapshot().items()}
+        there = {k: v.shape for k, v in tree.items() if k.startswith("carried.")}
+        if here != there:
+            raise LociError(
+                f"a memory that carries {_list(there)} does not fit a model that carries "
+                f"{_list(here)}; restore it where it was taken"
+            )
+
+    def restore(self, tree: Mapping[str, Tensor]) -> None:
+        """Take over a snapshot that `check` let pass."""
+        for layer, state in self.states.items():
+            for name, value in state.items():
+                state[name] = tree[f"carried.{layer}.{name}"].to(value.device, copy=True)
+
+    def bytes(self) -> int:
+        """Bytes of state a stream."""
+        return sum(
+            value[0].numel() * value.element_size()
+            for state in self.states.values()
+            for value in state.values()
+        )
+
+    def _rows(self, layer: int, names: list[int]) -> State:
+        return {name: value[names] for name, value in self.states[layer].items()}
+
+
+def _ordinary(value: Tensor) -> Tensor:
+    """A tensor that autograd can go on with, whatever mode it was made in."""
+    if not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
+
+
+def _list(shapes: Mapping[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()) or "nothing"

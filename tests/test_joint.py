@@ -1,0 +1,198 @@
+"""Joint context, compression and the mixture, against loops over their equations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from loci.errors import LociError
+from loci.memory import ROWS, Compressed, Joint, Mixture
+from loci.memory.base import pick
+from loci.packed import packed_pass
+from loci.types import Camera, Frames
+from tiny_world import data, tiny_world, walk
+
+JOINT = [name for name, memory in ROWS.items() if memory.joint]
+
+
+def frames(count: int, rows: int = 2, channels: int = 3, seed: int = 0) -> Frames:
+    draw = torch.Generator().manual_seed(seed)
+    return Frames(
+        torch.randn(rows, count, channels, 8, 8, generator=draw),
+        walk(rows, count, seed), torch.rand(rows, count, generator=draw),
+    )
+
+
+def chunk(rows: int = 2, channels: int = 3) -> Frames:
+    return frames(4, rows, channels, seed=9)
+
+
+@pytest.mark.parametrize("past", [1, 2, 3, 7, 30])
+def test_picked_frames_are_the_first_the_retrieved_in_order_and_the_last(past: int) -> None:
+    memory = Joint(frames=5)
+    poses, targets = walk(3, past), walk(3, 4, seed=5)
+    picks = pick(memory, poses, targets, Camera())
+    assert picks.shape == (3, 6)
+    assert (picks[:, 0] == 0).all()
+    assert (picks[:, -1] == past - 1).all()
+    assert (picks.diff(dim=1) >= 0).all()
+    missing = max(0, 4 - max(past - 2, 0))
+    assert (picks[:, : 1 + missing] == 0).all()
+    found = memory.select(poses, targets, Camera())
+    assert found is not None
+    assert torch.equal(picks[:, 1 + missing : -1], found.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 5])
+@pytest.mark.parametrize("scheme", ["average", "multiscale"])
+def test_averages_are_those_of_a_loop(ratio: int, scheme: str) -> None:
+    memory = Compressed(frames=10, ratio=ratio, scheme=scheme, gain=1.1, decay=0.9)
+    picked = frames(11)
+    mixer = memory.mixer(3)
+    out = mixer(picked, chunk())
+    groups = 10 // ratio
+    assert out.latents.shape[1] == groups + 1 == memory.mixed
+    for group in range(groups):
+        members = range(group * ratio, (group + 1) * ratio)
+        mean = sum(picked.latents[:, i] for i in members) / ratio
+        if scheme == "multiscale":
+            coarse = torch.zeros_like(mean)
+            for share, side in ((0.60, 1), (0.25, 2), (0.15, 4)):
+                for row in range(8):
+                    for col in range(8):
+                        top, left = row // side * side, col // side * side
+                        cell = mean[:, :, top : top + side, left : left + side]
+                        coarse[:, :, row, col] += share * cell.mean((2, 3))
+            mean = coarse
+        weight = 1.1 * 0.9 ** (groups - 1 - group)
+        torch.testing.assert_close(out.latents[:, group], weight * mean, atol=1e-5, rtol=1e-5)
+        middle = group * ratio + ratio // 2
+        assert torch.equal(out.poses[:, group], picked.poses[:, middle])
+        level = sum(picked.time[:, i] for i in members) / ratio
+        torch.testing.assert_close(out.time[:, group], level)
+    assert torch.equal(out.latents[:, -1], picked.latents[:, -1])
+    assert torch.equal(out.poses[:, -1], picked.poses[:, -1])
+
+
+def test_the_learned_compressor_begins_as_the_average_in_space() -> None:
+    memory = Compressed(frames=10, ratio=4, scheme="learned")
+    picked = frames(11)
+    out = memory.mixer(3)(picked, chunk())
+    assert out.latents.shape == (2, 11, 3, 4, 4)
+    for row in range(4):
+        for col in range(4):
+            cell = picked.latents[..., 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].mean((-2, -1))
+            torch.testing.assert_close(out.latents[..., row, col], cell, atol=1e-6, rtol=1e-5)
+    assert out.poses is picked.poses
+
+
+def test_the_mixture_takes_the_most_similar_frames() -> None:
+    memory = Mixture(frames=10, top=3, temperature=0.2)
+    picked, target = frames(11), chunk()
+    out = memory.mixer(3)(picked, target)
+    for row in range(2):
+        mean = [float(target.latents[row, :, c].mean()) for c in range(3)]
+        scores = []
+        for k in range(10):
+            other = [float(picked.latents[row, k, c].mean()) for c in range(3)]
+            dot = sum(a * b for a, b in zip(mean, other, strict=True))
+            scores.append(dot / math.hypot(*mean) / math.hypot(*other))
+        best = sorted(sorted(range(10), key=lambda k: -scores[k])[:3])
+        total = sum(math.exp(scores[k] / 0.2) for k in best)
+        for place, k in enumerate(best):
+            weight = 3 * math.exp(scores[k] / 0.2) / total
+            torch.testing.assert_close(
+                out.latents[row, place], weight * picked.latents[row, k], atol=1e-5, rtol=1e-4
+            )
+            assert torch.equal(out.poses[row, place], picked.poses[row, k])
+    assert torch.equal(out.latents[:, -1], picked.latents[:, -1])
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_context_and_chunk_see_each_other(name: str) -> None:
+    """A context frame changes with the noise of its chunk, and is computed again at each step:
+    the past enters the output at every noise level, and no key or value is kept."""
+    model = tiny_world(ROWS[name])
+    latents, poses = data(model)
+    session = model.session(2)
+    session.write(latents[:, :8], poses[:, :8])
+    reading = session.read(poses[:, 8:10])
+    before = session.denoise(reading, latents[:, 8:10], 0.7)
+    session.reset()
+    session.write(1.5 * latents[:, :8], poses[:, :8])
+    after = session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.7)
+    assert not torch.allclose(before, after)
+    assert session.bytes() >= session.bank.bytes(8) == 8 * latents[0, 0].numel() * 4
+
+
+def test_joint_and_cached_forms_differ_although_they_pick_the_same() -> None:
+    joint, cached = tiny_world(ROWS["joint-5"]), tiny_world(ROWS["context-5"])
+    cached.load_state_dict(joint.state_dict())
+    latents, poses = data(joint)
+    out = []
+    for model in (joint, cached):
+        session = model.session(2)
+        session.write(latents[:, :8], poses[:, :8])
+        out.append(session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.5))
+    assert not torch.allclose(out[0], out[1], atol=1e-3)
+
+
+def test_placement_moves_wans_own_positions_and_no_others() -> None:
+    for camera, moved in (("inject", True), ("rotary", False)):
+        outputs = []
+        for placement in ("suffix", "prefix"):
+            model = tiny_world(Joint(frames=20, placement=placement), camera)
+            latents, poses = data(model)
+            session = model.session(2)
+            session.write(latents[:, :8], poses[:, :8])
+            out = session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.5)
+            outputs.append(out)
+        assert torch.allclose(*outputs, atol=1e-5) is not moved
+
+
+@pytest.mark.parametrize("name", ["context-5", "joint-5"])
+def test_dropped_episodes_retrieve_nothing(name: str) -> None:
+    model = tiny_world(ROWS[name])
+    latents, poses = data(model)
+    noisy, time = latents[:, None, 8:10], torch.full((2, 1), 0.5)
+
+    def out(z, dropped):
+        return packed_pass(model, z, noisy, time, poses, [8], dropped=dropped)
+
+    other = latents.clone()
+    other[:, 2:6] += 1.0
+    kept = torch.zeros(2, dtype=torch.bool)
+    mixed = torch.tensor([True, False])
+    changed = (out(latents, kept) - out(other, kept)).abs().amax((1, 2, 3, 4, 5))
+    assert (changed > 1e-4).all()
+    changed = (out(latents, mixed) - out(other, mixed)).abs().amax((1, 2, 3, 4, 5))
+    assert changed[0] == 0
+    assert changed[1] > 1e-4
+    torch.testing.assert_close(out(latents, mixed)[1], out(latents, kept)[1])
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: Joint(frames=0), "K counts the first frame"),
+    (lambda: Joint(placement="sufix"), "did you mean 'suffix'"),
+    (lambda: Compressed(frames=20, ratio=3), "does not divide 20"),
+    (lambda: Compressed(frames=20, ratio=0), "does not divide"),
+    (lambda: Compressed(scheme="lerned"), "did you mean 'learned'"),
+    (lambda: Compressed(scheme="learned", ratio=2), "no square"),
+    (lambda: Compressed(gain=0.0), "use a gain above 0"),
+    (lambda: Compressed(decay=1.5), "use a gain above 0"),
+    (lambda: Mixture(frames=4, top=5), "use 1 to 4"),
+    (lambda: Mixture(top=0), "use 1 to 20"),
+    (lambda: Mixture(temperature=0.0), "above 0"),
+])
+def test_bad_settings_are_refused(make, words: str) -> None:
+    with pytest.raises(LociError, match=words) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_a_frame_that_does_not_shrink_is_refused() -> None:
+    memory = Compressed(frames=20, scheme="learned", ratio=9)
+    with pytest.raises(LociError, match="do not shrink by 3"):
+        tiny_world(memory)
