@@ -38,7 +38,7 @@ def rooms(memory: Memory) -> WorldRun:
         codec=digest,
         clean_noise=0.1,
         train=TrainConfig(
-            steps=700, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+            steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
     )
 
