@@ -9,7 +9,7 @@ import torch
 
 from loci.errors import LociError
 from loci.memory.spatial import SpatialGrid, pooling
-from tiny_world import data, tiny_world
+from tiny_world import STILL, data, tiny_world
 
 WIDTH, HEADS, BATCH = 8, 2, 2
 GRID = (3, 5)
@@ -103,9 +103,9 @@ def test_it_equals_the_equations_in_value_and_gradient(memory):
     grid, reader = found[-1], found[max(found)]
 
     def run(clean, noisy):
-        seen, (state,) = grid.write(clean, grid.init(BATCH), [4])
+        seen, (state,) = grid.write(clean, grid.init(BATCH), [4], STILL)
         assert seen.abs().max() == 0
-        return reader.read(noisy, state)
+        return reader.read(noisy, state, STILL)
 
     for form in (run, lambda clean, noisy: oracle(reader, memory, clean, noisy)):
         clean, noisy = frames(5).requires_grad_(), frames(3, seed=2).requires_grad_()
@@ -122,19 +122,19 @@ def test_all_at_once_is_one_after_the_other_and_a_reading_leaves_no_trace():
     memory = SpatialGrid(grid=2, tokens=3, readout="cross")
     grid, x, at = carries(memory)[-1], frames(20), [0, 7, 19]
     with torch.no_grad():
-        _, states = grid.write(x, grid.init(BATCH), at)
+        _, states = grid.write(x, grid.init(BATCH), at, STILL)
         state = grid.init(BATCH)
         for t in range(20):
-            _, (state,) = grid.write(x[:, t : t + 1], state, [0])
+            _, (state,) = grid.write(x[:, t : t + 1], state, [0], STILL)
             if t in at:
                 for name, value in states[at.index(t)].items():
                     assert value.dtype == torch.float32
                     torch.testing.assert_close(value, state[name], atol=1e-5, rtol=1e-5)
         kept = {name: value.clone() for name, value in states[1].items()}
-        first, again = (grid.read(frames(2, seed=4), states[1]) for _ in range(2))
+        first, again = (grid.read(frames(2, seed=4), states[1], STILL) for _ in range(2))
         assert torch.equal(first, again)
         assert all(torch.equal(kept[name], states[1][name]) for name in kept)
-        assert not torch.allclose(first, grid.read(frames(2, seed=4), states[2]))
+        assert not torch.allclose(first, grid.read(frames(2, seed=4), states[2], STILL))
 
 
 def test_the_grid_is_two_dimensional():
@@ -157,7 +157,7 @@ def test_a_fresh_model_is_one_without_memory(readout):
         carry = found.carry(layer, WIDTH, HEADS, GRID)
         if carry is not None:
             state = {"sum": torch.randn(BATCH, 4, WIDTH), "count": torch.ones(BATCH)}
-            assert carry.read(frames(2), state).abs().max() == 0
+            assert carry.read(frames(2), state, STILL).abs().max() == 0
 
 
 def test_a_withheld_grid_is_carried_and_never_read():
@@ -199,8 +199,8 @@ def test_read_outs_differ():
     ]
     x, noisy, outs = frames(4), frames(2, seed=2), []
     for family in found:
-        _, (state,) = family[-1].write(x, family[-1].init(BATCH), [3])
-        outs.append(family[max(family)].read(noisy, state))
+        _, (state,) = family[-1].write(x, family[-1].init(BATCH), [3], STILL)
+        outs.append(family[max(family)].read(noisy, state, STILL))
     for i, one in enumerate(outs):
         for other in outs[:i]:
             assert not torch.allclose(one, other)

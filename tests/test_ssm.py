@@ -9,7 +9,7 @@ from loci.errors import LociError
 from loci.memory import ROWS
 from loci.memory.shortconv import ShortConv
 from loci.memory.ssm import BlockSSM
-from tiny_world import data, tiny_world
+from tiny_world import STILL, data, tiny_world
 
 WIDTH, GRID, BATCH = 6, (2, 2), 2
 PLACES = GRID[0] * GRID[1]
@@ -75,7 +75,11 @@ def oracle(carry, x):
 def test_it_equals_the_equations_in_value_and_gradient(memory):
     carry, results = carry_of(memory), []
     weigh = frames(12, seed=3)
-    for run in (lambda x: carry.write(x, carry.init(BATCH), [])[0], lambda x: oracle(carry, x)):
+
+    def written(x):
+        return carry.write(x, carry.init(BATCH), [], STILL)[0]
+
+    for run in (written, lambda x: oracle(carry, x)):
         x = frames(12).requires_grad_()
         carry.zero_grad()
         y = run(x)
@@ -91,10 +95,10 @@ def test_all_at_once_is_one_after_the_other_and_a_reading_goes_on_from_there(mem
     carry, x = carry_of(memory), frames(131)
     at = [0, 1, 64, 128]
     with torch.no_grad():
-        y, states = carry.write(x, carry.init(BATCH), at)
+        y, states = carry.write(x, carry.init(BATCH), at, STILL)
         state, found = carry.init(BATCH), {}
         for t in range(x.shape[1]):
-            seen, (state,) = carry.write(x[:, t : t + 1], state, [0])
+            seen, (state,) = carry.write(x[:, t : t + 1], state, [0], STILL)
             found[t] = state
             torch.testing.assert_close(seen[:, 0], y[:, t], atol=1e-5, rtol=1e-5)
         for t, here in zip(at, states, strict=True):
@@ -104,17 +108,18 @@ def test_all_at_once_is_one_after_the_other_and_a_reading_goes_on_from_there(mem
         # What is read after frame `at` is what the frames behind it would read.
         kept = {name: value.clone() for name, value in states[2].items()}
         ahead = x[:, 65:68]
-        torch.testing.assert_close(carry.read(ahead, states[2]), y[:, 65:68], atol=1e-5, rtol=1e-5)
+        late, early = (carry.read(ahead, states[n], STILL) for n in (2, 0))
+        torch.testing.assert_close(late, y[:, 65:68], atol=1e-5, rtol=1e-5)
         for name, value in kept.items():
             assert torch.equal(value, states[2][name])
-        assert not torch.allclose(carry.read(ahead, states[2]), carry.read(ahead, states[0]))
+        assert not torch.allclose(late, early)
 
 
 def test_a_decay_near_0_or_1_stays_finite_over_a_long_episode():
     carry, x = carry_of(BlockSSM()), frames(300).requires_grad_()
     with torch.no_grad():
         carry.decay_logit.copy_(torch.tensor([-200.0, -30.0, 0.0, 12.0, 30.0, 200.0]))
-    y, (state,) = carry.write(x, carry.init(BATCH), [299])
+    y, (state,) = carry.write(x, carry.init(BATCH), [299], STILL)
     y.square().sum().backward()
     for value in (y, state["s"], x.grad, carry.decay_logit.grad):
         assert torch.isfinite(value).all()
@@ -128,10 +133,10 @@ def test_a_fresh_gate_changes_nothing_and_a_fresh_scale_is_015():
     x = frames(5)
     for memory in (BlockSSM(), ShortConv()):
         carry = memory.carry(0, WIDTH, 2, GRID)
-        assert carry.write(x, carry.init(BATCH), [])[0].abs().max() == 0
+        assert carry.write(x, carry.init(BATCH), [], STILL)[0].abs().max() == 0
     carry = BlockSSM(residual="scale").carry(0, WIDTH, 2, GRID)
     assert carry.decay_logit.sigmoid().eq(0.5).all()
-    got = carry.write(x[:, :1], carry.init(BATCH), [])[0]
+    got = carry.write(x[:, :1], carry.init(BATCH), [], STILL)[0]
     u, g = carry.in_proj(carry.norm(x[:, :1])).chunk(2, dim=-1)
     torch.testing.assert_close(got, 0.15 * carry.out_proj(g.sigmoid() * 0.5 * u.tanh()))
 
@@ -140,9 +145,9 @@ def test_half_precision_keeps_the_state_in_fp32():
     carry = carry_of(BlockSSM())
     x = frames(5)
     with torch.no_grad():
-        exact, (state,) = carry.write(x, carry.init(BATCH), [4])
+        exact, (state,) = carry.write(x, carry.init(BATCH), [4], STILL)
         with torch.autocast("cpu", torch.bfloat16):
-            y, (rough,) = carry.write(x, carry.init(BATCH), [4])
+            y, (rough,) = carry.write(x, carry.init(BATCH), [4], STILL)
     assert rough["s"].dtype == torch.float32
     torch.testing.assert_close(rough["s"], state["s"], atol=0.03, rtol=0.03)
     torch.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.1)

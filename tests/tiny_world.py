@@ -14,6 +14,8 @@ from loci.session import Session
 from loci.types import Camera
 
 ROW_NAMES = sorted(ROWS)
+# Rotary angles of zero, for any tokens.
+STILL = (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
 
 
 def tiny_world(

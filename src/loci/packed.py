@@ -17,7 +17,7 @@ from loci.errors import LociError
 from loci.memory.base import pick
 from loci.memory.carry import State, stack
 from loci.models.camera import relative_to
-from loci.models.wan import Attend, Recall, Text
+from loci.models.wan import Attend, Recall, Text, Turn
 from loci.models.world import WorldModel
 from loci.types import Frames
 from loci.visibility import Coords
@@ -111,17 +111,21 @@ def _recall(model: WorldModel, starts: Sequence[int]) -> Recall | None:
         return None
     before, states = [start - 1 for start in starts], dict[int, State]()
 
-    def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+    def recall(layer: int, xs: list[Tensor], turns: list[Turn]) -> list[Tensor]:
         carry = model.carries.get(layer)
         if carry is None:
             return xs
         clean, noisy = xs
         if carry.source is None:
-            seen, found = carry.write(clean, carry.init(len(clean)), before)
+            seen, found = carry.write(clean, carry.init(len(clean)), before, turns[0])
             clean, states[layer] = clean + seen, stack(found)
         state = states[layer if carry.source is None else carry.source]
         chunks = noisy.reshape(len(noisy) * len(starts), -1, *noisy.shape[2:])
-        return [clean, noisy + carry.read(chunks, state).view_as(noisy)]
+        cos, sin = (
+            part.expand(len(noisy), -1, -1).reshape(len(chunks), -1, part.shape[-1])
+            for part in turns[1]
+        )
+        return [clean, noisy + carry.read(chunks, state, (cos, sin)).view_as(noisy)]
 
     return recall
 

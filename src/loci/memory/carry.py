@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 
 if TYPE_CHECKING:
-    from loci.models.wan import Recall
+    from loci.models.wan import Recall, Turn
 
 State = dict[str, Tensor]
 
@@ -38,16 +38,20 @@ class Carry(nn.Module, ABC):
         """The state of `batch` streams that have seen nothing, {name: (B, ...)}, in fp32."""
 
     @abstractmethod
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
         """Take in clean frames x (B, F, P, D), P tokens a frame, after `state`.
 
-        Returns what the frames themselves read, to be added to x, and the states after the frames
-        `at` (ascending, counted within x).
+        turn: cosines and sines of the tokens' rotary angles, (B or 1, F * P, d / 2) each. Returns
+        what the frames themselves read, to be added to x, and the states after the frames `at`
+        (ascending, counted within x).
         """
 
     @abstractmethod
-    def read(self, x: Tensor, state: State) -> Tensor:
-        """What a noisy chunk x (B, n, P, D) reads, to be added to x; `state` stays as it is."""
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+        """What a noisy chunk x (B, n, P, D), turned by `turn`, reads, to be added to x; `state`
+        stays as it is."""
 
 
 def stack(states: Sequence[State]) -> State:
@@ -70,12 +74,12 @@ class Carried:
         """For a pass over `frames` clean frames of streams `names`; fills the states after it."""
         after: dict[int, State] = {}
 
-        def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+        def recall(layer: int, xs: list[Tensor], turns: list[Turn]) -> list[Tensor]:
             if layer not in self.states:
                 return xs
             (x,) = xs
             seen, (after[layer],) = self.carries[layer].write(
-                x, self._rows(layer, names), [frames - 1]
+                x, self._rows(layer, names), [frames - 1], *turns
             )
             return [x + seen]
 
@@ -91,12 +95,12 @@ class Carried:
     def reading(self, names: list[int]) -> Recall:
         """For a pass over noisy chunks of streams `names`: what they read, and nothing changes."""
 
-        def recall(layer: int, xs: list[Tensor]) -> list[Tensor]:
+        def recall(layer: int, xs: list[Tensor], turns: list[Turn]) -> list[Tensor]:
             if layer not in self.carries:
                 return xs
             carry, (x,) = self.carries[layer], xs
             source = layer if carry.source is None else carry.source
-            return [x + carry.read(x, self._rows(source, names))]
+            return [x + carry.read(x, self._rows(source, names), *turns)]
 
         return recall
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.memory.carry import Carry, State
 from loci.memory.ssm import Blockwise
+from loci.models.wan import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,9 @@ class CausalConv(Carry):
         shape = (batch, self.kernel - 1, self.places, len(weight))
         return {"z": torch.zeros(shape, device=weight.device)}
 
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
         frames = x.shape[1]
         z = torch.cat([state["z"], self.in_proj(x).float()], dim=1)
         kernel, bias = self.dw.weight.float()[:, 0], self.dw.bias.float()
@@ -67,5 +70,5 @@ class CausalConv(Carry):
         each = z.unbind(1)
         return seen, [{"z": torch.stack(each[t + 1 : t + self.kernel], dim=1)} for t in at]
 
-    def read(self, x: Tensor, state: State) -> Tensor:
-        return self.write(x, state, [])[0]
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+        return self.write(x, state, [], turn)[0]

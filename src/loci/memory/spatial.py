@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
 from loci.memory.carry import Carry, State
-from loci.models.wan import RMSNorm
+from loci.models.wan import RMSNorm, Turn
 from loci.visibility import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")
@@ -85,14 +85,16 @@ class Grid(Carry):
         cells = torch.zeros(batch, len(self.pool), self.width, device=self.pool.device)
         return {"sum": cells, "count": cells.new_zeros(batch)}
 
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
         with torch.autocast(x.device.type, enabled=False):
             pooled = torch.einsum("gp,bfpd->bfgd", self.pool, x.float())
             total = (state["sum"][:, None] + pooled.cumsum(1)).unbind(1)
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
         return torch.zeros_like(x), states
 
-    def read(self, x: Tensor, state: State) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
@@ -147,10 +149,12 @@ class Beside(Carry):
     def init(self, batch: int) -> State:
         return {}
 
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
         return torch.zeros_like(x), [{} for _ in at]
 
-    def read(self, x: Tensor, state: State) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
         memory = self.mix(state).to(x.dtype)
         q = self._split(self.norm_q(self.q(self.norm(x).flatten(1, 2))))
         k, v = self._split(self.norm_k(self.k(memory))), self._split(self.v(memory))

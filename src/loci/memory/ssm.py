@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
 from loci.memory.carry import Carry, State
+from loci.models.wan import Turn
 from loci.visibility import Kind, Rule, first, key, recent
 
 RESIDUALS = ("gate", "scale")
@@ -99,7 +100,9 @@ class StateSpace(Carry):
         decay = self.decay_logit
         return {"s": torch.zeros(batch, self.places, len(decay), device=decay.device)}
 
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
         u, g = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
             s = scan(u.float().tanh(), self.decay_logit.float(), state["s"])
@@ -108,8 +111,8 @@ class StateSpace(Carry):
         each = s.unbind(1)
         return scale * y, [{"s": each[t]} for t in at]
 
-    def read(self, x: Tensor, state: State) -> Tensor:
-        return self.write(x, state, [])[0]
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+        return self.write(x, state, [], turn)[0]
 
 
 def scan(v: Tensor, decay: Tensor, s: Tensor) -> Tensor:

@@ -75,9 +75,9 @@ WAN_2_2_TI2V_5B = WanConfig(
 QKV = tuple[Tensor | None, Tensor, Tensor]
 Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles, (B or 1, S, d / 2) each
 Attend = Callable[[int, list[QKV]], list[Tensor | None]]
-# The tokens of all segments after the attention of a block (-1: before the first block), and the
-# same with what the memory adds to them.
-Recall = Callable[[int, list[Tensor]], list[Tensor]]
+# The tokens of all segments after the attention of a block (-1: before the first block) and their
+# rotary angles in; the same tokens with what the memory adds to them out.
+Recall = Callable[[int, list[Tensor], list[Turn]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,10 @@ class Wan(nn.Module):
     ) -> list[Tensor]:
         """All blocks over all segments; `attend` decides who sees whom. Tokens (B, F, P, D) out."""
         xs = [segment.x for segment in segments]
-        if recall is not None:
-            xs = recall(-1, xs)
-        es = [self.modulate(segment.time)[1] for segment in segments]
         turns = [(s.angles.cos().float(), s.angles.sin().float()) for s in segments]
+        if recall is not None:
+            xs = recall(-1, xs, turns)
+        es = [self.modulate(segment.time)[1] for segment in segments]
         for layer, block in enumerate(self.blocks):
             if self.config.camera == "inject":
                 xs = [block.camera(x, s.motion, s.span) for x, s in zip(xs, segments, strict=True)]
@@ -238,7 +238,7 @@ class Wan(nn.Module):
                 for x, y, six, turn in zip(xs, seen, sixes, turns, strict=True)
             ]
             if recall is not None:
-                xs = recall(layer, xs)
+                xs = recall(layer, xs, turns)
             xs = [
                 x if y is None else block.update(x, six, text, layer)
                 for x, y, six in zip(xs, seen, sixes, strict=True)
