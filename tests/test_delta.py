@@ -1,23 +1,75 @@
-"""The gated delta rule: its chunked form against the equations, token by token."""
+"""The gated delta rule: the carry against the equations, and its chunked form token by token."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from loci.errors import LociError
 from loci.memory import GatedDelta
+from loci.memory.associative import normed
 from loci.memory.delta import DeltaState, by_chunk, by_token
+from loci.models.rope import ALIGNED
+from oracles import addressed, angles, answered, let_in, silu, turn_of
+from oracles import normed as normed_token
+
+BATCH, FRAMES, PLACES, WIDTH = 2, 5, 4, 16
 
 
-def a_carry() -> DeltaState:
+def a_carry(spread: float = 0.3) -> DeltaState:
     torch.manual_seed(0)
-    carry = GatedDelta().carry(0, 16, 2, (2, 2))
+    carry = GatedDelta().carry(0, WIDTH, 2, (2, 2))
     assert isinstance(carry, DeltaState)
     with torch.no_grad():
         for parameter in carry.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(spread * torch.randn_like(parameter))
     return carry.double()
+
+
+def frames(count: int = FRAMES, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Tokens (B, F, P, D) and their angles (B, F * P, d / 2)."""
+    torch.manual_seed(seed)
+    x = torch.randn(BATCH, count, PLACES, WIDTH, dtype=torch.float64)
+    return x, angles(BATCH, count * PLACES, WIDTH // 4, seed)
+
+
+def oracle(carry: DeltaState, x: Tensor, angle: Tensor) -> Tensor:
+    """What all tokens read, one after the other: Gated DeltaNet, equation 10, then its block."""
+    side, rows = WIDTH // 2, []
+    for b in range(BATCH):
+        states = [torch.zeros(side, side, dtype=x.dtype) for _ in range(2)]
+        for t, token in enumerate(x[b].flatten(0, 1)):
+            y, (q, k, v) = normed_token(token), addressed(carry, token, angle[b, t])
+            rates = carry.rates.weight @ y + carry.rates.bias
+            found = []
+            for n in range(2):
+                a = (-carry.decay[n].exp() * (1 + rates[n].exp()).log()).exp()
+                beta = 1 / (1 + (-rates[2 + n]).exp())
+                keep = torch.eye(side, dtype=x.dtype) - beta * torch.outer(k[n], k[n])
+                states[n] = a * keep @ states[n] + beta * torch.outer(k[n], v[n])
+                found.append(states[n].T @ q[n])
+            gate = silu(carry.open.weight @ y)
+            rows.append(let_in(carry, answered(carry, found, angle[b, t]) * gate))
+    return torch.stack(rows).view_as(x)
+
+
+def test_it_equals_the_equations_in_value_and_gradient() -> None:
+    carry, results, weigh = a_carry(), [], frames(seed=3)[0]
+    _, angle = frames()
+
+    def written(x: Tensor) -> Tensor:
+        return carry.write(x, carry.init(BATCH), [], turn_of(angle))[0]
+
+    for run in (written, lambda x: oracle(carry, x, angle)):
+        x = frames()[0].requires_grad_()
+        carry.zero_grad()
+        y = run(x)
+        (y * weigh).sum().backward()
+        grads = {n: p.grad for n, p in carry.named_parameters()}
+        results.append({"y": y.detach(), "x": x.grad} | {n: g.clone() for n, g in grads.items()})
+    for name, value in results[1].items():
+        torch.testing.assert_close(results[0][name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -40,50 +92,78 @@ def test_chunks_give_the_values_and_gradients_of_a_loop_over_tokens(size: int) -
         torch.testing.assert_close(a, c)
 
 
-def test_the_state_follows_the_equation_of_the_paper() -> None:
-    torch.manual_seed(2)
-    q, k, v = (torch.randn(1, 1, 6, 3, dtype=torch.float64) for _ in range(3))
-    log_a = -torch.rand(1, 1, 6, dtype=torch.float64)
-    b = torch.rand(1, 1, 6, dtype=torch.float64)
-    state = torch.zeros(3, 3, dtype=torch.float64)
-    seen, states = by_token(q, k, v, log_a, b, state[None, None], [6])
-    for t in range(6):
-        key, value = k[0, 0, t][:, None], v[0, 0, t][:, None]
-        keep = torch.eye(3, dtype=torch.float64) - b[0, 0, t] * key @ key.T
-        state = log_a[0, 0, t].exp() * keep @ state + b[0, 0, t] * key @ value.T
-        torch.testing.assert_close(seen[0, 0, t], state.T @ q[0, 0, t])
-    torch.testing.assert_close(states[0][0, 0], state)
-
-
 def test_frames_one_by_one_leave_what_all_at_once_leave() -> None:
-    carry, x = a_carry(), torch.randn(2, 5, 4, 16, dtype=torch.float64)
-    seen, states = carry.write(x, carry.init(2), [1, 4])
-    state = carry.init(2)
-    for frame in range(5):
-        own, (state,) = carry.write(x[:, frame : frame + 1], state, [0])
-        torch.testing.assert_close(own, seen[:, frame : frame + 1])
-        if frame in (1, 4):
-            torch.testing.assert_close(state["S"], states[frame // 4]["S"])
+    carry, (x, angle) = a_carry(), frames()
+    seen, states = carry.write(x, carry.init(BATCH), [1, 4], turn_of(angle))
+    state, each = carry.init(BATCH), angle.split(PLACES, dim=1)
+    for t in range(FRAMES):
+        own, (state,) = carry.write(x[:, t : t + 1], state, [0], turn_of(each[t]))
+        torch.testing.assert_close(own, seen[:, t : t + 1])
+        if t in (1, 4):
+            torch.testing.assert_close(state["S"], states[t // 4]["S"])
 
 
 def test_reading_depends_on_the_state_and_leaves_it() -> None:
-    carry, x = a_carry(), torch.randn(2, 3, 4, 16, dtype=torch.float64)
-    _, (state,) = carry.write(x, carry.init(2), [2])
+    carry, (x, angle) = a_carry(), frames()
+    turn = turn_of(angle)
+    _, (state,) = carry.write(x, carry.init(BATCH), [4], turn)
     before = state["S"].clone()
-    read = carry.read(x, state)
+    read = carry.read(x, state, turn)
     assert torch.equal(state["S"], before)
     assert read.abs().max() > 0
-    assert carry.read(x, carry.init(2)).abs().max() == 0
+    assert carry.read(x, carry.init(BATCH), turn).abs().max() == 0
+
+
+def test_only_differences_of_angles_count() -> None:
+    carry, (x, angle) = a_carry(), frames()
+    seen, (state,) = carry.write(x, carry.init(BATCH), [4], turn_of(angle))
+    read = carry.read(x, state, turn_of(angle))
+    further = turn_of(angle + angles(1, 1, WIDTH // 4, seed=8))
+    same, (other,) = carry.write(x, carry.init(BATCH), [4], further)
+    torch.testing.assert_close(same, seen)
+    torch.testing.assert_close(carry.read(x, other, further), read)
+    assert not torch.allclose(other["S"], state["S"])
+    assert not torch.allclose(carry.read(x, state, further), read)
+
+
+def test_keys_start_as_codes_of_where_their_tokens_look() -> None:
+    """Tokens of the same angles agree, whatever is in them; others by the cosines between."""
+    carry = a_carry(0.0)
+    with torch.no_grad():
+        carry.q.weight.zero_()
+        carry.k.weight.zero_()
+    assert (carry.k.bias[0::2] == ALIGNED).all()
+    assert (carry.k.bias[1::2] == 0).all()
+    x, angle = frames(1)
+    y, turn = normed(x), turn_of(angle)
+    score = carry.queries(y, turn) @ carry.keys_values(y, turn)[0].mT
+    apart = (angle[:, :, None] - angle[:, None]).cos().mean(-1)
+    torch.testing.assert_close(score, apart[:, None].expand_as(score))
+
+
+def test_half_precision_keeps_the_state_in_fp32() -> None:
+    carry, (x, angle) = a_carry().float(), frames()
+    x, turn = x.float(), turn_of(angle.float())
+    with torch.no_grad():
+        seen, (state,) = carry.write(x, carry.init(BATCH), [4], turn)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough, (other,) = carry.write(x, carry.init(BATCH), [4], turn)
+            read = carry.read(x, other, turn)
+    assert other["S"].dtype == rough.dtype == torch.float32
+    torch.testing.assert_close(other["S"], state["S"], atol=0.03, rtol=0.03)
+    torch.testing.assert_close(rough, seen, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(read, carry.read(x, state, turn), atol=0.1, rtol=0.1)
 
 
 def test_nothing_is_added_at_birth() -> None:
     torch.manual_seed(0)
-    carry = GatedDelta().carry(0, 16, 2, (2, 2))
+    carry = GatedDelta().carry(0, WIDTH, 2, (2, 2))
     assert carry is not None
-    x = torch.randn(1, 3, 4, 16)
-    seen, (state,) = carry.write(x, carry.init(1), [2])
+    x, angle = frames(3)
+    x, turn = x.float(), turn_of(angle.float())
+    seen, (state,) = carry.write(x, carry.init(BATCH), [2], turn)
     assert seen.abs().max() == 0
-    assert carry.read(x, state).abs().max() == 0
+    assert carry.read(x, state, turn).abs().max() == 0
     assert state["S"].abs().max() > 0
 
 

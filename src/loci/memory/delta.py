@@ -5,13 +5,13 @@ head, the tokens of clean frames in raster order update a state S (d, d) that ma
 
     S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,    o_t = S_t^T q_t,
 
-with q, k = norm(silu(W x)), v = silu(W x), b = sigmoid(W x), a = exp(-e^A softplus(W x + c)). What
-was stored under a key is taken out before the new value goes in; all else fades by a_t. Noisy
-tokens read S^T q and store nothing. The read-out passes a norm per head, an output gate silu(W x),
-W_o and a gate that starts at zero, and is added to the attention over the last `window` frames.
+with q, k, v of `associative.py`, b = sigmoid(W y) and a = exp(-e^A softplus(W y + c)). What was
+stored under a key is taken out before the new value goes in; all else fades by a_t. Noisy tokens
+read S^T q and store nothing. What was found passes a norm per head, an output gate silu(W y), W_o
+and a gate that starts at zero, and is added to the attention over the last `window` frames.
 
-Not in the paper (ours): a head's first time constant is counted in frames; no short convolution,
-which would have to be carried too.
+Not in the paper (ours): a head's first time constant is counted in frames; keys and values turn
+with their tokens; no short convolution, which would have to be carried too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.errors import LociError
-from loci.memory.base import Memory, together
+from loci.memory.associative import Associative, AssociativeCarry, exact, normed
 from loci.memory.carry import Carry, State
-from loci.models.wan import RMSNorm
-from loci.visibility import Kind, Rule, key, recent
+from loci.models.wan import Turn
 
 # Frames after which 1/e of a state is left, at birth: from the first head to the last.
 FADES = (8.0, 512.0)
@@ -37,39 +35,23 @@ CHUNK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedDelta(Memory, name="delta"):
+class GatedDelta(Associative, name="delta"):
     """The last `window` frames R, and a state in every `every`-th block, the first included."""
 
-    window: int = 1
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise LociError("delta memory: the window includes the present frame; use 1 or more")
-        if self.every < 1:
-            raise LociError("delta memory: a state in every N-th block wants N of 1 or more")
-
-    def rule(self) -> Rule:
-        return key(Kind.CLEAN) & recent(self.window) | together
-
     def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
-        if layer < 0 or layer % self.every:
+        if not self.has_carry(layer):
             return None
         return DeltaState(width, heads, grid[0] * grid[1])
 
 
-class DeltaState(Carry):
+class DeltaState(AssociativeCarry):
     """A state S (d, d) a head: {"S": (B, N, d, d)}."""
 
     def __init__(self, width: int, heads: int, tokens: int):
-        super().__init__()
-        self.heads = heads
-        self.maps = nn.Linear(width, 4 * width, bias=False)  # queries, output gates, keys, values
+        super().__init__(width, heads)
+        self.open = nn.Linear(width, width, bias=False)  # the output gates
         self.rates = nn.Linear(width, 2 * heads)  # of a and b
         self.decay = nn.Parameter(torch.zeros(heads))  # A
-        self.head_norm = RMSNorm(width // heads, 1e-6)
-        self.output = nn.Linear(width, width, bias=False)
-        self.gate = nn.Parameter(torch.zeros(width))
         frames = torch.logspace(*torch.tensor(FADES).log10().tolist(), heads)
         with torch.no_grad():
             # At birth softplus(c) = 1 / (frames x tokens), whatever the token, and b is about 1/2.
@@ -79,40 +61,34 @@ class DeltaState(Carry):
 
     def init(self, batch: int) -> State:
         side = self.head_norm.weight.numel()
-        return {"S": self.gate.new_zeros(batch, self.heads, side, side, dtype=_exact(self.gate))}
+        return {"S": self.gate.new_zeros(batch, self.heads, side, side, dtype=exact(self.gate))}
 
-    def write(self, x: Tensor, state: State, at: Sequence[int]) -> tuple[Tensor, list[State]]:
-        tokens, kind = x.shape[2], _exact(x)
-        y = _normed(x)
-        q, gate, k, v = self._maps(y, 4)
-        a, b = self.rates(y).to(kind).transpose(1, 2).chunk(2, dim=1)  # (B, N, S)
+    def write(
+        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+    ) -> tuple[Tensor, list[State]]:
+        tokens, kind, y = x.shape[2], exact(x), normed(x)
+        q, (k, v), rates = self.queries(y, turn), self.keys_values(y, turn), self.rates(y)
+        a, b = rates.to(kind).transpose(1, 2).chunk(2, dim=1)  # (B, N, S)
         with torch.autocast(x.device.type, enabled=False):
             log_a = -self.decay.to(kind).exp()[:, None] * F.softplus(a)
-            parts = (_unit(q), _unit(k), v.to(kind), log_a, b.sigmoid())
+            parts = (q, k, v, log_a, b.sigmoid())
             start, ends = state["S"].to(kind), [(frame + 1) * tokens for frame in at]
-            if x.is_cuda and v.dtype != kind and find_spec("fla") is not None:
-                seen, states = by_kernel(*parts, start, ends, v.dtype)
+            if x.is_cuda and rates.dtype != kind and find_spec("fla") is not None:
+                found, states = by_kernel(*parts, start, ends, rates.dtype)
             else:
                 size = next(n for n in range(min(tokens, CHUNK), 0, -1) if tokens % n == 0)
-                seen, states = by_chunk(*parts, start, ends, size)
-        return self._output(seen, gate, x), [{"S": s} for s in states]
+                found, states = by_chunk(*parts, start, ends, size)
+        return self._gated(found, y, x, turn), [{"S": s} for s in states]
 
-    def read(self, x: Tensor, state: State) -> Tensor:
-        q, gate = self._maps(_normed(x), 2)
+    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+        y = normed(x)
+        q = self.queries(y, turn)
         with torch.autocast(x.device.type, enabled=False):
-            seen = _unit(q) @ state["S"].to(_exact(x))
-        return self._output(seen, gate, x)
+            found = q @ state["S"].to(q.dtype)
+        return self._gated(found, y, x, turn)
 
-    def _maps(self, y: Tensor, count: int) -> list[Tensor]:
-        """The first `count` of queries, gates, keys and values, (B, N, S, d) each."""
-        rows = count * y.shape[-1]
-        z = F.silu(F.linear(y, self.maps.weight[:rows])).unflatten(-1, (count, self.heads, -1))
-        return list(z.permute(2, 0, 3, 1, 4).contiguous().unbind(0))
-
-    def _output(self, seen: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-        """What was seen and its gate (B, N, S, d) to what is added to x."""
-        seen = (self.head_norm(seen).to(gate.dtype) * gate).transpose(1, 2).flatten(2)
-        return F.linear(seen, self.gate[:, None] * self.output.weight).to(x.dtype).view_as(x)
+    def _gated(self, found: Tensor, y: Tensor, x: Tensor, turn: Turn) -> Tensor:
+        return self.output(found, x, turn, self.split(F.silu(self.open(y))))
 
 
 def by_token(
@@ -176,8 +152,8 @@ def by_kernel(
     q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, b: Tensor, state: Tensor, ends: Sequence[int],
     kind: torch.dtype,
 ) -> tuple[Tensor, list[Tensor]]:
-    """`by_token` by flash-linear-attention on a GPU: tokens in half precision `kind`, states in
-    fp32, a call for each piece between `ends`."""
+    """`by_token` by flash-linear-attention on a GPU: tokens in half precision `kind`, states and
+    what is found in fp32, a call for each piece between `ends`."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyrefly: ignore
 
     seen, found, start = [], [], 0
@@ -193,19 +169,4 @@ def by_kernel(
         start = end
         if end in ends:
             found.append(state)
-    return torch.cat(seen, dim=1).transpose(1, 2), found
-
-
-def _normed(x: Tensor) -> Tensor:
-    """Tokens (B, F, P, D) as the maps take them in, (B, F * P, D)."""
-    return F.layer_norm(x, x.shape[-1:]).flatten(1, 2)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Queries or keys (B, N, S, d) of length one."""
-    return F.normalize(x.to(_exact(x)), dim=-1)
-
-
-def _exact(x: Tensor) -> torch.dtype:
-    """The precision that states are kept in: fp32, or more where the tokens have more."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.cat(seen, dim=1).transpose(1, 2).float(), found

@@ -29,6 +29,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
+# A constant that makes queries and keys codes of their angles, in the first channel of each pair:
+# their scores become sums of cosines of the angles between tokens.
+ALIGNED = 2.0
+
+
 def wan_angles(coords: Coords, head_dim: int, theta: float = 1e4) -> Tensor:
     """Wan's 3-D rotary angles, (..., S, head_dim / 2), float64.
 

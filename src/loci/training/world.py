@@ -23,6 +23,7 @@ from loci.data.episodes import FORMAT, render_training_set
 from loci.errors import LociError
 from loci.files import atomic_write, cache_folder
 from loci.models.codecs import Codec, CodecConfig
+from loci.models.rope import ALIGNED
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
@@ -30,8 +31,8 @@ from loci.training.loop import keyed
 from loci.training.run import RunConfig
 from loci.types import Camera
 
-# How strongly heads start out looking along their own ray, and how sharply; see `initialise`.
-ALIGNED, SHARPNESS = 2.0, 1.3
+# How sharply heads start out looking along their own ray; see `initialise`.
+SHARPNESS = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,59 @@
+"""Associative memory by hand: queries, keys and values of single tokens, and what is made of what
+they find."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loci.memory.associative import AssociativeCarry
+from loci.models.wan import Turn
+
+
+def angles(batch: int, tokens: int, pairs: int, seed: int = 5) -> Tensor:
+    """Rotary angles at random, (B, S, pairs)."""
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(batch, tokens, pairs, generator=generator, dtype=torch.float64)
+
+
+def turn_of(angle: Tensor) -> Turn:
+    return angle.cos(), angle.sin()
+
+
+def turned(x: Tensor, angle: Tensor) -> Tensor:
+    """One vector (d,) by angles (d / 2,), pair by pair."""
+    parts = []
+    for pair, a in zip(x.view(-1, 2), angle, strict=True):
+        parts.append(torch.stack([a.cos() * pair[0] - a.sin() * pair[1],
+                                  a.sin() * pair[0] + a.cos() * pair[1]]))
+    return torch.cat(parts)
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + (-x).exp())
+
+
+def normed(x: Tensor) -> Tensor:
+    centred = x - x.mean()
+    return centred / (centred.square().mean() + 1e-5).sqrt()
+
+
+def addressed(carry: AssociativeCarry, x: Tensor, angle: Tensor) -> list[list[Tensor]]:
+    """Queries, keys and values (d,) of a token x (D,), each of all heads."""
+    y, side = normed(x), len(x) // carry.heads
+    q, k = (silu(m.weight @ y + m.bias).split(side) for m in (carry.q, carry.k))
+    v = silu(carry.v.weight @ y).split(side)
+    found = [[turned(z / z.norm(), angle) for z in part] for part in (q, k)]
+    return [*found, [turned(z, angle) for z in v]]
+
+
+def answered(carry: AssociativeCarry, found: list[Tensor], angle: Tensor) -> Tensor:
+    """What the heads of a token found, (d,) each, normed in its own view, (D,)."""
+    back = [turned(z, -angle) for z in found]
+    weight = carry.head_norm.weight
+    return torch.cat([z / (z.square().mean() + 1e-6).sqrt() * weight for z in back])
+
+
+def let_in(carry: AssociativeCarry, answer: Tensor) -> Tensor:
+    """An answer (D,) as it is added to the token."""
+    return carry.gate * (carry.o.weight @ answer)
