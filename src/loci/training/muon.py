@@ -81,16 +81,16 @@ class Muon(torch.optim.AdamW):
         return gradient.lerp(buffer, self.momentum)
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices of (n, rows, cols), roughly: U V' of their SVDs."""
+def orthogonalise(matrices: Tensor, rounds: int = _ROUNDS) -> Tensor:
+    """The nearest (semi-)orthogonal matrices of (..., rows, cols), roughly: U V' of their SVDs."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).flatten(0, -3)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).view(matrices.shape)
 
 
 def build_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
