@@ -19,6 +19,7 @@ from loci.memory.shortconv import ShortConv
 from loci.memory.spatial import SpatialGrid
 from loci.memory.ssm import BlockSSM
 from loci.memory.tower import Tower
+from loci.memory.ttt import TTT
 from loci.memory.window import SlidingWindow
 
 ROWS: dict[str, Memory] = {
@@ -54,6 +55,8 @@ ROWS: dict[str, Memory] = {
     "ssm-hint3": BlockSSM(every=2, context=1, hint=3, residual="gate"),
     "ssm-legacy": ShortConv(every=2, context=1, hint=1, kernel=3),
     "delta": GatedDelta(),
+    "ttt": TTT(),
+    "ttt-muon": TTT(momentum=0.9, muon=True),
 }
 
 
@@ -65,7 +68,7 @@ def row(name: str) -> Memory:
 
 
 __all__ = [
-    "ROWS", "BlockSSM", "Compressed", "Context", "FullHistory", "GatedDelta", "Hybrid", "Joint",
-    "Memory", "Mixture", "NoMemory", "ShortConv", "SlidingWindow", "SpatialGrid",
+    "ROWS", "TTT", "BlockSSM", "Compressed", "Context", "FullHistory", "GatedDelta", "Hybrid",
+    "Joint", "Memory", "Mixture", "NoMemory", "ShortConv", "SlidingWindow", "SpatialGrid",
     "Tower", "row",
 ]
