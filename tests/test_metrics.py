@@ -134,8 +134,8 @@ def test_a_mirrored_path_shows_nothing_new_and_a_circle_does(truth: Truth) -> No
 
 def test_identity_knows_the_truth_and_every_impostor(truth: Truth) -> None:
     room = sample_room(truth.case.seed, "heldout")
-    assert {p.group for p in truth.probes} == {"first", "later"}
-    for probe in truth.probes:
+    assert {p.group for p in truth.returns} == {"first", "later"}
+    for probe in truth.returns:
         real = truth.rgb[probe.frame]
         assert metrics.nearest_candidate(real, probe.renderings, probe.region)[0] == 0
         choices = candidates(room, probe.index)
@@ -149,7 +149,7 @@ def test_identity_knows_the_truth_and_every_impostor(truth: Truth) -> None:
 
 def test_a_larger_region_has_the_same_winner(truth: Truth) -> None:
     generator = np.random.default_rng(0)
-    for probe in truth.probes:
+    for probe in truth.returns:
         frame = generator.integers(0, 256, truth.rgb.shape[1:], np.uint8)
         whole = np.ones_like(probe.region)
         small = metrics.nearest_candidate(frame, probe.renderings, probe.region)[1]
@@ -190,8 +190,8 @@ def test_best_shift_at_the_border_leaves_out_what_is_cut_off() -> None:
 
 def test_probes_left_the_view_and_came_back(truth: Truth) -> None:
     episode = render_episode("heldout", truth.case.seed, "loop180")
-    assert truth.probes
-    for probe in truth.probes:
+    assert truth.returns
+    for probe in truth.returns:
         area = (episode.identity == probe.index).sum(axis=(1, 2))
         assert area[truth.out - 1] == 0
         assert probe.frame >= truth.out

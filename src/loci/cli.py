@@ -109,6 +109,37 @@ def study(
     print(out / "report.html")
 
 
+@app.command
+def probe(
+    checkpoint: Positional[Annotated[Path, _name("CHECKPOINT")]],
+    /,
+    *,
+    cases: Annotated[int, _name("N")] = 64,
+    seed: Annotated[int, _name("S")] = 0,
+    out: Annotated[Path | None, _or("FILE", "print only")] = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Ask a checkpoint's memory what it stores, beside what generation reads out of it.
+
+    Args:
+        checkpoint: A world model made by `loci train`.
+        cases: Number of held-out rooms.
+        seed: Picks other held-out rooms.
+        out: A file for the results, as JSON.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.evaluation.probe_command import probe as ask
+    from loci.evaluation.probe_command import table
+
+    found = ask(checkpoint, cases, seed, out)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
 # Columns of a terminal in which a study's table fits with its intervals.
 WIDE = 150
 

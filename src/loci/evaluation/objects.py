@@ -10,13 +10,14 @@ from loci.evaluation.metrics import best_shift, in_place, nearest_candidate
 from loci.evaluation.statistics import Tally
 from loci.evaluation.truth import Truth
 
-SHARES = ("identity", "layout")
+SHARES = ("identity", "layout", "which", "there")
 
 
 @dataclass(frozen=True)
 class ObjectScore:
     """One object: what it was taken for, and by how many pixels it is off (right, down).
 
+    absence: frames that it was out of view; travelled: metres that the camera went meanwhile.
     box: left, top, right, bottom of its true mask in pixels, the last two exclusive.
     """
 
@@ -28,6 +29,8 @@ class ObjectScore:
     identity: bool
     shift: tuple[int, int]
     layout: bool
+    absence: int
+    travelled: float
     box: tuple[int, int, int, int]
 
 
@@ -63,21 +66,23 @@ def score_objects(
 ) -> tuple[dict[str, Tally], tuple[ObjectScore, ...]]:
     """`identity_<group>` and `layout_<group>` of a video (T, H, W, 3), and every outcome."""
     scored = []
-    for probe in truth.probes:
-        frame = video[probe.frame]
-        winner, _ = nearest_candidate(frame, probe.renderings, probe.region)
-        lines, columns = np.nonzero(probe.mask)
-        shift = best_shift(frame, truth.rgb[probe.frame], probe.mask)
+    for thing in truth.returns:
+        frame = video[thing.frame]
+        winner, _ = nearest_candidate(frame, thing.renderings, thing.region)
+        lines, columns = np.nonzero(thing.mask)
+        shift = best_shift(frame, truth.rgb[thing.frame], thing.mask)
         scored.append(
             ObjectScore(
-                index=probe.index,
-                group=probe.group,
-                frame=probe.frame,
-                label=probe.labels[0],
-                taken_for=probe.labels[winner],
+                index=thing.index,
+                group=thing.group,
+                frame=thing.frame,
+                label=thing.labels[0],
+                taken_for=thing.labels[winner],
                 identity=winner == 0,
                 shift=shift,
                 layout=in_place(shift),
+                absence=thing.absence,
+                travelled=thing.travelled,
                 box=(
                     int(columns.min()), int(lines.min()),
                     int(columns.max()) + 1, int(lines.max()) + 1,

@@ -16,6 +16,8 @@ Scores = Mapping[str, Mapping[str, Sequence[CaseScore]]]
 """branch -> row -> one score a case, in the order of the branch's cases."""
 
 FLOOR = "none"
+# Beside every PSNR, what is printed to a tenth: decibels and degrees.
+TENTHS = ("pair_margin", "where", "turn")
 
 # (branch, metric, heading): what the table on the console and the one of the report show.
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -106,7 +108,7 @@ def cell(metric: str, score: Mapping[str, Any] | None, interval: bool = True) ->
 
 
 def _form(metric: str) -> str:
-    return ".1f" if "psnr" in metric or metric == "pair_margin" else ".2f"
+    return ".1f" if "psnr" in metric or metric in TENTHS else ".2f"
 
 
 def console_table(results: Mapping[str, Any], intervals: bool = True) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from loci.evaluation.baselines import CEILINGS, FLOORS, baseline
 from loci.evaluation.branches import BRANCHES, Branch
 from loci.evaluation.cost import hold
 from loci.evaluation.objects import CaseScore
+from loci.evaluation.probe import BLIND, LATENTS, Probe, probe_cases
 from loci.evaluation.progress import Watch
 from loci.evaluation.recall import causal_scores
 from loci.evaluation.rollouts import MEMORIES, World, rollout
@@ -25,7 +26,7 @@ from loci.evaluation.truth import Truth, prepare
 from loci.files import atomic_write
 
 # Raise it whenever a score changes its meaning: finished parts of another version are made again.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,63 @@ class Runner:
             names = [*FLOORS, *names, *CEILINGS]
         scores: dict[str, list[CaseScore]] = {}
         for name in names:
-            part = self.out / "parts" / f"{branch.name}.{name}.json.gz"
-            key = self._key(branch, name)
-            done = _read_part(part, key)
-            if done is None:
+
+            def score(name: str = name) -> list[CaseScore]:
                 watch.now(f"{branch.name}: {name}")
                 truths = self._truths(branch, watch)
-                done = self._score(branch, name, truths, recalled.get(name), watch)
-                text = json.dumps({"key": key, "cases": [s.to_dict() for s in done]}) + "\n"
-                packed = gzip.compress(text.encode(), mtime=0)
-                atomic_write(part, lambda file, b=packed: file.write_bytes(b))
-            else:
-                watch.advance(self.cases)
-            scores[name] = done
-        watch.advance(ahead + len(names) * self.cases - watch.done)
+                return self._score(branch, name, truths, recalled.get(name), watch)
+
+            cases = [c.key for c in branch.cases(self.cases, self.seed)]
+            scores[name] = self._part(branch.name, name, cases, score)
+            watch.advance(ahead + len(scores) * self.cases - watch.done)
         return scores
+
+    def probe(self) -> dict[str, list[CaseScore]]:
+        """row -> what it wrote and what it reads out, case by case; the rows of reference too."""
+        scores: dict[str, list[CaseScore]] = {}
+        found = {c.name: c for c in self.contenders}
+        names = [BLIND, LATENTS, *found]
+        cases = [c.key for c in probe_cases(self.cases, self.seed)]
+        prepared: list[Probe] = []
+        with Watch("probing", len(names) * self.cases) as watch:
+            for name in names:
+
+                def score(name: str = name) -> list[CaseScore]:
+                    watch.now(f"probe: {name}")
+                    if not prepared:
+                        camera = self.first.config.camera
+                        prepared.append(Probe(camera, self.cache, self.cases, self.seed))
+                    if name not in found:
+                        return prepared[0].reference(name, self.first)
+                    self._still_there(found[name], "probe")
+                    return prepared[0].score(found[name].model, watch.advance)
+
+                scores[name] = self._part("probe", name, cases, score)
+                watch.advance(len(scores) * self.cases - watch.done)
+        return scores
+
+    def _part(
+        self, branch: str, name: str, cases: list[str], score: Callable[[], list[CaseScore]]
+    ) -> list[CaseScore]:
+        """The scores of a row in a branch, as they were kept, or made now and kept."""
+        part = self.out / "parts" / f"{branch}.{name}.json.gz"
+        key = self._key(branch, name, cases)
+        done = _read_part(part, key)
+        if done is None:
+            done = score()
+            text = json.dumps({"key": key, "cases": [s.to_dict() for s in done]}) + "\n"
+            packed = gzip.compress(text.encode(), mtime=0)
+            atomic_write(part, lambda file: file.write_bytes(packed))
+        return done
+
+    def _still_there(self, contender: Contender, branch: str) -> None:
+        """LociError where a row's weights are gone."""
+        if contender.finished:
+            raise LociError(
+                f"row '{contender.name}' has no scores of these cases on branch '{branch}', and "
+                f"its weights are gone; delete {self.out / 'training' / contender.name} to train "
+                "it again"
+            )
 
     def _truths(self, branch: Branch, watch: Watch) -> list[Truth]:
         """The truth of a branch's cases, kept for the next branch that asks for the same."""
@@ -128,11 +171,7 @@ class Runner:
             videos = baseline(name, truths, self.first.config.camera, self.first.codec)
             watch.advance(len(truths))
             return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
-        if found[0].finished:
-            raise LociError(
-                f"row '{name}' has no scores of these cases on branch '{branch.name}', and its "
-                f"weights are gone; delete {self.out / 'training' / name} to train it again"
-            )
+        self._still_there(found[0], branch.name)
         model = found[0].model
         if branch.name != "causal":
             videos = rollout(model, truths, self.seed, advance=watch.advance)
@@ -171,16 +210,15 @@ class Runner:
             held[contender.name], milliseconds[contender.name] = hold(contender.model)
         return held, milliseconds
 
-    def _key(self, branch: Branch, name: str) -> str:
+    def _key(self, branch: str, name: str, cases: list[str]) -> str:
         """A digest of everything that the scores of (branch, row) depend on."""
         found = [c for c in self.contenders if c.name == name]
         config = self.first.config
         # Baselines know no row, but the ceiling of the codec is that of the rows' codec.
         made_by = [[c.config_hash, c.checkpoint] for c in found] or self.contenders[0].codec
         what = {
-            "version": VERSION, "episodes": EPISODES, "branch": branch.name, "row": name,
-            "makers": made_by,
-            "seed": self.seed, "cases": [c.key for c in branch.cases(self.cases, self.seed)],
+            "version": VERSION, "episodes": EPISODES, "branch": branch, "row": name,
+            "makers": made_by, "seed": self.seed, "cases": cases,
             "steps": config.steps, "chunk": config.chunk,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 Results are kept for each (branch, row) as they finish, under a key of everything they depend on,
 so that a study that was killed goes on to the same numbers.
 
-    results.json    protocol, rows, gains, cost
+    results.json    protocol, rows, gains, probe, cost
     cases.json      what every row scored on every case, object by object
     report.html     everything above, to be looked at
     parts/          finished (branch, row) pairs; rollouts/: frames of the cases that are shown
@@ -69,13 +69,15 @@ class Study:
     """What is compared, and the sentence that a report begins with.
 
     names: the rows, asked for when the study is run, so that a row of yours is among them. trains:
-    rows are trained by the study, because no checkpoints ship for all of them.
+    rows are trained by the study, because no checkpoints ship for all of them. probes: what rows
+    write is asked as well; see `loci.evaluation.probe`.
     """
 
     name: str
     question: str
     names: Callable[[], Sequence[str]]
     trains: bool = False
+    probes: bool = False
 
     @property
     def rows(self) -> list[Row]:
@@ -95,6 +97,7 @@ STUDIES: dict[str, Study] = {
             "Only the memory changes: what does each way to remember bring back, and at what cost?",
             lambda: tuple(ROWS),
             trains=True,
+            probes=True,
         ),
     )
 }
@@ -134,7 +137,7 @@ def run_study(
             raise LociError(
                 f"no checkpoint ships for row '{row.name}'; train it with --from-scratch"
             )
-    results = evaluate(study.name, contenders, out, cases, seed)
+    results = evaluate(study.name, contenders, out, cases, seed, probes=study.probes)
     # The report draws on matplotlib and PyAV; an evaluation that is only read does not need them.
     from loci.report.page import write_report
 
@@ -216,6 +219,7 @@ def evaluate(
     cases: int,
     seed: int,
     branches: Sequence[str] = tuple(BRANCHES),
+    probes: bool = False,
 ) -> dict[str, Any]:
     """Run every contender through the branches; write results.json and cases.json into `out`.
 
@@ -227,6 +231,7 @@ def evaluate(
     runner = Runner(contenders, out, cases, seed)
     with matmul_precision("exact", device) as precision, reproducible(device):
         scores = runner.run([BRANCHES[name] for name in branches])
+        probe = {"probe": runner.probe()} if probes else {}
         cost, milliseconds = runner.cost()
     model = contenders[0].model
     protocol = {
@@ -271,6 +276,7 @@ def evaluate(
         "protocol": protocol,
         "rows": tables.aggregate(scores),
         "gains": tables.gains(scores, [c.name for c in contenders]),
+        "probe": {row: found["probe"] for row, found in tables.aggregate(probe).items()},
         "cost": cost,
     }
     atomic_write(out / "cases.json", _json(_single(scores, protocol["cases"])))

@@ -23,17 +23,20 @@ MIN_AREA = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
-    """One object at one frame of the way back, and eight things that could stand in its place.
+class Return:
+    """An object that comes back, at one frame, and eight things that could stand in its place.
 
-    group: "first" was seen in frame 0, "later" only afterwards. mask (H, W): where it is. region
-    (H, W): the union of the candidates' masks and a pixel around it. renderings (8, H, W, 3)
-    uint8, the true one first.
+    group: "first" was seen in frame 0, "later" only afterwards. absence: frames from its last sight
+    on the way out to its first on the way back; travelled: metres that the camera went meanwhile.
+    mask (H, W): where it is. region (H, W): the union of the candidates' masks and a pixel around
+    it. renderings (8, H, W, 3) uint8, the true one first.
     """
 
     index: int
     group: str
     frame: int
+    absence: int
+    travelled: float
     mask: np.ndarray
     region: np.ndarray
     renderings: np.ndarray
@@ -56,7 +59,7 @@ class Truth:
     out: int
     pairs: np.ndarray
     seen: np.ndarray
-    probes: tuple[Probe, ...]
+    returns: tuple[Return, ...]
 
     @property
     def generated(self) -> slice:
@@ -97,7 +100,7 @@ def prepare(
         out=out,
         pairs=pairs,
         seen=seen_before(episode.depth[:end], episode.poses[:end], observed, camera),
-        probes=_probes(room, episode.rgb[:end], identity, episode.poses, out, camera, groups),
+        returns=_returns(room, episode.rgb[:end], identity, episode.poses, out, camera, groups),
     )
 
 
@@ -108,12 +111,22 @@ def wrong_room(case: Case, poses: np.ndarray, camera: Camera) -> np.ndarray:
     return room.render(room.start @ relative, camera).rgb
 
 
+def group_of(area: np.ndarray, out: int) -> str | None:
+    """"first" or "later", for an object of which `area` (T,) pixels show: it had left the view at
+    the end of the way out, of `out` frames. None for any other."""
+    if area[out - 1] > 0:
+        return None
+    if area[0] >= MIN_AREA:
+        return "first"
+    return "later" if area[0] == 0 and area[:out].max() >= MIN_AREA else None
+
+
 def label(thing: Object) -> str:
     """How an object is called in a report."""
     return f"{thing.color} {thing.shape}"
 
 
-def _probes(
+def _returns(
     room: Room,
     rgb: np.ndarray,
     identity: np.ndarray,
@@ -121,19 +134,14 @@ def _probes(
     out: int,
     camera: Camera,
     groups: tuple[str, ...],
-) -> tuple[Probe, ...]:
+) -> tuple[Return, ...]:
     """The objects that were seen on the way out, had left the view at its end, and came back."""
     found = []
     for index in range(len(room.objects)):
         masks = identity == index
         area = masks.sum(axis=(1, 2))
-        if area[0] >= MIN_AREA:
-            group = "first"
-        elif area[0] == 0 and area[:out].max() >= MIN_AREA:
-            group = "later"
-        else:
-            continue
-        if group not in groups or area[out - 1] > 0:
+        group = group_of(area, out)
+        if group not in groups:
             continue
         frame = _clearest(masks, area, out)
         if frame is None:
@@ -145,9 +153,11 @@ def _probes(
             renderings.append(view.rgb[0])
             region |= view.identity[0] == index
         names = tuple(label(choice) for choice in choices)
+        gone, back = np.flatnonzero(area[:out])[-1], np.flatnonzero(area[out:])[0] + out
+        steps = np.linalg.norm(np.diff(poses[gone : back + 1, :3, 3], axis=0), axis=1)
         found.append(
-            Probe(
-                index, group, frame, masks[frame],
+            Return(
+                index, group, frame, int(back - gone), float(steps.sum()), masks[frame],
                 # One pixel more: outlines are smoothed, and blend into the pixel beside the mask.
                 dilation(region, np.ones((3, 3))), np.stack(renderings), names,
             )
