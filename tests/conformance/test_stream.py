@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from loci.memory import ROWS
 from loci.memory.base import pick
 from loci.models.camera import relative_to
 from loci.packed import packed_pass, retrieve
+from loci.session import Session
 from loci.types import Frames
 from loci.visibility import Coords, Kind
 from tiny_world import tiny_world, walk
@@ -116,23 +120,24 @@ def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
     torch.testing.assert_close(predict(write(one, 0, 11)), expected, atol=1e-5, rtol=1e-5)
 
 
-RESUME = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-from tiny_world import tiny_world
-from loci.memory import ROWS
-from loci.session import Session
-data = torch.load(sys.argv[3])
-model = tiny_world(ROWS[sys.argv[2]])
-session = Session.load(model, sys.argv[4])
-with torch.no_grad():
-    session.write(data["latents"], data["poses"])
-    out = session.denoise(session.read(data["ahead"]), data["noisy"], 0.5)
-torch.save(out, sys.argv[5])
-"""
+def resume(name: str, folder: Path) -> np.ndarray:
+    """What a row goes on with from the memory and the data in `folder`."""
+    data, model = torch.load(folder / "data.pt"), tiny_world(ROWS[name])
+    session = Session.load(model, folder / "memory.safetensors")
+    with torch.no_grad():
+        session.write(data["latents"], data["poses"])
+        return session.denoise(session.read(data["ahead"]), data["noisy"], 0.5).numpy()
 
 
-def test_restored_from_disk_in_a_new_process(row_name, tmp_path, request):
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[ProcessPoolExecutor]:
+    """Another process, which shares nothing with this one; one for all rows, as it starts slowly.
+    What a row raises there is raised here."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def test_restored_from_disk_in_a_new_process(row_name, tmp_path, elsewhere):
     model = tiny_world(ROWS[row_name])
     latents, noisy, _, poses = episode(model)
     session = model.session(BATCH)
@@ -143,12 +148,8 @@ def test_restored_from_disk_in_a_new_process(row_name, tmp_path, request):
         expected = session.denoise(session.read(poses[:, 11:13]), noisy[:, 0], 0.5)
     torch.save({"latents": latents[:, 8:11], "poses": poses[:, 8:11], "ahead": poses[:, 11:13],
                 "noisy": noisy[:, 0]}, tmp_path / "data.pt")
-    here = str(request.path.parents[1])
-    subprocess.run(
-        [sys.executable, "-c", RESUME, here, row_name, tmp_path / "data.pt",
-         tmp_path / "memory.safetensors", tmp_path / "out.pt"], check=True,
-    )
-    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, atol=1e-6, rtol=1e-6)
+    out = torch.from_numpy(elsewhere.submit(resume, row_name, tmp_path).result(timeout=120))
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_denoising_leaves_the_memory_bitwise_unchanged(model):
