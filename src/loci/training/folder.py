@@ -56,9 +56,11 @@ class RunFolder:
                 f"{path} already holds this run; continue it with --resume "
                 "or choose another folder"
             )
-        # A kill in the middle of a write leaves the unfinished temporary file.
-        for stale in folder.path.glob(".*-*.safetensors"):
-            stale.unlink()
+        # A kill in the middle of a write leaves the unfinished temporary file: ours, or the one
+        # that the safetensors library writes first.
+        for pattern in (".*-*.safetensors", ".tmp??????"):
+            for stale in folder.path.glob(pattern):
+                stale.unlink()
         return folder
 
     def lines(self) -> list[dict[str, Any]]:
