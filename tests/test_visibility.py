@@ -159,7 +159,7 @@ def test_a_rule_of_dilated_frames_keeps_until_the_last_use():
     assert compile_plan(key(Kind.CLEAN) & past & every_third).clean == Keep(anchors=0, recent=7)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), st.integers(2, 6))
 def test_flex_block_mask_is_the_dense_mask(anchors, window, gists, frames):
     memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)

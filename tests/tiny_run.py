@@ -82,7 +82,7 @@ def tiny() -> TinyRun:
 
 def slow() -> TinyRun:
     """Saved after every step: a kill often meets a write."""
-    train = TrainConfig(steps=240, warmup=5, log_every=7, save_every=0.0, dtype="fp32")
+    train = TrainConfig(steps=120, warmup=5, log_every=7, save_every=0.0, dtype="fp32")
     return TinyRun(train=train, pause=0.002)
 
 
