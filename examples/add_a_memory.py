@@ -3,6 +3,10 @@
 The mechanism here is *strided* memory (ours): the first frame, the last one, and every n-th frame
 in between, kept whole. Nothing below says how to train it, how to stream it or what to evict:
 the mask, the cache's plan and the session all follow from `rule`.
+
+With LOCI_ROWS=examples/add_a_memory.py in the environment it is a row like those that ship:
+`loci train rooms-strided`, `loci study families`, `loci bench`; `pytest tests/conformance -k
+strided` holds it to what every row promises.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,19 @@
-"""Markers: slow tests run with --slow, gpu tests where CUDA is; what is skipped is reported."""
+"""Markers: slow tests run with --slow, gpu tests where CUDA is; what is skipped is reported.
+
+The row of `examples/add_a_memory.py` takes part wherever tests go through the registry, and so do
+those of the files that LOCI_ROWS names.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "add_a_memory.py"
+os.environ["LOCI_ROWS"] = os.pathsep.join(filter(None, (os.getenv("LOCI_ROWS"), str(EXAMPLE))))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

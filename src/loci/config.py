@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ class Config:
     A class declared with `family=True` is a family (of memory mechanisms, say), and a subclass
     declared with `name=` is one choice of it: it serialises as `{"type": name, ...}` and
     `Family.from_dict` finds it again by that name. The family itself has no name: it is abstract.
+    `elsewhere`: what a family adds to the message about a choice that it does not know.
     """
 
     type_name: ClassVar[str | None] = None
     choices: ClassVar[dict[str, type[Config]]] = {}
+    elsewhere: ClassVar[str] = ""
 
     def __init_subclass__(cls, name: str | None = None, family: bool = False, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -37,7 +40,7 @@ class Config:
         if name is not None:
             if cls.choices is Config.choices:
                 raise LociError(f"{cls.__name__} has a name but no family; name its base a family")
-            if cls.choices.get(name, cls).__qualname__ != cls.__qualname__:
+            if _place(cls.choices.get(name, cls)) != _place(cls):
                 raise LociError(f"two configurations are called '{name}'; rename one")
             cls.type_name = name
             cls.choices[name] = cls
@@ -69,7 +72,8 @@ class Config:
             if name is None:
                 raise LociError(f"{cls.__name__} lacks the key 'type'{nearest('', valid)}")
             if name not in valid:
-                raise LociError(f"unknown {cls.__name__} '{name}'{nearest(str(name), valid)}")
+                near = nearest(str(name), valid) + cls.elsewhere
+                raise LociError(f"unknown {cls.__name__} '{name}'{near}")
             target = valid[name]
         hints = typing.get_type_hints(target)
         fields = {f.name: f for f in dataclasses.fields(target)}
@@ -101,6 +105,11 @@ class Config:
         """Twelve hexadecimal digits that change with any setting."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _place(cls: type) -> tuple[str, str | None]:
+    """Where a class is written: a file may be run twice, as a script and as a module."""
+    return cls.__qualname__, getattr(sys.modules.get(cls.__module__), "__file__", None)
 
 
 def _plain(value: Any, hint: Any) -> Any:

@@ -1,6 +1,7 @@
 """The registry of memory rows: a name, and the configuration behind it.
 
-A new mechanism is one file beside this one and one line here.
+A new mechanism is one file beside this one and one line here; or a file of yours, anywhere, that
+ends in such a line and is named in LOCI_ROWS (`registry.py`, `examples/add_a_memory.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from loci.memory.hybrid import Hybrid
 from loci.memory.joint import Joint
 from loci.memory.mixture import Mixture
 from loci.memory.none import NoMemory
+from loci.memory.registry import Rows
 from loci.memory.shortconv import ShortConv
 from loci.memory.spatial import SpatialGrid
 from loci.memory.ssm import BlockSSM
@@ -22,7 +24,7 @@ from loci.memory.tower import Tower
 from loci.memory.ttt import TTT
 from loci.memory.window import SlidingWindow
 
-ROWS: dict[str, Memory] = {
+ROWS = Rows({
     "none": NoMemory(),
     "context-1": Context(frames=1),
     "context-5": Context(frames=5),
@@ -57,7 +59,7 @@ ROWS: dict[str, Memory] = {
     "delta": GatedDelta(),
     "ttt": TTT(),
     "ttt-muon": TTT(momentum=0.9, muon=True),
-}
+})
 
 
 def row(name: str) -> Memory:

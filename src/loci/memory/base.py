@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from loci.config import Config
 from loci.memory.carry import Carry
+from loci.memory.registry import VARIABLE, load_rows
 from loci.types import Camera
 from loci.visibility import Kind, Plan, Rule, compile_plan, key, query, same_group
 
@@ -35,6 +37,13 @@ together = query(*_chunk) & key(*_chunk) & same_group
 @dataclass(frozen=True, kw_only=True)
 class Memory(Config, family=True):
     """One row of a study: what is kept of the past, and who may look at it."""
+
+    elsewhere: ClassVar[str] = f"; if a file of yours defines it, name that file in {VARIABLE}"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        load_rows()
+        return super().from_dict(data)
 
     @property
     def gists(self) -> int:

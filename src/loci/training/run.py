@@ -7,9 +7,7 @@ depends on. It is given by name, or as `path/to/file.py:function`.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import nn
 from loci.checkpoint import save_checkpoint
 from loci.config import Config
 from loci.errors import LociError, nearest
+from loci.python_file import load_file
 from loci.training.folder import RunFolder
 from loci.training.loop import Summary, Task, TrainConfig, fit, keyed
 
@@ -111,23 +110,11 @@ def run(
 
 
 def _from_file(path: Path, function: str) -> Recipe:
-    """A function of a Python file, which is run as a module of its own."""
-    if not path.is_file():
-        raise LociError(f"no recipe file {path}; check the path")
-    name = f"loci_recipe_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise LociError(f"{path} is not a Python file; give file.py:function")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their annotations up in the module of their class.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
-        raise LociError(f"{path} does not load: {type(error).__name__}: {error}; fix it") from error
+    """A function that a Python file defines itself."""
+    module = load_file(path, "recipe")
     own = {
         k: v for k, v in vars(module).items()
-        if inspect.isfunction(v) and v.__module__ == name
+        if inspect.isfunction(v) and v.__module__ == module.__name__
     }
     if function not in own:
         raise LociError(f"{path} has no function '{function}'{nearest(function, own)}")
