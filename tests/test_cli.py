@@ -50,9 +50,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["train", "study", "rollout", "worlds", "doctor", "Memory for action"]),
+        (["--help"], ["train", "study", "bench", "rollout", "worlds", "doctor", "Memory for"]),
         (["train", "--help"], ["RECIPE", "--out DIR", "--resume", "--threads N", "bit for bit"]),
         (["study", "--help"], ["NAME", "--rows A,B", "--cases N", "--from-scratch", "--json"]),
+        (["bench", "--help"], ["--rows A,B", "--frames N,M", "--repeats N", "--out FILE"]),
         (["rollout", "--help"], ["CHECKPOINT", "--first-frame IMG", "--path NAME", "--steps N"]),
         (["worlds", "--help"], ["render"]),
         (["worlds", "render", "--help"], ["WORLD", "--split {train,heldout,open}", "loop180"]),

@@ -114,7 +114,7 @@ def test_results_carry_their_protocol(done) -> None:
     assert protocol["wall"]["seconds"] > 0
     assert results["cost"]["none"] == {
         "frames": 40, "tokens": 640, "bytes": 2560, "full_history_tokens": 640,
-        "tokens_at_400": 6400, "tokens_at_6400": 102400,
+        "bytes_at_400": 25600, "tokens_at_400": 6400, "tokens_at_6400": 102400,
     }
     assert list(results["rows"]) == [
         "mean-image", "first-frame", "none", "all-views", "noise", "codec", "ground-truth",

@@ -21,6 +21,9 @@ from loci.errors import LociError
 
 USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
 
+# Columns of a terminal in which a table fits with its intervals.
+WIDE = 150
+
 app = tyro.extras.SubcommandApp()
 worlds = tyro.extras.SubcommandApp()
 
@@ -33,6 +36,16 @@ def _name(metavar: str) -> Any:
 def _or(metavar: str, otherwise: str) -> Any:
     """The same for a value that may be left out: what happens then."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
+
+
+def _names(rows: str | None) -> tuple[str, ...] | None:
+    """Rows separated by commas; None are all of them."""
+    if rows is None:
+        return None
+    names = tuple(name.strip() for name in rows.split(",") if name.strip())
+    if not names:
+        raise LociError(f"'{rows}' names no row; give --rows a,b")
+    return names
 
 
 @app.command
@@ -93,10 +106,9 @@ def study(
     """
     from loci.evaluation.study import run_study
 
-    chosen = None if rows is None else tuple(r.strip() for r in rows.split(",") if r.strip())
-    if cases < 1 or (chosen is not None and not chosen):
-        raise LociError("a study needs a case and a row; give --cases 1 or more, --rows a,b")
-    results = run_study(name, out, chosen, cases, seed, from_scratch)
+    if cases < 1:
+        raise LociError("a study needs a case; give --cases 1 or more")
+    results = run_study(name, out, _names(rows), cases, seed, from_scratch)
     if as_json:
         print(json.dumps(results, indent=2))
         return
@@ -140,8 +152,34 @@ def probe(
     Console().print(table(found))
 
 
-# Columns of a terminal in which a study's table fits with its intervals.
-WIDE = 150
+@app.command
+def bench(
+    *,
+    rows: Annotated[str | None, _or("A,B", "all")] = None,
+    frames: Annotated[str, _name("N,M")] = "25,100,400",
+    repeats: Annotated[int, _name("N")] = 7,
+    out: Annotated[Path | None, _or("FILE", "not written")] = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Measure what memory costs, row beside row: milliseconds, tokens and bytes against history.
+
+    Args:
+        rows: Only these rows, separated by commas, and none, to which all are compared.
+        frames: Measure after so many written frames.
+        repeats: How often each thing is timed; rows take turns.
+        out: A file for the results, JSON.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.evaluation.bench import parse_frames, run_bench, table
+
+    results = run_bench(_names(rows), parse_frames(frames), repeats, out)
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(table(results, spreads=console.width >= WIDE))
 
 
 @app.command

@@ -1,53 +1,118 @@
-"""What a row holds after 40 frames, and how long a chunk takes then."""
+"""What memory costs: tokens and bytes held, milliseconds to write a frame and to make a chunk.
+
+One measuring code for the study, which asks it about trained rows one by one, and for `loci bench`,
+which puts rows side by side.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from loci.evaluation.cases import chunk_noise
-from loci.evaluation.rollouts import World
+from loci.evaluation.rollouts import World, WorldSession
 from loci.worlds.paths import make_path
 from loci.worlds.rooms import sample_room
 
 FRAMES = 40
-LATER = (400, 6400)
+WRITTEN, LATER = 400, (400, 6400)
 REPEATS = 5
+# Frames that are written together where nothing is timed: about the fastest on a CPU.
+BLOCK = 40
+
+
+class Stream:
+    """One stream of a model, along a full turn of a room that is gone through again and again.
+
+    The latents are noise, the same in every block: what was seen makes no difference to the cost.
+    """
+
+    def __init__(self, model: World, session: WorldSession):
+        self.model, self.session, self.frames = model, session, 0
+        self.device = next(iter(model.parameters())).device
+        room = sample_room(0, "train")
+        self.turn = torch.from_numpy(make_path("loop360", room.start, 0, room).poses)
+        shape = (max(BLOCK, model.config.chunk), *model.latent_shape)
+        self.noise = chunk_noise(0, "cost", 0, shape)[None].to(self.device)
+
+    def write(self, count: int = 1) -> None:
+        """Commit the next `count` frames, together: no more than a block."""
+        self.session.write(self.noise[:, :count], self.poses(count))
+        self.frames += count
+
+    def advance(self, frames: int) -> None:
+        """Go on until `frames` frames are written."""
+        while self.frames < frames:
+            self.write(min(BLOCK, frames - self.frames))
+
+    def generate(self) -> Tensor:
+        """The chunk that comes next, with all its steps; nothing is committed."""
+        chunk, steps = self.model.config.chunk, self.model.config.steps
+        return self.session.generate(self.poses(chunk), self.noise[:, :chunk], steps)
+
+    def poses(self, count: int) -> Tensor:
+        """Of the next `count` frames, (1, count, 4, 4)."""
+        return self.turn[(self.frames + torch.arange(count)) % len(self.turn)][None]
+
+
+def milliseconds(act: Callable[[], object], device: torch.device) -> float:
+    """What `act` takes, until the device has finished with it."""
+    _finish(device)
+    began = time.perf_counter()
+    act()
+    _finish(device)
+    return 1000 * (time.perf_counter() - began)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(
+    acts: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    warm: bool = True,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of every act, `repeats` times, in turns: what slows the machine down for a while
+    slows all of them. warm: a turn that does not count comes first; `done` hears of every act."""
+    times: dict[str, list[float]] = {name: [] for name in acts}
+    for turn in range(repeats + warm):
+        for name, act in acts.items():
+            took = milliseconds(act, device)
+            if turn >= warm:
+                times[name].append(took)
+            done()
+    return times
 
 
 @torch.inference_mode()
 def hold(model: World) -> tuple[dict[str, int], float]:
-    """({frames, tokens, bytes, full_history_tokens, tokens_at_400, tokens_at_6400} of one stream,
-    milliseconds a chunk).
+    """({frames, tokens, bytes, full_history_tokens, bytes_at_400, tokens_at_400, tokens_at_6400} of
+    one stream, milliseconds a chunk).
 
-    40 frames of a full turn are written one chunk at a time; the milliseconds are the median of
-    five generated chunks (batch 1, after one to warm up) and depend on the machine. `tokens` and
-    `bytes` are what the stream's memory holds, `full_history_tokens` every token of every frame.
-    Later on, what the row's plan says that it will hold.
+    tokens and bytes: what its memory holds after 40 frames, full_history_tokens: every token of
+    every frame. The milliseconds are the median of five chunks generated then (after one to warm
+    up) and depend on the machine. For bytes_at_400 that many frames are written; the tokens held
+    later on are those that the row's plan promises.
     """
-    room = sample_room(0, "train")
-    chunk, device = model.config.chunk, next(iter(model.parameters())).device
-    turn = torch.from_numpy(make_path("loop360", room.start, 0, room).poses)
-    session = model.session(1)
-    for start in range(0, FRAMES, chunk):
-        poses = turn[None, start : min(start + chunk, FRAMES)]
-        shape = (poses.shape[1], *model.latent_shape)
-        session.write(chunk_noise(0, "cost", start, shape)[None].to(device), poses)
+    stream = Stream(model, model.session(1))
+    stream.advance(FRAMES)
     held = {
         "frames": FRAMES,
-        "tokens": int(session.tokens()),
-        "bytes": int(session.bytes()),
+        "tokens": int(stream.session.tokens()),
+        "bytes": int(stream.session.bytes()),
         "full_history_tokens": FRAMES * model.tokens,
     }
+    times = in_turns({"chunk": stream.generate}, REPEATS, stream.device)["chunk"]
+    stream.advance(WRITTEN)
+    held[f"bytes_at_{WRITTEN}"] = int(stream.session.bytes())
     for frames in LATER:
         held[f"tokens_at_{frames}"] = model.config.memory.tokens_held(frames, model.tokens)
-    poses = turn[None, FRAMES : FRAMES + chunk]
-    noise = chunk_noise(0, "cost", FRAMES, (chunk, *model.latent_shape))[None].to(device)
-    times = []
-    for _ in range(REPEATS + 1):
-        began = time.perf_counter()
-        session.generate(poses, noise, model.config.steps).cpu()
-        times.append(1000 * (time.perf_counter() - began))
-    return held, statistics.median(times[1:])
+    return held, statistics.median(times)
