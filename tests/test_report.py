@@ -123,7 +123,7 @@ def test_the_page_is_the_same_every_time(folder: Path, html: str) -> None:
 
 
 def test_plots_take_the_colour_of_the_page(html: str, tags: Tags) -> None:
-    assert len(tags.of("svg")) == 5
+    assert len(tags.of("svg")) == 7
     assert "currentColor" in html
     assert "#123456" not in html
     assert "DejaVu" not in html
@@ -188,3 +188,28 @@ def test_a_mosaic_shows_every_row_and_says_what_was_given() -> None:
     assert (frames == 250).mean() > 0.2
     assert mp4(frames).startswith("data:video/mp4;base64,")
     assert png(video[0]).startswith("data:image/png;base64,")
+
+
+def test_what_was_written_stands_beside_what_was_read(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    cases = json.loads((folder / "cases.json").read_text())
+    score = {"mean": 0.25, "lo": 0.2, "hi": 0.3, "n": 9}
+    read = {"which_later": score, "identity_later": score | {"mean": 0.75}}
+    results["probe"] = {"blind": {"which_later": score}, "none": read, "context-20": read}
+    text = pages.render_page(results, cases, folder)
+    assert len(Tags(text).of("svg")) == 8
+    assert "Written: which, later (%)" in text
+    # Rows whose dots lie on each other share a label.
+    assert "none, context-20" in text
+    assert text.count("<td>25") >= 3
+
+
+def test_retention_is_drawn_for_each_row(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    curves = results["retention"]
+    assert {"none", "context-20"} <= set(curves)
+    for row in curves.values():
+        assert set(row) == {"absence", "travelled"}
+        assert all(point["n"] > 0 and 0 <= point["mean"] <= 1 for point in row["absence"])
+    # A perfect memory of views keeps everything, however long it was gone.
+    assert all(point["mean"] == 1 for point in curves["context-20"]["absence"])

@@ -1,6 +1,6 @@
 """What is stored, against what is read out.
 
-A linear probe on the frozen memory: rooms are seen along the way out of one course, and the state
+A linear probe on the frozen memory: rooms are seen along the way out of `PROBED`, and the state
 that a stream then holds, as it lies, is asked about every object that has left the view:
 
 - *there*: does one stand in this direction? The share of pairs of directions of a room, one with
@@ -46,6 +46,7 @@ PER_CASE, LEAST = 12, 96
 BINS = 16
 # Train rooms that no recipe trains on.
 FIRST_ROOM = 1_000_000
+PROBED = LOOP180
 # Ridge strengths, in units of the mean variance along a direction of the states.
 STRENGTHS = 10.0 ** np.arange(-4.0, 4.5, 0.5)
 # What a snapshot holds beside the memory: it would tell nothing, or what is no memory.
@@ -207,7 +208,7 @@ class Probe:
 
 def probe_cases(count: int, study_seed: int) -> tuple[Case, ...]:
     """The held-out rooms that a probe is asked about."""
-    return make_cases("heldout", (LOOP180,), count, study_seed)
+    return make_cases("heldout", (PROBED,), count, study_seed)
 
 
 def products(states: Mapping[str, Tensor], fitted: int, count: int) -> np.ndarray:
@@ -253,7 +254,7 @@ def _seen(rooms: int, camera: Camera) -> Rooms:
     frames, poses, asked = [], [], []
     for seed in range(FIRST_ROOM, FIRST_ROOM + rooms):
         room = sample_room(seed, "train")
-        path = make_path(LOOP180.path, room.start, seed, room)
+        path = make_path(PROBED.path, room.start, seed, room)
         views = room.render(path.poses[: path.out], camera)
         areas = [(views.identity == i).sum(axis=(1, 2)) for i in range(len(room.objects))]
         groups = [group_of(area, path.out) for area in areas]

@@ -3,7 +3,7 @@
 Results are kept for each (branch, row) as they finish, under a key of everything they depend on,
 so that a study that was killed goes on to the same numbers.
 
-    results.json    protocol, rows, gains, probe, cost
+    results.json    protocol, rows, gains, retention, probe, cost
     cases.json      what every row scored on every case, object by object
     report.html     everything above, to be looked at
     parts/          finished (branch, row) pairs; rollouts/: frames of the cases that are shown
@@ -35,6 +35,8 @@ from loci.evaluation import results as tables
 from loci.evaluation.baselines import CEILINGS, FLOORS
 from loci.evaluation.branches import BRANCHES
 from loci.evaluation.objects import CaseScore
+from loci.evaluation.probe import BLIND, LATENTS
+from loci.evaluation.retention import retention
 from loci.evaluation.runner import Contender, Runner
 from loci.evaluation.statistics import DRAWS, LEVEL
 from loci.evaluation.statistics import SEED as BOOTSTRAP_SEED
@@ -246,8 +248,11 @@ def evaluate(
             }
             for c in contenders
         },
-        "floors": [*FLOORS, *([tables.FLOOR] if tables.FLOOR in scores[branches[0]] else [])],
-        "ceilings": list(CEILINGS),
+        "floors": [
+            *FLOORS, *([tables.FLOOR] if tables.FLOOR in scores[branches[0]] else []),
+            *([BLIND] if probes else []),
+        ],
+        "ceilings": [*CEILINGS, *([LATENTS] if probes else [])],
         "chunk": model.config.chunk,
         "steps": model.config.steps,
         "camera": model.config.camera.to_dict(),
@@ -276,6 +281,7 @@ def evaluate(
         "protocol": protocol,
         "rows": tables.aggregate(scores),
         "gains": tables.gains(scores, [c.name for c in contenders]),
+        "retention": retention(scores.get("recall", {})),
         "probe": {row: found["probe"] for row, found in tables.aggregate(probe).items()},
         "cost": cost,
     }

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from loci import __version__
 from loci.errors import LociError
 from loci.evaluation.branches import BRANCHES
+from loci.evaluation.probe import PROBED
 from loci.evaluation.results import COLUMNS, cell
 from loci.files import atomic_write
 from loci.report import plots
@@ -68,6 +69,19 @@ METRICS: dict[str, tuple[str, str]] = {
     "movement": (
         "Movement", "Change from frame to frame as a share of the truth's: a still is 0.",
     ),
+    "which_later": (
+        "Written: which, later (%)",
+        "A linear probe on the memory's state names the object, of the same eight, for objects "
+        "first seen after the first frame. Guessing gives 12.5 %.",
+    ),
+    "which_first": ("Written: which, first (%)", "The same for objects of the first frame."),
+    "there": (
+        "Written: there (%)",
+        "Of a direction with an object and one without, the probe puts them in order. Guessing "
+        "gives 50 %.",
+    ),
+    "where": ("Written: bearing (degrees)", "By how much the probe misses an object's bearing."),
+    "turn": ("Written: turn (degrees)", "By how much it misses how the object is turned."),
     "lpips_alex": ("LPIPS (AlexNet)", "Perceptual distance; less is better."),
 }
 
@@ -78,7 +92,9 @@ BRANCH_TEXT = {
     "loop": "Loop: everything is generated, out and back.",
     "open-recall": "Open-domain recall: shapes, colours and walls that training never showed.",
     "open-loop": "Open-domain loop.",
+    "probe": "Probe: what the state holds after the way out, and what generation makes of it.",
 }
+COURSES = {b.name: b.courses for b in BRANCHES.values()} | {"probe": (PROBED,)}
 
 
 def write_report(out: str | Path) -> Path:
@@ -97,6 +113,7 @@ def render_page(results: Mapping[str, Any], cases: Mapping[str, Any], out: Path)
     """The page as text."""
     protocol = results["protocol"]
     names = list(protocol["rows"])
+    probed = {row: {"probe": scores} for row, scores in results["probe"].items()}
     template = Environment(
         loader=PackageLoader("loci.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -109,8 +126,13 @@ def render_page(results: Mapping[str, Any], cases: Mapping[str, Any], out: Path)
         cost=results["cost"],
         claims=claims(results, cases),
         key_table=_key_table(results),
-        tables=[_branch_table(results["rows"], b, protocol) for b in protocol["cases"]],
-        metrics=_glossary(results["rows"]),
+        tables=[
+            _branch_table(rows, branch, protocol)
+            for rows, branches in ((results["rows"], protocol["cases"]), (probed, ["probe"]))
+            for branch in branches
+            if rows
+        ],
+        metrics=_glossary(results["rows"], probed),
         plots=_plots(results, names),
         panels=_panels(out, names, cases),
     )
@@ -176,7 +198,7 @@ def _branch_table(
     return {
         "name": branch,
         "text": BRANCH_TEXT[branch],
-        "courses": ", ".join(c.name for c in BRANCHES[branch].courses),
+        "courses": ", ".join(c.name for c in COURSES[branch]),
         "headings": [
             (METRICS.get(m, (m.replace("_", " "), ""))[0], counts[m]) for m in metrics
         ],
@@ -191,9 +213,10 @@ def _branch_table(
     }
 
 
-def _glossary(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _glossary(*tables: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The explanations of the metrics that occur."""
-    found = {m for scores in rows.values() for branch in scores.values() for m in branch}
+    rows = [branches for table in tables for branches in table.values()]
+    found = {metric for row in rows for scores in row.values() for metric in scores}
     return [METRICS[m] for m in METRICS if m in found]
 
 
@@ -213,9 +236,29 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
             "where memory cannot help. Dashed: the codec's ceiling. Dotted: the mean image.", False,
         ),
         (
-            "recall", "tokens", lambda: plots.tokens(rows, names, results["cost"]),
-            "What memory buys: identity of later objects against the tokens held at 40 frames.",
+            "recall", "bytes", lambda: plots.memory_size(rows, names, results["cost"]),
+            "What memory buys: identity of later objects against the bytes held at 40 frames.",
             False,
+        ),
+        (
+            "recall", "absence",
+            lambda: plots.kept(results["retention"], names, "absence", "frames out of view"),
+            "Retention: identity of all objects that come back, by how long they were gone.",
+            False,
+        ),
+        (
+            "recall", "travelled",
+            lambda: plots.kept(
+                results["retention"], names, "travelled", "metres that the camera went meanwhile"
+            ),
+            "The same, by how far the camera went before it saw them again.", False,
+        ),
+        (
+            "recall", "probe",
+            lambda: plots.written_and_read(results["probe"], names, results["cost"]),
+            "Written against read, for later objects: a linear probe on the memory's state must "
+            "name the one of eight that was there; generation must show it. Larger dots hold more "
+            "bytes. Dotted: the probe on nothing, and on all latents that were seen.", False,
         ),
         (
             "causal", "causal", lambda: plots.causal(rows, names),
@@ -231,7 +274,8 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
     return [
         {"name": name, "svg": Markup(draw()), "text": text, "wide": wide}
         for branch, name, draw, text, wide in wanted
-        if branch in branches and (name != "tokens" or results["cost"])
+        if branch in branches and (name != "bytes" or results["cost"])
+        and (name != "probe" or results["probe"])
     ]
 
 

@@ -24,7 +24,10 @@ PALETTE = {
     "context-20": "#2f6fc0",
     "hybrid": "#e0803a",
 }
-SPARE = ("#3aa17e", "#b565a7", "#c9a227", "#d1495b", "#6b7fd7", "#5b8c5a")
+SPARE = (
+    "#3aa17e", "#b565a7", "#c9a227", "#d1495b", "#6b7fd7", "#5b8c5a", "#8c6d46", "#4fb0c6",
+    "#e377a8", "#9aa83a", "#a05195", "#f0895e",
+)
 IDENTITY_CHANCE = 1 / 8
 STYLE = {
     "svg.fonttype": "none",
@@ -57,7 +60,9 @@ def identity(rows: Rows, names: Sequence[str]) -> str:
         if any(b in rows[n] for n in names)
     ]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(branches), 3.1), layout="constrained")
+        figure = Figure(
+            figsize=(0.9 * _width(names) * len(branches), 3.1), layout="constrained"
+        )
         axes = figure.subplots(1, len(branches), sharey=True, squeeze=False)[0]
         for axis, (branch, title) in zip(axes, branches, strict=True):
             for offset, group, alpha in ((-0.2, "first", 0.45), (0.2, "later", 1.0)):
@@ -75,7 +80,7 @@ def identity(rows: Rows, names: Sequence[str]) -> str:
 def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Sequence[str]) -> str:
     """PSNR on pixels seen before (full) and newly revealed (hollow), with floor and ceiling."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("recall", {})
@@ -92,39 +97,94 @@ def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Se
         return _svg(figure)
 
 
-def tokens(rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]) -> str:
-    """Identity of objects seen later against the tokens a row holds after 40 frames."""
+def memory_size(
+    rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Identity of objects seen later against the bytes a row holds after 40 frames."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axis = figure.subplots()
-        # Rows that hold equally much are set apart a little, so that all can be seen.
-        places: dict[float, int] = {}
+        dots = []
         for name in names:
             score = rows[name].get("recall", {}).get("identity_later")
-            if score is None or name not in cost:
-                continue
-            held = float(cost[name]["tokens"])
-            shift = places.get(held, 0)
-            places[held] = shift + 1
-            _dot(axis, held * 1.08**shift, score, color(name, names), True, 100, name)
+            if score is not None and name in cost:
+                _dot(axis, cost[name]["bytes"], score, color(name, names), True, 100)
+                dots.append((name, float(cost[name]["bytes"]), 100 * score["mean"]))
         _chance(axis, 100 * IDENTITY_CHANCE)
         axis.set(
             xscale="log", ylim=(0, 106), ylabel="identity of later objects, %",
-            xlabel="tokens held at 40 frames (log scale)",
+            xlabel="bytes held at 40 frames",
         )
-        held = [float(c["tokens"]) for c in cost.values()]
-        axis.set_xlim(min(held) / 1.5, max(held) * 2)
-        figure.legend(loc="outside right center", labelspacing=1.0)
-        ticks = sorted({int(h) for h in held})
-        axis.set_xticks(ticks, [str(t) for t in ticks])
+        held = [place for _, place, _ in dots]
+        axis.set_xlim(min(held) / 1.5, max(held) * 4)
         axis.minorticks_off()
+        _labels(axis, dots)
+        return _svg(figure)
+
+
+def written_and_read(
+    probe: Mapping[str, Mapping[str, Mapping[str, float]]], names: Sequence[str],
+    cost: Mapping[str, Mapping[str, float]],
+) -> str:
+    """What a linear probe finds in the state against what generation brings back; the area of a
+    dot grows with the bytes held."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axis = figure.subplots()
+        dots = []
+        for name in names:
+            written, read = (probe[name].get(m) for m in ("which_later", "identity_later"))
+            if written and read:
+                x, y = 100 * written["mean"], 100 * read["mean"]
+                area = 25 * np.log10(max(cost[name]["bytes"], 10)) ** 1.5
+                axis.plot([100 * written["lo"], 100 * written["hi"]], [y, y], lw=0.8, color=INK)
+                axis.plot([x, x], [100 * read["lo"], 100 * read["hi"]], lw=0.8, color=INK)
+                axis.scatter([x], [y], s=area, color=color(name, names), alpha=0.8, zorder=3)
+                dots.append((name, x, y))
+        for name in probe:
+            if name not in names and "which_later" in probe[name]:
+                x = 100 * probe[name]["which_later"]["mean"]
+                axis.axvline(x, color=INK, lw=0.8, ls=":", alpha=0.7)
+                axis.text(x, 106, name, ha="center", va="bottom", size=8.5)
+        axis.set(
+            xlim=(0, 104), ylim=(0, 104), xlabel="written: a probe names the object, %",
+            ylabel="read: generation shows it, %",
+        )
+        _labels(axis, dots)
+        return _svg(figure)
+
+
+def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
+         names: Sequence[str], axis_name: str, unit: str) -> str:
+    """Identity of returning objects in bins of absence or of distance, a line a row."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axis = figure.subplots()
+        curves = {n: retention[n][axis_name] for n in names if n in retention}
+        ends = sorted({point["to"] for curve in curves.values() for point in curve})
+        dots = []
+        for name, curve in curves.items():
+            places = [ends.index(point["to"]) for point in curve]
+            heights = [100 * point["mean"] for point in curve]
+            axis.plot(places, heights, "o-", ms=4, lw=1.4, color=color(name, names))
+            if places:
+                dots.append((name, float(places[-1]), heights[-1]))
+        begins = [None, *ends[:-1]]
+        texts = [
+            f"{end:g}" if begin is None else f"{begin:g}–{end:g}"
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+        axis.set_xticks(range(len(ends)), texts)
+        axis.set(xlabel=unit, ylabel="identity, %", ylim=(0, 106), xlim=(-0.2, len(ends) + 0.6))
+        _chance(axis, 100 * IDENTITY_CHANCE)
+        _labels(axis, dots)
         return _svg(figure)
 
 
 def causal(rows: Rows, names: Sequence[str]) -> str:
     """Identity of later objects with each memory: true, empty, shuffled, wrong-room."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for number, memory in enumerate(MEMORIES):
             offset, alpha = 0.21 * (number - 1.5), 1 - 0.25 * number
@@ -141,7 +201,7 @@ def causal(rows: Rows, names: Sequence[str]) -> str:
 def loop(rows: Rows, names: Sequence[str]) -> str:
     """Mirrored pairs: how alike they are, and how much more alike than frames of other poses."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("loop", {})
@@ -182,8 +242,29 @@ def _chance(axis: Axes, height: float) -> None:
     )
 
 
+def _labels(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
+    """The names beside their dots; those whose dots lie on each other share a label."""
+    groups: dict[tuple[int, int], list[tuple[str, float, float]]] = {}
+    to_screen = axis.transData.transform
+    for name, x, y in dots:
+        left, low = to_screen((x, y))
+        groups.setdefault((round(left / 40), round(low / 9)), []).append((name, x, y))
+    for members in groups.values():
+        _, x, y = members[0]
+        lines = [", ".join(n for n, _, _ in members[i : i + 3]) for i in range(0, len(members), 3)]
+        axis.annotate(
+            "\n".join(lines), (x, y), (6, 0), textcoords="offset points", size=8, va="center"
+        )
+
+
+def _width(names: Sequence[str]) -> float:
+    """Of a plot with a place for each row."""
+    return max(5.2, 1.2 + 0.34 * len(names))
+
+
 def _names(axis: Axes, names: Sequence[str]) -> None:
-    axis.set_xticks(np.arange(len(names)), names)
+    few = len(names) <= 8
+    axis.set_xticks(np.arange(len(names)), names, rotation=0 if few else 90)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.tick_params(axis="x", length=0)
 

@@ -3,6 +3,8 @@
     loci train rooms-codec --out runs/codec        the small codec of the rooms
     loci train rooms-hybrid --out runs/hybrid      one memory row, and so for every other row
 
+    loci train returns-hybrid --out runs/hybrid    the same with the return loss
+
 The rows share one function and differ in one line, their memory. A recipe of your own is a
 function like these in any file: `loci train my_recipes.py:my_recipe --out DIR`.
 """
@@ -17,6 +19,7 @@ from loci.memory import ROWS, Memory
 from loci.models.world import WorldConfig
 from loci.training.codec import image_codec
 from loci.training.loop import TrainConfig
+from loci.training.returning import returning
 from loci.training.run import RunConfig
 from loci.training.world import WorldRun, shipped_codec_config, small_transformer
 from loci.types import Camera
@@ -43,7 +46,12 @@ def rooms(memory: Memory) -> WorldRun:
     )
 
 
+def _returning(memory: Memory) -> WorldRun:
+    return returning(rooms(memory))
+
+
 def recipes() -> dict[str, Callable[[], RunConfig]]:
-    """All recipes by name: the codec's, and one for each memory row that is known by now."""
+    """All recipes by name: the codec's, and two for each memory row that is known by now."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
-    return {"rooms-codec": image_codec, **rows}
+    again = {f"returns-{name}": partial(_returning, memory) for name, memory in ROWS.items()}
+    return {"rooms-codec": image_codec, **rows, **again}

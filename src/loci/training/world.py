@@ -134,7 +134,11 @@ class WorldTask:
         loss = flow.loss(output, target, noise, time)  # (B, G)
         # How well it does when there is much noise left says how much of the past it uses.
         late = loss.detach()[:, len(self.starts) // 2 :].mean()
-        return loss.mean(), {"late": float(late)}
+        return self.total(loss, batch), {"late": float(late)}
+
+    def total(self, losses: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """One number from the losses of all chunks, (B, G)."""
+        return losses.mean()
 
 
 def initialise(model: WorldModel) -> None:

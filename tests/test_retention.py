@@ -1,0 +1,27 @@
+"""Retention: every object that came back is counted once, in the bin it belongs to."""
+
+from __future__ import annotations
+
+from loci.evaluation.objects import CaseScore, ObjectScore
+from loci.evaluation.retention import retention
+
+
+def thing(absence: int, travelled: float, right: bool) -> ObjectScore:
+    return ObjectScore(
+        0, "later", 20, "red cube", "red cube", right, (0, 0), True, absence, travelled,
+        (0, 0, 1, 1),
+    )
+
+
+def test_bins_hold_their_upper_end_and_not_their_lower():
+    cases = [
+        CaseScore({}, (thing(8, 0.0, True), thing(9, 0.5, False))),
+        CaseScore({}, (thing(16, 0.6, True), thing(33, 9.0, True))),
+    ]
+    curves = retention({"row": cases, "silent": [CaseScore({}, ())]})
+    assert curves["silent"] == {"absence": [], "travelled": []}
+    absence = {p["to"]: (p["mean"], p["n"]) for p in curves["row"]["absence"]}
+    assert absence == {8: (1.0, 1), 16: (0.5, 2), 64: (1.0, 1)}
+    travelled = {p["to"]: (p["mean"], p["n"]) for p in curves["row"]["travelled"]}
+    assert travelled == {0: (1.0, 1), 0.5: (0.0, 1), 1: (1.0, 1)}
+    assert all(p["lo"] <= p["mean"] <= p["hi"] for p in curves["row"]["absence"])
