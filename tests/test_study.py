@@ -295,7 +295,7 @@ def test_a_row_trained_from_scratch_is_the_one_evaluated(tmp_path: Path, monkeyp
     monkeypatch.setattr(studies, "run_recipe", train)
     monkeypatch.setattr(studies, "BRANCHES", {"replay": BRANCHES["replay"]})
     monkeypatch.setattr(
-        studies, "evaluate", lambda study, rows, out, cases, seed: [r.checkpoint for r in rows]
+        studies, "evaluate", lambda study, rows, out, cases, seed, **_: [r.checkpoint for r in rows]
     )
     monkeypatch.setattr("loci.report.page.write_report", lambda out: None)
     first = run_study("ground", tmp_path, ["none"], 1, 0, from_scratch=True)

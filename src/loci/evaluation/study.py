@@ -71,7 +71,7 @@ class Study:
     """What is compared, and the sentence that a report begins with.
 
     names: the rows, asked for when the study is run, so that a row of yours is among them. trains:
-    rows are trained by the study, because no checkpoints ship for all of them. probes: what rows
+    rows of which no checkpoint ships are trained by the study. probes: what rows
     write is asked as well; see `loci.evaluation.probe`.
     """
 
@@ -131,10 +131,10 @@ def run_study(
     device = pick_device()
     contenders = []
     for row in chosen:
-        if study.trains or from_scratch:
-            contenders.append(finished_row(row, out) or load_row(row, train_row(row, out), device))
-        elif row.checkpoint().exists():
+        if not from_scratch and row.checkpoint().exists():
             contenders.append(load_row(row, row.checkpoint(), device))
+        elif study.trains or from_scratch:
+            contenders.append(finished_row(row, out) or load_row(row, train_row(row, out), device))
         else:
             raise LociError(
                 f"no checkpoint ships for row '{row.name}'; train it with --from-scratch"
