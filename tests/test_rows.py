@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
     cli.main(["study", "families", "--rows", "strided", "--cases", "1", "--out", str(out)])
     assert "strided" in capsys.readouterr().out
     assert "strided" in (out / "report.html").read_text()
+
+    told = tmp_path / "probe.json"
+    checkpoint = str(out / "model.safetensors")
+    cli.main(["probe", checkpoint, "--cases", "1", "--out", str(told)])
+    assert "latents" in capsys.readouterr().out
+    found = json.loads(told.read_text())
+    assert found["protocol"]["memory"] == ROWS["strided"].to_dict()
+    assert set(found["rows"]) == {"blind", "latents", "model"}
+    assert 0 <= found["rows"]["model"]["there"]["mean"] <= 1
 
 
 def test_a_file_is_run_once_and_may_import_everything(named: Path) -> None:
