@@ -23,6 +23,9 @@ from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
 LIMIT = 11_000_000
 """Bytes of pictures and videos that a page may have; beyond it, videos are left out."""
 
+MANY = 8
+"""Rows beyond which every plot takes the page's whole width."""
+
 METRICS: dict[str, tuple[str, str]] = {
     "identity_later": (
         "Identity, later (%)",
@@ -272,7 +275,7 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
         ),
     ]
     return [
-        {"name": name, "svg": Markup(draw()), "text": text, "wide": wide}
+        {"name": name, "svg": Markup(draw()), "text": text, "wide": wide or len(names) > MANY}
         for branch, name, draw, text, wide in wanted
         if branch in branches and (name != "bytes" or results["cost"])
         and (name != "probe" or results["probe"])

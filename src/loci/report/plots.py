@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -169,11 +170,8 @@ def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
             axis.plot(places, heights, "o-", ms=4, lw=1.4, color=color(name, names))
             if places:
                 dots.append((name, float(places[-1]), heights[-1]))
-        begins = [None, *ends[:-1]]
-        texts = [
-            f"{end:g}" if begin is None else f"{begin:g}–{end:g}"
-            for begin, end in zip(begins, ends, strict=True)
-        ]
+        texts = [f"{begin:g}–{end:g}" for begin, end in pairwise(ends)]
+        texts = [f"≤ {ends[0]:g}" if ends[0] else "0", *texts] if ends else []
         axis.set_xticks(range(len(ends)), texts)
         axis.set(xlabel=unit, ylabel="identity, %", ylim=(0, 106), xlim=(-0.2, len(ends) + 0.6))
         _chance(axis, 100 * IDENTITY_CHANCE)
@@ -243,17 +241,34 @@ def _chance(axis: Axes, height: float) -> None:
 
 
 def _labels(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
-    """The names beside their dots; those whose dots lie on each other share a label."""
+    """The names beside their dots, those of dots that lie on each other together; a label that
+    would stand on another one moves up or down and is tied to its dot by a line."""
     groups: dict[tuple[int, int], list[tuple[str, float, float]]] = {}
-    to_screen = axis.transData.transform
     for name, x, y in dots:
-        left, low = to_screen((x, y))
-        groups.setdefault((round(left / 40), round(low / 9)), []).append((name, x, y))
-    for members in groups.values():
-        _, x, y = members[0]
-        lines = [", ".join(n for n, _, _ in members[i : i + 3]) for i in range(0, len(members), 3)]
+        left, low = axis.transData.transform((x, y)) * 72 / axis.figure.dpi
+        groups.setdefault((round(left / 6), round(low / 4)), []).append((name, left, low))
+    # Left, right, middle and height of each label so far, in points.
+    taken: list[tuple[float, float, float, float]] = []
+    for members in sorted(groups.values(), key=lambda group: group[0][1]):
+        names = [name for name, _, _ in members]
+        _, left, low = members[0]
+        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
+        right, tall = left + 10 + 4.4 * max(map(len, lines)), 9.5 * len(lines)
+        shifts = sorted(range(-120, 121, 5), key=abs)
+        clear = (
+            shift for shift in shifts
+            if not any(
+                left + 8 < end and begin < right and abs(low + shift - middle) < (tall + high) / 2
+                for begin, end, middle, high in taken
+            )
+        )
+        shift = next(clear, 0)
+        taken.append((left + 8, right, low + shift, tall))
+        arrow = {"arrowstyle": "-", "lw": 0.4, "color": INK, "alpha": 0.6} if shift else None
+        place = axis.transData.inverted().transform(np.array([left, low]) * axis.figure.dpi / 72)
         axis.annotate(
-            "\n".join(lines), (x, y), (6, 0), textcoords="offset points", size=8, va="center"
+            "\n".join(lines), place, (9, shift), textcoords="offset points", size=8, va="center",
+            arrowprops=arrow,
         )
 
 
