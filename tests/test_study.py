@@ -297,7 +297,7 @@ def test_a_row_trained_from_scratch_is_the_one_evaluated(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         studies, "evaluate", lambda study, rows, out, cases, seed, **_: [r.checkpoint for r in rows]
     )
-    monkeypatch.setattr("loci.report.page.write_report", lambda out: None)
+    monkeypatch.setattr("loci.report.page.write_report", lambda out, limit: None)
     first = run_study("ground", tmp_path, ["none"], 1, 0, from_scratch=True)
     assert asked == [("rooms-none", True)]
     # Trained already: not again.

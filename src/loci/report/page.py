@@ -21,7 +21,7 @@ from loci.report.claims import claims
 from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
 
 LIMIT = 11_000_000
-"""Bytes of pictures and videos that a page may have; beyond it, videos are left out."""
+"""Bytes of pictures and videos that a page may have; beyond it, videos are left out, then panels."""
 
 MANY = 8
 """Rows beyond which every plot takes the page's whole width."""
@@ -100,19 +100,22 @@ BRANCH_TEXT = {
 COURSES = {b.name: b.courses for b in BRANCHES.values()} | {"probe": (PROBED,)}
 
 
-def write_report(out: str | Path) -> Path:
+def write_report(out: str | Path, limit: int = LIMIT) -> Path:
     """Write out/report.html from results.json, cases.json and rollouts/ in the same folder.
 
+    limit: see LIMIT.
     Raises LociError where one of them is missing or damaged, or the page cannot be written.
     """
     out = Path(out)
     results, cases = _read(out / "results.json"), _read(out / "cases.json")
-    page = render_page(results, cases, out)
+    page = render_page(results, cases, out, limit)
     atomic_write(out / "report.html", page)
     return out / "report.html"
 
 
-def render_page(results: Mapping[str, Any], cases: Mapping[str, Any], out: Path) -> str:
+def render_page(
+    results: Mapping[str, Any], cases: Mapping[str, Any], out: Path, limit: int = LIMIT
+) -> str:
     """The page as text."""
     protocol = results["protocol"]
     names = list(protocol["rows"])
@@ -137,7 +140,7 @@ def render_page(results: Mapping[str, Any], cases: Mapping[str, Any], out: Path)
         ],
         metrics=_glossary(results["rows"], probed),
         plots=_plots(results, names),
-        panels=_panels(out, names, cases),
+        panels=_panels(out, names, cases, limit),
     )
 
 
@@ -282,7 +285,9 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
     ]
 
 
-def _panels(out: Path, names: Sequence[str], cases: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _panels(
+    out: Path, names: Sequence[str], cases: Mapping[str, Any], limit: int
+) -> list[dict[str, Any]]:
     """The shown cases, with videos as long as the page stays small enough to be sent around."""
     found, size = [], 0
     for branch in BRANCHES.values():
@@ -291,9 +296,12 @@ def _panels(out: Path, names: Sequence[str], cases: Mapping[str, Any]) -> list[d
             if not any(shown.case in rows for rows in cases.get(branch.name, {}).values()):
                 continue
             panel = _panel(shown, cases)
-            size += sum(len(c["src"]) for row in panel["rows"] for c in row["cells"])
+            pictures = sum(len(c["src"]) for row in panel["rows"] for c in row["cells"])
+            if found and size + pictures > limit:
+                return found
+            size += pictures
             video = mp4(mosaic(shown))
-            keep = size + len(video) < LIMIT
+            keep = size + len(video) < limit
             size += len(video) if keep else 0
             found.append(panel | {"video": video if keep else None})
     return found
