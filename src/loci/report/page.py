@@ -21,7 +21,7 @@ from loci.report.claims import claims
 from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
 
 LIMIT = 11_000_000
-"""Bytes of pictures and videos that a page may have; beyond it, videos are left out, then panels."""
+"""Bytes of pictures and videos that a page may have; beyond it, videos go first, then panels."""
 
 MANY = 8
 """Rows beyond which every plot takes the page's whole width."""
