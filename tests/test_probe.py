@@ -14,27 +14,21 @@ from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.evaluation import probe as probes
 from loci.evaluation.objects import CaseScore
-from loci.evaluation.probe import BINS, BLIND, LATENTS, Probe, products, ridge
+from loci.evaluation.probe import ASKED, BLIND, FITTED, LATENTS, Probe, Variants, products, ridge
 from loci.evaluation.probe_command import probe as command
 from loci.evaluation.results import aggregate
-from loci.memory import ROWS
-from loci.training.recipes import rooms
 from loci.types import Camera
+from loci.worlds.rooms import CANDIDATES, candidates
 
-CASES = 6
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    cache = EpisodeCache(tmp_path_factory.mktemp("episodes"))
-    return Probe(Camera(height=32, width=32), cache, CASES, 0)
+CASES = 2
+SMALL = Camera(height=32, width=32)
 
 
 class Remembering(FakeWorld):
     """Its state is what `hold` makes of all frames that were written."""
 
-    def __init__(self, hold, answer=last_view):
-        super().__init__(answer, Camera(height=32, width=32))
+    def __init__(self, hold=lambda frames: frames, answer=last_view):
+        super().__init__(answer, SMALL)
         self.hold = hold
 
     def session(self, batch: int) -> FakeSession:
@@ -47,22 +41,26 @@ class Remembering(FakeWorld):
         return session
 
 
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    return Probe(Remembering(), EpisodeCache(tmp_path_factory.mktemp("episodes")), CASES, 0)
+
+
 def means(scores: list[CaseScore]) -> dict[str, float]:
     return {k: v["mean"] for k, v in aggregate({"probe": {"row": scores}})["row"]["probe"].items()}
 
 
-def oracle(probe: Probe) -> tuple[Tensor, Tensor]:
-    """Two states that spell out the answers: what stands in each direction, and where and how."""
-    known = [*probe.fitted.asked, *probe.asked]
-    shapes, colors = probes.SPLIT_SHAPES["train"], probes.SPLIT_COLORS["train"]
-    what = torch.zeros(len(known), BINS, len(shapes) + len(colors))
-    where = torch.zeros(len(known), BINS, 2)
-    for room, things in enumerate(known):
-        for a in things:
-            what[room, a.direction, shapes.index(a.thing.shape)] = 1
-            what[room, a.direction, len(shapes) + colors.index(a.thing.color)] = 1
-            where[room, a.direction] = torch.tensor([probes._offset(a), a.turn])
-    return what.flatten(1), where.flatten(1)
+def asked(room: Variants, state: Tensor) -> dict[str, float]:
+    return means([CaseScore(probes.ask(room, {"state": state}))])
+
+
+def oracle(room: Variants) -> dict[str, Tensor]:
+    """States that spell out the answers, a state for each question."""
+    here = torch.tensor([[float(not t.missing) for t in things] for things in room.things])
+    kinds = torch.tensor([[t.number for t in things] for things in room.things])
+    where = torch.tensor([[[t.moved, t.turned] for t in things] for things in room.things])
+    which = torch.nn.functional.one_hot(kinds, CANDIDATES)[:, [place for place, _ in room.asked]]
+    return {"there": here, "which": which.float().flatten(1), "where": where.flatten(1)}
 
 
 def test_ridge_equals_the_primal_form():
@@ -103,61 +101,72 @@ def test_products_do_not_depend_on_a_states_size_or_place():
 
 
 def test_a_state_that_holds_the_answers_is_read(probe: Probe):
-    what, where = oracle(probe)
-    scores = means([CaseScore(m) for m in probe.written({"what": what})])
-    assert scores["there"] > 0.99
-    assert scores["which_later"] > 0.9
-    blind = means(probe.reference(BLIND, FakeWorld(last_view)))
-    scores = means([CaseScore(m) for m in probe.written({"where": where})])
-    assert scores["where"] < 0.5 * blind["where"]
-    assert scores["turn"] < 0.5 * blind["turn"]
+    (room,) = probe.rooms
+    scores = {name: asked(room, state) for name, state in oracle(room).items()}
+    blind = means(probe.reference(BLIND))
+    assert scores["there"]["there"] > 0.99
+    assert scores["which"]["which_later"] > 0.9
+    assert scores["where"]["where"] < 0.5 * blind["where"]
 
 
-def test_a_state_without_the_past_knows_no_more_than_the_blind(probe: Probe):
-    noise = torch.randn(probe.rooms + CASES, 50, generator=torch.Generator().manual_seed(1))
-    blind = means(probe.reference(BLIND, FakeWorld(last_view)))
-    scores = means([CaseScore(m) for m in probe.written({"state": noise})])
-    assert abs(scores["there"] - blind["there"]) < 0.15
+def test_a_state_without_the_past_is_at_chance(probe: Probe):
+    (room,) = probe.rooms
+    noise = torch.randn(FITTED + ASKED, 50, generator=torch.Generator().manual_seed(1))
+    scores, blind = asked(room, noise), means(probe.reference(BLIND))
+    assert blind["there"] == 0.5
+    assert abs(scores["there"] - 0.5) < 0.15
     assert scores["which_later"] < 0.4
-    assert 0 <= blind["which_later"] < 0.4
+    assert blind["which_later"] < 0.4
+    assert scores["where"] > 0.7 * blind["where"]
+
+
+def test_a_room_differs_from_variant_to_variant_as_it_says(probe: Probe):
+    (room,) = probe.rooms
+    truth = probe.truths[0]
+    assert room.latents.shape == (FITTED + ASKED, truth.observed, 3, 32, 32)
+    assert [(r.index, r.group) for r in truth.returns] == room.asked
+    for things in room.things:
+        for place, thing in enumerate(things):
+            choice = candidates(room.room, place)[thing.number]
+            assert (choice.shape, choice.color) == (thing.thing.shape, thing.thing.color)
+            there, here = room.room.places[place].position, thing.thing.position
+            assert np.hypot(there[0], there[2]) == pytest.approx(np.hypot(here[0], here[2]))
+            turn = np.arctan2(here[0], here[2]) - np.arctan2(there[0], there[2])
+            assert np.angle(np.exp(1j * (turn - thing.moved))) == pytest.approx(0, abs=1e-9)
+    # What is missing is not seen: the variants of a place fall into eight looks and none.
+    missing = np.mean([t.missing for things in room.things for t in things])
+    assert 0.1 < missing < 0.3
 
 
 def test_it_is_the_snapshot_that_is_asked(probe: Probe):
     """The state of a stream, not what it was made of, and without what is no memory."""
-    everything = Remembering(lambda frames: frames)
-    last = Remembering(lambda frames: frames[:, -1])
-    states = probe.states(everything)
-    assert set(states) == {"state"}
-    assert states["state"].shape == (probe.rooms + CASES, 17 * 3 * 32 * 32)
-    assert means([CaseScore(m) for m in probe.written(states)]) == means(
-        probe.reference(LATENTS, FakeWorld(last_view))
-    )
-    assert probe.states(last)["state"].shape == (probe.rooms + CASES, 3 * 32 * 32)
+    (room,) = probe.rooms
+    world = Remembering()
+
+    def write(latents: Tensor, poses: Tensor):
+        session = world.session(len(latents))
+        session.write(latents, poses)
+        return session.snapshot()
+
+    held = probes.states(room, write, torch.device("cpu"))
+    assert set(held) == {"state"}
+    assert torch.equal(held["state"], room.latents.flatten(1))
+    latents = means(probe.reference(LATENTS))
+    assert asked(room, held["state"]) == latents
+    assert latents["which_later"] > 0.5
+    assert latents["there"] > 0.8
 
 
 def test_what_is_read_out_is_what_the_recall_branch_scores(probe: Probe):
-    able = means(probe.score(Remembering(lambda frames: frames, nearest_view)))
-    unable = means(probe.score(Remembering(lambda frames: frames, last_view)))
+    able = means(probe.score(Remembering(answer=nearest_view)))
+    unable = means(probe.score(Remembering(answer=last_view)))
+    blank = means(probe.score(Remembering(lambda frames: frames[:, -1], nearest_view)))
     assert able["identity_later"] == 1
     assert unable["identity_later"] < 0.5
-    # What is written does not depend on what is generated.
+    # What is written does not depend on what is generated, nor the other way round.
     assert able["which_later"] == unable["which_later"]
-
-
-def test_rooms_of_the_probe_are_no_rooms_of_the_training():
-    assert rooms(ROWS["none"]).episodes < probes.FIRST_ROOM
-
-
-def test_bearings_and_turns_are_those_of_the_first_camera(probe: Probe):
-    """An object straight ahead of the first camera and facing it."""
-    room = probes.sample_room(3, "train")
-    ahead = room.start @ np.array([0.0, 0.0, 2.0, 1.0])
-    yaw = float(np.arctan2(room.start[0, 2], room.start[2, 2]))
-    thing = probes.Object("cube", "red", tuple(ahead[:3]), 0.7, yaw)
-    placed = probes.Room(**{**vars(room), "places": (thing,), "objects": (thing,)})
-    asked = probes._asked(placed, 0, "first")
-    assert abs(asked.bearing) < 1e-9
-    assert abs(asked.turn) < 1e-9
+    assert blank["identity_later"] == 1
+    assert blank["which_later"] < 0.5
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path):

@@ -1,29 +1,32 @@
 """What is stored, against what is read out.
 
-A linear probe on the frozen memory: rooms are seen along the way out of `PROBED`, and the state
-that a stream then holds, as it lies, is asked about every object that has left the view:
+A linear probe on the frozen memory. A held-out room is furnished again and again: at each place
+stands one of the eight candidates of the identity metric, or nothing, turned and moved a little.
+Every variant is seen along the way out of `PROBED`; the state that a stream then holds, as it lies,
+is asked about each place that has left the view by then:
 
-- *there*: does one stand in this direction? The share of pairs of directions of a room, one with
-  an object and one without, that the probe puts in order. Guessing gives 1/2.
-- *which*: the true one among the eight candidates of the identity metric. Guessing gives 1/8.
-- *where*: how many degrees its bearing is missed by.
-- *turn*: how many degrees its turn about the vertical is missed by.
+- *there*: does an object stand there? The share of pairs of variants, one with and one without,
+  that the probe puts in order. Guessing gives 1/2.
+- *which* of the eight is it? Guessing gives 1/8.
+- *where*: by how many degrees its direction is missed.
+- *turn*: by how many degrees its turn about the vertical is missed.
 
-Directions are counted in sixteenths of a circle around the first camera, with a probe for each.
-Generation on the same cases is the other half, scored as in the recall branch. A row that answers
-the probe and not the camera writes what it cannot read.
+Generation from the room as it is, along the same path, is the other half, scored as in the recall
+branch. A row that answers the probe and not the camera writes what it cannot read.
 
-Ridge regression in its dual form: whatever the size of a state, the inner products of the states of
-the rooms that it is fitted on are all it takes. Its strength is chosen by leaving one out. Two rows
-of reference: `blind` knows no state and answers the mean, `latents` holds every latent that was
-seen. Source: linear probes as Alain and Bengio (arXiv 1610.01644); questions and protocol ours.
+Walls and path of a room stay, so that few variants suffice to fit its probe; the other objects are
+what it must tell apart. Across rooms nothing linear is found even in the latents themselves: the
+walls drown it. Ridge regression in its dual form: whatever the size of a state, the inner products
+of states are all it takes. Its strength is chosen by leaving one out. Two rows of reference: the
+probe on no state, `blind`, answers the mean; `latents` holds every latent that was seen.
+Source: linear probes as Alain and Bengio (arXiv 1610.01644); questions and protocol ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,71 +38,80 @@ from loci.evaluation.objects import CaseScore
 from loci.evaluation.recall import score_recall
 from loci.evaluation.rollouts import BATCH, World, rollout
 from loci.evaluation.statistics import Tally
-from loci.evaluation.truth import Truth, group_of, prepare
-from loci.types import Camera
-from loci.worlds.paths import make_path
-from loci.worlds.rooms import Object, Room, candidates, sample_room
-from loci.worlds.shapes import SPLIT_COLORS, SPLIT_SHAPES
+from loci.evaluation.truth import Truth, prepare
+from loci.worlds.rooms import CANDIDATES, Object, Room, candidates, room_rng, sample_room
 
-# Rooms that a probe is fitted on: so many for each case that it is asked about, this many or more.
-PER_CASE, LEAST = 12, 96
-BINS = 16
-# Train rooms that no recipe trains on.
-FIRST_ROOM = 1_000_000
 PROBED = LOOP180
+# Every so many cases, one room is probed: in FITTED variants to fit, in ASKED to be asked about.
+EVERY, FITTED, ASKED = 4, 64, 32
+# How a variant differs: the share of missing objects, and how far one may be moved around the
+# middle of the room and turned, radians.
+MISSING, MOVED, TURNED = 0.2, np.radians(2.0), 0.35
 # Ridge strengths, in units of the mean variance along a direction of the states.
 STRENGTHS = 10.0 ** np.arange(-4.0, 4.5, 0.5)
 # What a snapshot holds beside the memory: it would tell nothing, or what is no memory.
 ASIDE = ("reference", "poses", "text.")
+WRITTEN = ("there", "which_first", "which_later", "where", "turn")
 READ = ("identity_later", "identity_first", "psnr_seen")
 BLIND, LATENTS = "blind", "latents"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An object that is asked about: its bearing and its turn in radians, as the first camera has
-    them, and the direction (0 to BINS - 1) that the bearing falls in."""
+class Thing:
+    """What stands at a place of a variant, or would if it were not missing: candidate `number` of
+    the place, moved and turned so far, radians."""
 
-    index: int
-    group: str
     thing: Object
-    bearing: float
-    turn: float
-
-    @property
-    def direction(self) -> int:
-        return int(np.floor(self.bearing / (2 * np.pi) * BINS)) % BINS
+    number: int
+    missing: bool
+    moved: float
+    turned: float
 
 
 @dataclass(frozen=True, eq=False)
-class Rooms:
-    """Rooms seen along the way out: frames uint8 (R, T, H, W, 3), poses (R, T, 4, 4), and what is
-    asked about each."""
+class Variants:
+    """One room, furnished V times: latents (V, T, C, h, w) of the way out at poses (T, 4, 4), the
+    things at all places of each, and the places (with their group) that are asked about."""
 
-    frames: np.ndarray
-    poses: np.ndarray
-    asked: list[list[Asked]]
+    room: Room
+    latents: Tensor
+    poses: Tensor
+    things: list[list[Thing]]
+    asked: list[tuple[int, str]]
 
 
 class Probe:
-    """The cases of one probe, prepared once for all rows; `score` answers for a model.
+    """The cases of one probe, prepared once for all rows with the codec of `model`; `score` answers
+    for a model with the same codec.
 
-    cases: held-out rooms that a probe is asked about, of the study's `seed`; it is fitted on
-    PER_CASE times as many train rooms. Raises LociError for too few.
+    cases: held-out rooms of the study's `seed`; what generation reads out is measured in all of
+    them, what is written in every EVERY-th. Raises LociError for too few.
     """
 
-    def __init__(self, camera: Camera, cache: EpisodeCache, cases: int, seed: int):
+    def __init__(
+        self, model: World, cache: EpisodeCache, cases: int, seed: int,
+        advance: Callable[[int], None] = lambda cases: None,
+    ):
         self.cases, self.seed = probe_cases(cases, seed), seed
-        self.truths = [prepare(case, cache, camera) for case in self.cases]
-        self.rooms = max(PER_CASE * cases, LEAST)
-        self.fitted = _seen(self.rooms, camera)
-        self.asked = [_asked_of(truth) for truth in self.truths]
+        camera = model.config.camera
+        self.truths = []
+        for case in self.cases:
+            self.truths.append(prepare(case, cache, camera))
+            advance(1)
+        self.rooms = [variants(truth, model) for truth in self.truths[::EVERY]]
 
     def score(
         self, model: World, advance: Callable[[int], None] = lambda cases: None
     ) -> list[CaseScore]:
         """What `model` wrote and what it reads out, case by case."""
-        written = self.written(self.states(model))
+
+        def write(latents: Tensor, poses: Tensor) -> Mapping[str, Tensor]:
+            session = model.session(len(latents))
+            session.write(latents, poses)
+            return session.snapshot()
+
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        written = self.written(write, device)
         videos = rollout(model, self.truths, self.seed, advance=advance)
         read = [score_recall(t, v).metrics for t, v in zip(self.truths, videos, strict=True)]
         return [
@@ -107,108 +119,121 @@ class Probe:
             for w, r in zip(written, read, strict=True)
         ]
 
-    def reference(self, name: str, model: World) -> list[CaseScore]:
-        """`blind` or `latents`, of the codec of `model`."""
-        states: dict[str, Tensor] = {}
-        if name == LATENTS:
-            states = self._over(model, lambda latents, poses: {"latents": latents})
-        return [CaseScore(metrics) for metrics in self.written(states)]
+    def reference(self, name: str) -> list[CaseScore]:
+        """What `blind` or `latents` has written."""
+        hold: Hold = {
+            BLIND: lambda latents, poses: {}, LATENTS: lambda latents, poses: {"all": latents},
+        }[name]
+        return [CaseScore(metrics) for metrics in self.written(hold, torch.device("cpu"))]
 
-    def states(self, model: World) -> dict[str, Tensor]:
-        """What streams hold after the way out, {name: (fitted rooms + cases, numbers)}."""
-
-        def write(latents: Tensor, poses: Tensor) -> dict[str, Tensor]:
-            session = model.session(len(latents))
-            session.write(latents, poses)
-            return session.snapshot()
-
-        return self._over(model, write)
-
-    def written(self, states: Mapping[str, Tensor]) -> list[dict[str, Tally]]:
-        """The answers of linear probes on `states`, case by case."""
-        kernel = products(states, self.rooms, self.rooms + len(self.cases))
-        kernel, unseen = kernel[: self.rooms], kernel[self.rooms :]
-        metrics: list[dict[str, Tally]] = [{} for _ in self.cases]
-        table = np.zeros((self.rooms, BINS))
-        for room, things in enumerate(self.fitted.asked):
-            for asked in things:
-                table[room, asked.direction] = 1
-        there = ridge(kernel, unseen, table)
-        for case, things in enumerate(self.asked):
-            full = sorted({a.direction for a in things})
-            empty = np.setdiff1d(np.arange(BINS), full)
-            ahead = there[case, full][:, None] - there[case, empty]
-            hits = float((ahead > 0).sum() + 0.5 * (ahead == 0).sum())
-            metrics[case]["there"] = Tally(hits, ahead.size)
-            for group in ("first", "later"):
-                metrics[case][f"which_{group}"] = Tally(0.0, 0)
-            metrics[case]["where"] = metrics[case]["turn"] = Tally(0.0, 0)
-        for direction in range(BINS):
-            self._ask(direction, kernel, unseen, metrics)
+    def written(self, hold: Hold, device: torch.device) -> list[dict[str, Tally]]:
+        """The answers of linear probes on the states that `hold` makes, case by case."""
+        nothing = dict.fromkeys(WRITTEN, Tally(0.0, 0))
+        metrics = [dict(nothing) for _ in self.cases]
+        for number, room in enumerate(self.rooms):
+            metrics[number * EVERY] |= ask(room, states(room, hold, device))
         return metrics
 
-    def _ask(
-        self, direction: int, kernel: np.ndarray, unseen: np.ndarray,
-        metrics: list[dict[str, Tally]],
-    ) -> None:
-        """Add the answers about all objects in one direction to `metrics`: of those that some
-        fitted room has an object in."""
-        known = _towards(self.fitted.asked, direction)
-        asked = _towards(self.asked, direction)
-        if not asked or not known:
-            return
-        rows, cases = [room for room, _ in known], [case for case, _ in asked]
-        inner, outer = kernel[np.ix_(rows, rows)], unseen[np.ix_(cases, rows)]
-        shapes, colors = list(SPLIT_SHAPES["train"]), list(SPLIT_COLORS["train"])
-        shape = ridge(inner, outer, _one_hot([a.thing.shape for _, a in known], shapes))
-        color = ridge(inner, outer, _one_hot([a.thing.color for _, a in known], colors))
-        where = ridge(inner, outer, np.array([[_offset(a)] for _, a in known]))[:, 0]
-        turn = ridge(inner, outer, np.array([[a.turn] for _, a in known]))[:, 0]
-        for number, (case, a) in enumerate(asked):
-            truth, found = self.truths[case], metrics[case]
-            room = sample_room(truth.case.seed, truth.case.split)
-            scores = [
-                shape[number, shapes.index(c.shape)] + color[number, colors.index(c.color)]
-                for c in candidates(room, a.index)
-            ]
+
+Hold = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""From latents (B, T, C, h, w) and poses (B, T, 4, 4) to what is held of them, {name: (B, ...)}."""
+
+
+def variants(truth: Truth, model: World) -> Variants:
+    """The room of a case furnished FITTED + ASKED times, and what is asked about."""
+    camera = model.config.camera
+    room = sample_room(truth.case.seed, truth.case.split)
+    draw = room_rng(room.split, room.seed, "probe")
+    poses = truth.poses[: truth.out]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    things, latents = [], []
+    for _ in range(FITTED + ASKED):
+        placed = _furnish(room, draw)
+        objects = tuple(None if t.missing else t.thing for t in placed)
+        furnished = replace(room, places=tuple(t.thing for t in placed), objects=objects)
+        video = torch.from_numpy(furnished.render(poses, camera).rgb)[None].to(device)
+        with torch.inference_mode():
+            latents.append(model.codec.encode(video).cpu())
+        things.append(placed)
+    asked = [(thing.index, thing.group) for thing in truth.returns]
+    return Variants(room, torch.cat(latents), torch.from_numpy(poses), things, asked)
+
+
+def _furnish(room: Room, draw: np.random.Generator) -> list[Thing]:
+    """A candidate at each place of a room."""
+    placed = []
+    for index, place in enumerate(room.places):
+        number = int(draw.integers(CANDIDATES))
+        moved, turned = draw.uniform(-MOVED, MOVED), draw.uniform(-TURNED, TURNED)
+        x, y, z = place.position
+        azimuth, far = np.arctan2(x, z) + moved, np.hypot(x, z)
+        thing = replace(
+            candidates(room, index)[number], yaw=float(azimuth + turned),
+            position=(float(far * np.sin(azimuth)), y, float(far * np.cos(azimuth))),
+        )
+        missing = bool(draw.uniform() < MISSING)
+        placed.append(Thing(thing, number, missing, float(moved), float(turned)))
+    return placed
+
+
+@torch.inference_mode()
+def states(room: Variants, hold: Hold, device: torch.device) -> dict[str, Tensor]:
+    """What `hold` makes of every variant, {name: (V, numbers)}."""
+
+    def one(latents: Tensor) -> dict[str, Tensor]:
+        held = hold(latents.to(device), room.poses.expand(len(latents), -1, -1, -1))
+        return {
+            name: value.flatten(1).float().cpu() for name, value in held.items()
+            if value.is_floating_point() and not name.startswith(ASIDE)
+        }
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pieces = list(pool.map(one, room.latents.split(BATCH)))
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def ask(room: Variants, held: Mapping[str, Tensor]) -> dict[str, Tally]:
+    """The answers of linear probes about the last ASKED variants of a room, fitted on the rest."""
+    found = dict.fromkeys(WRITTEN, Tally(0.0, 0))
+    kernel = products(held, FITTED, FITTED + ASKED)
+    for place, group in room.asked:
+        things = [variant[place] for variant in room.things]
+        here = np.array([not t.missing for t in things])
+        known, asked = np.flatnonzero(here[:FITTED]), np.flatnonzero(here[FITTED:]) + FITTED
+        there = ridge(kernel[:FITTED], kernel[FITTED:], here[:FITTED, None].astype(float))[:, 0]
+        ahead = there[here[FITTED:]][:, None] - there[~here[FITTED:]]
+        hits = float((ahead > 0).sum() + 0.5 * (ahead == 0).sum())
+        found["there"] = _plus(found["there"], hits, ahead.size)
+
+        def predict(targets: list, known: np.ndarray = known, asked: np.ndarray = asked):
+            inner, outer = kernel[np.ix_(known, known)], kernel[np.ix_(asked, known)]
+            return ridge(inner, outer, np.array(targets, dtype=float).reshape(len(known), -1))
+
+        seen = [things[v] for v in known]
+        which = predict([[t.number == n for n in range(CANDIDATES)] for t in seen])
+        where = predict([t.moved for t in seen])[:, 0]
+        turn = predict([t.turned for t in seen])[:, 0]
+        for number, variant in enumerate(asked):
+            true = things[variant]
             # Equal scores are a guess among equals.
-            best = np.isclose(scores, max(scores))
-            _add(found, f"which_{a.group}", float(best[0] / best.sum()))
-            _add(found, "where", float(np.degrees(abs(where[number] - _offset(a)))))
-            _add(found, "turn", float(np.degrees(abs(turn[number] - a.turn))))
-
-    def _over(
-        self, model: World, hold: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """What `hold` makes of latents and poses, for the fitted rooms and then the cases."""
-        observed = self.truths[0].observed
-        frames = [self.fitted.frames, np.stack([t.rgb[:observed] for t in self.truths])]
-        poses = [self.fitted.poses, np.stack([t.poses[:observed] for t in self.truths])]
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-
-        @torch.inference_mode()
-        def one(images: np.ndarray, places: np.ndarray) -> dict[str, Tensor]:
-            latents = model.codec.encode(torch.from_numpy(images).to(device))
-            held = hold(latents, torch.from_numpy(places))
-            return {
-                name: value.flatten(1).float().cpu() for name, value in held.items()
-                if value.is_floating_point() and not name.startswith(ASIDE)
-            }
-
-        work = [
-            (images[i : i + BATCH], places[i : i + BATCH])
-            for images, places in zip(frames, poses, strict=True)
-            for i in range(0, len(images), BATCH)
-        ]
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            pieces = list(pool.map(lambda item: one(*item), work))
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            best = np.isclose(which[number], which[number].max())
+            hit = float(best[true.number] / best.sum())
+            found[f"which_{group}"] = _plus(found[f"which_{group}"], hit)
+            for name, value, answer in (
+                ("where", where[number], true.moved), ("turn", turn[number], true.turned)
+            ):
+                found[name] = _plus(found[name], float(np.degrees(abs(value - answer))))
+    return found
 
 
 def probe_cases(count: int, study_seed: int) -> tuple[Case, ...]:
-    """The held-out rooms that a probe is asked about."""
+    """The held-out rooms of a probe."""
     return make_cases("heldout", (PROBED,), count, study_seed)
+
+
+def _plus(tally: Tally, value: float, count: int = 1) -> Tally:
+    return Tally(tally.total + value, tally.count + count)
 
 
 def products(states: Mapping[str, Tensor], fitted: int, count: int) -> np.ndarray:
@@ -247,50 +272,3 @@ def ridge(kernel: np.ndarray, unseen: np.ndarray, targets: np.ndarray) -> np.nda
         error = float(np.square(left / weight.clip(min=1e-9)[:, None]).sum())
         best = min(best, (error, float(strength)))
     return mean + outer @ vectors @ (rotated / (values + best[1])[:, None])
-
-
-def _seen(rooms: int, camera: Camera) -> Rooms:
-    """The rooms that a probe is fitted on."""
-    frames, poses, asked = [], [], []
-    for seed in range(FIRST_ROOM, FIRST_ROOM + rooms):
-        room = sample_room(seed, "train")
-        path = make_path(PROBED.path, room.start, seed, room)
-        views = room.render(path.poses[: path.out], camera)
-        areas = [(views.identity == i).sum(axis=(1, 2)) for i in range(len(room.objects))]
-        groups = [group_of(area, path.out) for area in areas]
-        frames.append(views.rgb)
-        poses.append(path.poses[: path.out])
-        asked.append([_asked(room, i, group) for i, group in enumerate(groups) if group])
-    return Rooms(np.stack(frames), np.stack(poses), asked)
-
-
-def _asked_of(truth: Truth) -> list[Asked]:
-    room = sample_room(truth.case.seed, truth.case.split)
-    return [_asked(room, r.index, r.group) for r in truth.returns]
-
-
-def _asked(room: Room, index: int, group: str) -> Asked:
-    thing = room.places[index]
-    x, _, z = (np.linalg.inv(room.start) @ [*thing.position, 1.0])[:3]
-    bearing = float(np.arctan2(x, z))
-    facing = float(np.arctan2(room.start[0, 2], room.start[2, 2])) + bearing
-    # Things face the camera, give or take: what is asked is how far they do not.
-    turn = (thing.yaw - facing + np.pi) % (2 * np.pi) - np.pi
-    return Asked(index, group, thing, bearing, float(turn))
-
-
-def _offset(asked: Asked) -> float:
-    """How far a bearing lies from where its direction begins."""
-    return asked.bearing % (2 * np.pi) - asked.direction * 2 * np.pi / BINS
-
-
-def _towards(asked: Sequence[Sequence[Asked]], direction: int) -> list[tuple[int, Asked]]:
-    return [(n, a) for n, things in enumerate(asked) for a in things if a.direction == direction]
-
-
-def _one_hot(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    return np.array([[float(name == k) for k in known] for name in names])
-
-
-def _add(metrics: dict[str, Tally], name: str, value: float) -> None:
-    metrics[name] = Tally(metrics[name].total + value, metrics[name].count + 1)

@@ -15,7 +15,7 @@ from loci.checkpoint import commit
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.evaluation.objects import CaseScore
-from loci.evaluation.probe import BLIND, LATENTS, Probe
+from loci.evaluation.probe import ASKED, BLIND, FITTED, LATENTS, Probe
 from loci.evaluation.progress import Watch
 from loci.evaluation.results import aggregate, cell
 from loci.files import atomic_write
@@ -52,10 +52,10 @@ def probe(
         Watch("probing", 3 * cases) as watch,
     ):
         watch.now("rooms")
-        asked = Probe(model.config.camera, EpisodeCache(Path(folder)), cases, seed)
+        asked = Probe(model, EpisodeCache(Path(folder)), cases, seed)
         for name in (BLIND, LATENTS):
             watch.now(name)
-            scores[name] = asked.reference(name, model)
+            scores[name] = asked.reference(name)
             watch.advance(cases)
         watch.now(path.stem)
         scores[path.stem] = asked.score(model, watch.advance)
@@ -63,7 +63,8 @@ def probe(
         "protocol": {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "config": model.config.hash(), "memory": model.config.memory.to_dict(),
-            "cases": [case.key for case in asked.cases], "fitted_rooms": asked.rooms, "seed": seed,
+            "cases": [case.key for case in asked.cases], "probed_rooms": len(asked.rooms),
+            "variants": {"fitted": FITTED, "asked": ASKED}, "seed": seed,
             "interval": "95 % percentile bootstrap over cases",
             "commit": commit(), "dtype": "float32", "matmul": precision,
             "device": device_name(device),
@@ -80,8 +81,8 @@ def table(found: dict[str, Any]) -> Table:
     """What `probe` found, for a console."""
     protocol = found["protocol"]
     shown = Table(
-        title=f"{len(protocol['cases'])} held-out rooms, probes fitted on "
-        f"{protocol['fitted_rooms']}; 'there' by chance 50 %, 'which' and identity 12.5 %",
+        title=f"{len(protocol['cases'])} held-out rooms, {protocol['probed_rooms']} probed; "
+        "'there' by chance 50 %, 'which' and identity 12.5 %",
         title_justify="left", box=SIMPLE_HEAD, padding=(0, 1),
     )
     shown.add_column("state", no_wrap=True)

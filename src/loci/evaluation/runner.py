@@ -103,10 +103,9 @@ class Runner:
                 def score(name: str = name) -> list[CaseScore]:
                     watch.now(f"probe: {name}")
                     if not prepared:
-                        camera = self.first.config.camera
-                        prepared.append(Probe(camera, self.cache, self.cases, self.seed))
+                        prepared.append(Probe(self.first, self.cache, self.cases, self.seed))
                     if name not in found:
-                        return prepared[0].reference(name, self.first)
+                        return prepared[0].reference(name)
                     self._still_there(found[name], "probe")
                     return prepared[0].score(found[name].model, watch.advance)
 

@@ -74,16 +74,16 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "which_later": (
         "Written: which, later (%)",
-        "A linear probe on the memory's state names the object, of the same eight, for objects "
-        "first seen after the first frame. Guessing gives 12.5 %.",
+        "A linear probe on the memory's state names the object, of the same eight, at places first "
+        "seen after the first frame. Guessing gives 12.5 %.",
     ),
     "which_first": ("Written: which, first (%)", "The same for objects of the first frame."),
     "there": (
         "Written: there (%)",
-        "Of a direction with an object and one without, the probe puts them in order. Guessing "
-        "gives 50 %.",
+        "Of two variants of a room, one with an object at a place and one without, the probe says "
+        "which is which. Guessing gives 50 %.",
     ),
-    "where": ("Written: bearing (degrees)", "By how much the probe misses an object's bearing."),
+    "where": ("Written: where (degrees)", "By how much the probe misses an object's direction."),
     "turn": ("Written: turn (degrees)", "By how much it misses how the object is turned."),
     "lpips_alex": ("LPIPS (AlexNet)", "Perceptual distance; less is better."),
 }
