@@ -278,7 +278,7 @@ def _width(names: Sequence[str]) -> float:
 
 
 def _names(axis: Axes, names: Sequence[str]) -> None:
-    few = len(names) <= 8
+    few = len(names) <= 5
     axis.set_xticks(np.arange(len(names)), names, rotation=0 if few else 90)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.tick_params(axis="x", length=0)
