@@ -1,13 +1,53 @@
 """Associative memory by hand: queries, keys and values of single tokens, and what is made of what
-they find."""
+they find; and what the tests of carried states hold them to."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from loci.memory.associative import AssociativeCarry
+from loci.memory.carry import Carry
 from loci.models.wan import Turn
+from loci.models.world import WorldModel
+from tiny_world import data
+
+
+def disturb(carry: Carry, spread: float = 0.3) -> None:
+    """Double precision, and every weight moved at random, so that no zero hides a mistake."""
+    with torch.no_grad():
+        for parameter in carry.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    carry.double()
+
+
+def sizes_over_ten_frames(model: WorldModel) -> set[int]:
+    """Bytes that a stream carries after each of ten frames."""
+    latents, poses = data(model)
+    session, sizes = model.session(2), set()
+    with torch.no_grad():
+        for frame in range(10):
+            session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
+            sizes.add(session.carried.bytes())
+    return sizes
+
+
+def same_in_value_and_gradient(
+    carry: Carry, runs: Sequence[Callable[[Tensor], Tensor]], start: Tensor, weigh: Tensor
+) -> None:
+    """Both runs give the same from tokens `start`, and from sum(weigh * y) the same gradients."""
+    results = []
+    for run in runs:
+        x = start.clone().requires_grad_()
+        carry.zero_grad()
+        y = run(x)
+        (y * weigh).sum().backward()
+        grads = {n: p.grad for n, p in carry.named_parameters()}
+        results.append({"y": y.detach(), "x": x.grad} | {n: g.clone() for n, g in grads.items()})
+    for name, value in results[1].items():
+        torch.testing.assert_close(results[0][name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
 def angles(batch: int, tokens: int, pairs: int, seed: int = 5) -> Tensor:

@@ -11,7 +11,16 @@ from loci.memory import GatedDelta
 from loci.memory.associative import normed
 from loci.memory.delta import DeltaState, by_chunk, by_token
 from loci.models.rope import ALIGNED
-from oracles import addressed, angles, answered, let_in, silu, turn_of
+from oracles import (
+    addressed,
+    angles,
+    answered,
+    disturb,
+    let_in,
+    same_in_value_and_gradient,
+    silu,
+    turn_of,
+)
 from oracles import normed as normed_token
 
 BATCH, FRAMES, PLACES, WIDTH = 2, 5, 4, 16
@@ -21,10 +30,8 @@ def a_carry(spread: float = 0.3) -> DeltaState:
     torch.manual_seed(0)
     carry = GatedDelta().carry(0, WIDTH, 2, (2, 2))
     assert isinstance(carry, DeltaState)
-    with torch.no_grad():
-        for parameter in carry.parameters():
-            parameter.add_(spread * torch.randn_like(parameter))
-    return carry.double()
+    disturb(carry, spread)
+    return carry
 
 
 def frames(count: int = FRAMES, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -55,21 +62,15 @@ def oracle(carry: DeltaState, x: Tensor, angle: Tensor) -> Tensor:
 
 
 def test_it_equals_the_equations_in_value_and_gradient() -> None:
-    carry, results, weigh = a_carry(), [], frames(seed=3)[0]
-    _, angle = frames()
+    carry, weigh = a_carry(), frames(seed=3)[0]
+    start, angle = frames()
 
     def written(x: Tensor) -> Tensor:
         return carry.write(x, carry.init(BATCH), [], turn_of(angle))[0]
 
-    for run in (written, lambda x: oracle(carry, x, angle)):
-        x = frames()[0].requires_grad_()
-        carry.zero_grad()
-        y = run(x)
-        (y * weigh).sum().backward()
-        grads = {n: p.grad for n, p in carry.named_parameters()}
-        results.append({"y": y.detach(), "x": x.grad} | {n: g.clone() for n, g in grads.items()})
-    for name, value in results[1].items():
-        torch.testing.assert_close(results[0][name], value, atol=1e-5, rtol=1e-5, msg=name)
+    same_in_value_and_gradient(
+        carry, (written, lambda x: oracle(carry, x, angle)), start, weigh
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -133,7 +133,8 @@ def test_a_room_differs_from_variant_to_variant_as_it_says(probe: Probe):
             assert np.hypot(there[0], there[2]) == pytest.approx(np.hypot(here[0], here[2]))
             turn = np.arctan2(here[0], here[2]) - np.arctan2(there[0], there[2])
             assert np.angle(np.exp(1j * (turn - thing.moved))) == pytest.approx(0, abs=1e-9)
-    # What is missing is not seen: the variants of a place fall into eight looks and none.
+            facing = thing.thing.yaw - np.arctan2(here[0], here[2])
+            assert np.angle(np.exp(1j * (facing - thing.turned))) == pytest.approx(0, abs=1e-9)
     missing = np.mean([t.missing for things in room.things for t in things])
     assert 0.1 < missing < 0.3
 

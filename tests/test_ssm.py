@@ -9,6 +9,7 @@ from loci.errors import LociError
 from loci.memory import ROWS
 from loci.memory.shortconv import ShortConv
 from loci.memory.ssm import BlockSSM
+from oracles import same_in_value_and_gradient, sizes_over_ten_frames
 from tiny_world import STILL, data, tiny_world
 
 WIDTH, GRID, BATCH = 6, (2, 2), 2
@@ -73,21 +74,14 @@ def oracle(carry, x):
 
 @pytest.mark.parametrize("memory", FORMS, ids=str)
 def test_it_equals_the_equations_in_value_and_gradient(memory):
-    carry, results = carry_of(memory), []
-    weigh = frames(12, seed=3)
+    carry, weigh = carry_of(memory), frames(12, seed=3)
 
     def written(x):
         return carry.write(x, carry.init(BATCH), [], STILL)[0]
 
-    for run in (written, lambda x: oracle(carry, x)):
-        x = frames(12).requires_grad_()
-        carry.zero_grad()
-        y = run(x)
-        (y * weigh).sum().backward()
-        grads = {n: p.grad for n, p in carry.named_parameters()}
-        results.append({"y": y.detach(), "x": x.grad} | {n: g.clone() for n, g in grads.items()})
-    for name, value in results[1].items():
-        torch.testing.assert_close(results[0][name], value, atol=1e-5, rtol=1e-5, msg=name)
+    same_in_value_and_gradient(
+        carry, (written, lambda x: oracle(carry, x)), frames(12), weigh
+    )
 
 
 @pytest.mark.parametrize("memory", FORMS, ids=str)
@@ -218,14 +212,7 @@ def test_bad_settings_are_refused_in_one_line(memory, settings, word):
 def test_the_state_does_not_grow_and_its_size_is_that_of_the_grid():
     for name in (n for n in ROWS if isinstance(ROWS[n], BlockSSM | ShortConv)):
         model = tiny_world(ROWS[name])
-        latents, poses = data(model)
-        session = model.session(2)
-        sizes = []
-        with torch.no_grad():
-            for frame in range(10):
-                session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
-                sizes.append(session.carried.bytes())
-        assert len(set(sizes)) == 1
         width = model.config.dit.dim
         each = 2 * 2 * width if isinstance(ROWS[name], ShortConv) else width
-        assert sizes[0] == len(model.carries) * model.tokens * each * 4
+        total = len(model.carries) * model.tokens * each * 4
+        assert sizes_over_ten_frames(model) == {total}

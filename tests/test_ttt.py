@@ -9,8 +9,18 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.memory import ROWS, TTT
 from loci.memory.ttt import ROUNDS, FastWeights
-from oracles import addressed, angles, answered, let_in, normed, silu, turn_of
-from tiny_world import data, tiny_world
+from oracles import (
+    addressed,
+    angles,
+    answered,
+    disturb,
+    let_in,
+    normed,
+    silu,
+    sizes_over_ten_frames,
+    turn_of,
+)
+from tiny_world import tiny_world
 
 BATCH, FRAMES, PLACES, WIDTH, HEADS = 2, 4, 4, 16, 2
 FORMS = [
@@ -23,10 +33,8 @@ def carry_of(memory: TTT, spread: float = 0.3) -> FastWeights:
     torch.manual_seed(0)
     carry = memory.carry(0, WIDTH, HEADS, (2, 2))
     assert isinstance(carry, FastWeights)
-    with torch.no_grad():
-        for parameter in carry.parameters():
-            parameter.add_(spread * torch.randn_like(parameter))
-    return carry.double()
+    disturb(carry, spread)
+    return carry
 
 
 def frames(count: int = FRAMES, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -211,16 +219,9 @@ def test_half_precision_keeps_the_state_in_fp32():
 @pytest.mark.parametrize("name", ["ttt", "ttt-muon"])
 def test_the_state_does_not_grow(name):
     model = tiny_world(ROWS[name])
-    latents, poses = data(model)
-    session = model.session(2)
-    sizes = []
-    with torch.no_grad():
-        for frame in range(10):
-            session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
-            sizes.append(session.carried.bytes())
     dit, parts = model.config.dit, 1 if ROWS[name].momentum is None else 2
     each = dit.num_heads * 3 * dit.head_dim**2
-    assert set(sizes) == {parts * dit.num_layers * each * 4}
+    assert sizes_over_ten_frames(model) == {parts * dit.num_layers * each * 4}
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,16 @@ Generation from the room as it is, along the same path, is the other half, score
 branch. A row that answers the probe and not the camera writes what it cannot read.
 
 Walls and path of a room stay, so that few variants suffice to fit its probe; the other objects are
-what it must tell apart. Across rooms nothing linear is found even in the latents themselves: the
-walls drown it. Ridge regression in its dual form: whatever the size of a state, the inner products
-of states are all it takes. Its strength is chosen by leaving one out. Two rows of reference: the
-probe on no state, `blind`, answers the mean; `latents` holds every latent that was seen.
+what it must tell apart. Ridge regression in its dual form: whatever the size of a state, the inner
+products of states are all it takes. Its strength is chosen by leaving one out. Two rows of
+reference: the probe on no state, `blind`, answers the mean; `latents` holds every latent that was
+seen.
 Source: linear probes as Alain and Bengio (arXiv 1610.01644); questions and protocol ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -88,16 +88,9 @@ class Probe:
     them, what is written in every EVERY-th. Raises LociError for too few.
     """
 
-    def __init__(
-        self, model: World, cache: EpisodeCache, cases: int, seed: int,
-        advance: Callable[[int], None] = lambda cases: None,
-    ):
+    def __init__(self, model: World, cache: EpisodeCache, cases: int, seed: int):
         self.cases, self.seed = probe_cases(cases, seed), seed
-        camera = model.config.camera
-        self.truths = []
-        for case in self.cases:
-            self.truths.append(prepare(case, cache, camera))
-            advance(1)
+        self.truths = [prepare(case, cache, model.config.camera) for case in self.cases]
         self.rooms = [variants(truth, model) for truth in self.truths[::EVERY]]
 
     def score(
@@ -143,12 +136,13 @@ def variants(truth: Truth, model: World) -> Variants:
     """The room of a case furnished FITTED + ASKED times, and what is asked about."""
     camera = model.config.camera
     room = sample_room(truth.case.seed, truth.case.split)
+    choices = [candidates(room, index) for index in range(len(room.places))]
     draw = room_rng(room.split, room.seed, "probe")
     poses = truth.poses[: truth.out]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     things, latents = [], []
     for _ in range(FITTED + ASKED):
-        placed = _furnish(room, draw)
+        placed = _furnish(choices, draw)
         objects = tuple(None if t.missing else t.thing for t in placed)
         furnished = replace(room, places=tuple(t.thing for t in placed), objects=objects)
         video = torch.from_numpy(furnished.render(poses, camera).rgb)[None].to(device)
@@ -159,16 +153,18 @@ def variants(truth: Truth, model: World) -> Variants:
     return Variants(room, torch.cat(latents), torch.from_numpy(poses), things, asked)
 
 
-def _furnish(room: Room, draw: np.random.Generator) -> list[Thing]:
-    """A candidate at each place of a room."""
+def _furnish(
+    choices: Sequence[Sequence[Object]], draw: np.random.Generator
+) -> list[Thing]:
+    """One of the candidates of each place of a room."""
     placed = []
-    for index, place in enumerate(room.places):
+    for eight in choices:
         number = int(draw.integers(CANDIDATES))
         moved, turned = draw.uniform(-MOVED, MOVED), draw.uniform(-TURNED, TURNED)
-        x, y, z = place.position
+        x, y, z = eight[number].position
         azimuth, far = np.arctan2(x, z) + moved, np.hypot(x, z)
         thing = replace(
-            candidates(room, index)[number], yaw=float(azimuth + turned),
+            eight[number], yaw=float(azimuth + turned),
             position=(float(far * np.sin(azimuth)), y, float(far * np.cos(azimuth))),
         )
         missing = bool(draw.uniform() < MISSING)

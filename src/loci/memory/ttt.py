@@ -15,7 +15,7 @@ last `window` frames.
 
 With `muon`, a step is as long as the mean learning rate of its tokens (as in Atlas, arXiv
 2505.23735). In LaCT's public code it has length one whatever the rates: there a step takes in
-thousands of tokens; with one frame a step, what was seen a dozen steps ago is gone. Ours are three
+thousands of tokens; one frame a step would soon overwrite what was seen before. Ours are three
 Newton-Schulz rounds in place of five. Each multiplies what is small beside the step's norm by 3.4,
 rounding included; that comes with the tokens, so that no precision inside helps. Five rounds make
 it 500 times as large, three 40 times, and three suffice for what is above a fiftieth of the norm.
