@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loci.memory.associative import AssociativeCarry
 from loci.memory.carry import Carry
-from loci.models.wan import Turn
+from loci.models.trunk import Turn
 from loci.models.world import WorldModel
 from tiny_world import data
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loci.models.wan import QKV
+from loci.models.trunk import QKV
 from loci.visibility import Coords, Rule
 
 

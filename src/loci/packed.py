@@ -17,7 +17,8 @@ from loci.errors import LociError
 from loci.memory.base import pick
 from loci.memory.carry import State, stack
 from loci.models.camera import relative_to
-from loci.models.wan import Attend, Recall, Text, Turn
+from loci.models.mot import Attend, Recall
+from loci.models.trunk import Text, Turn
 from loci.models.world import WorldModel
 from loci.types import Frames
 from loci.visibility import Coords

@@ -25,7 +25,7 @@ from loci.errors import LociError
 from loci.memory.base import pick
 from loci.memory.carry import Carried
 from loci.models.camera import checked_poses, relative_to
-from loci.models.wan import Text
+from loci.models.trunk import Text
 from loci.types import Frames
 from loci.visibility import Coords
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loci.cache import Cache
-from loci.models.wan import QKV, Attend
+from loci.models.mot import Attend
+from loci.models.trunk import QKV
 from loci.visibility import Coords, Rule
 
 # (layer, queries or None, keys, values) of a group's rows -> what the queries saw.

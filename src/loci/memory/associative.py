@@ -27,7 +27,7 @@ from loci.errors import LociError
 from loci.memory.base import Memory, together
 from loci.memory.carry import Carry
 from loci.models.rope import ALIGNED, rotate
-from loci.models.wan import RMSNorm, Turn
+from loci.models.trunk import RMSNorm, Turn
 from loci.visibility import Kind, Rule, key, recent
 
 

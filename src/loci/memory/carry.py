@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from loci.errors import LociError
 
 if TYPE_CHECKING:
-    from loci.models.wan import Recall, Turn
+    from loci.models.mot import Recall
+    from loci.models.trunk import Turn
 
 State = dict[str, Tensor]
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
 from loci.memory.carry import Carry, State
-from loci.models.wan import Turn
+from loci.models.trunk import Turn
 
 # Frames after which 1/e of a state is left, at birth: from the first head to the last.
 FADES = (8.0, 512.0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.memory.carry import Carry, State
 from loci.memory.ssm import Blockwise
-from loci.models.wan import Turn
+from loci.models.trunk import Turn
 
 
 @dataclass(frozen=True, kw_only=True)

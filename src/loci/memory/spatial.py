@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
 from loci.memory.carry import Carry, State
-from loci.models.wan import RMSNorm, Turn
+from loci.models.trunk import RMSNorm, Turn
 from loci.visibility import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")

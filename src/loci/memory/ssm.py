@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
 from loci.memory.carry import Carry, State
-from loci.models.wan import Turn
+from loci.models.trunk import Turn
 from loci.visibility import Kind, Rule, first, key, recent
 
 RESIDUALS = ("gate", "scale")

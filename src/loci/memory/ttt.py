@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
 from loci.memory.carry import Carry, State
-from loci.models.wan import Turn
+from loci.models.trunk import Turn
 from loci.training.muon import orthogonalise
 
 # Newton-Schulz rounds of a step.

@@ -21,7 +21,8 @@ from loci.memory.base import Memory
 from loci.models.camera import twelve_numbers
 from loci.models.codecs import CodecConfig
 from loci.models.rope import camera_angles, token_rays, wan_angles
-from loci.models.wan import Segment, Wan, WanConfig
+from loci.models.trunk import Segment
+from loci.models.wan import Wan, WanConfig
 from loci.types import Camera, Frames
 from loci.visibility import Coords, Kind
 

@@ -1,0 +1,71 @@
+"""A mixture of transformers: experts of their own widths that meet in one attention.
+
+Every expert has its own projections, norms, cross-attention and feed-forward; all have the same
+number of layers and the same heads, so that in each layer one softmax runs over the joined keys
+and values (MemoryWAM, arXiv 2606.20562, Section 3). Who sees whom is decided by `attend`, what is
+carried from frame to frame by `recall`: an executor (`packed.py` for training, `session.py` for
+streams) hands them in. A video transformer by itself is a mixture of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from loci.models.trunk import QKV, Segment, Text, Trunk, Turn
+
+Attend = Callable[[int, list[QKV]], list[Tensor | None]]
+# The tokens of all lanes after the attention of a block (-1: before the first block) and their
+# rotary angles in; the same tokens with what the memory adds to them out.
+Recall = Callable[[int, list[Tensor], list[Turn]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A segment, the expert that it goes through and the text that this expert reads."""
+
+    trunk: Trunk
+    segment: Segment
+    text: Text | None = None
+
+
+def run(lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None) -> list[Tensor]:
+    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out."""
+    segments = [lane.segment for lane in lanes]
+    xs = [segment.x for segment in segments]
+    turns = [(s.angles.cos().float(), s.angles.sin().float()) for s in segments]
+    if recall is not None:
+        xs = recall(-1, xs, turns)
+    es = [
+        lane.trunk.modulate(lane.segment.time)[1] if lane.segment.six is None else lane.segment.six
+        for lane in lanes
+    ]
+    depth = lanes[0].trunk.sizes.num_layers
+    for layer in range(depth):
+        blocks = [lane.trunk.blocks[layer] for lane in lanes]
+        xs = [
+            block.camera(x, s.motion, s.span) if s.motion is not None else x
+            for block, x, s in zip(blocks, xs, segments, strict=True)
+        ]
+        sixes = [block.six(e) for block, e in zip(blocks, es, strict=True)]
+        last = layer == depth - 1
+        qkv = [
+            block.project(x, six, turn, queries=not (last and segment.silent))
+            for block, x, six, turn, segment in zip(
+                blocks, xs, sixes, turns, segments, strict=True
+            )
+        ]
+        seen = attend(layer, qkv)
+        xs = [
+            x if y is None else block.attended(x, y, six, turn)
+            for block, x, y, six, turn in zip(blocks, xs, seen, sixes, turns, strict=True)
+        ]
+        if recall is not None:
+            xs = recall(layer, xs, turns)
+        xs = [
+            x if y is None else block.update(x, six, lane.text, layer)
+            for block, x, y, six, lane in zip(blocks, xs, seen, sixes, lanes, strict=True)
+        ]
+    return xs
