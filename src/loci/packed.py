@@ -8,18 +8,20 @@ same model under the same rule frame by frame; that both agree is a conformance 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from loci.attention import Dense, Flex, Run, Windowed
 from loci.errors import LociError
-from loci.memory.base import pick
-from loci.memory.carry import State, stack
+from loci.memory.base import Memory, pick
+from loci.memory.carry import Carry, Read, State, own, stack
 from loci.models.camera import relative_to
-from loci.models.mot import Attend, Recall
+from loci.models.mot import Attend, Lane, Recall, run
 from loci.models.trunk import Text, Turn
 from loci.models.world import WorldModel
+from loci.models.world_action import NO_TEXT, Texts, WorldActionModel
 from loci.types import Frames
 from loci.visibility import Coords
 
@@ -59,16 +61,75 @@ def packed_pass(
         selected = retrieve(model, poses, starts, span, dropped)
 
     drawn = model.chunk_coords(begins, span).with_selected(selected)
-    chunks = model.chunk_segment(noisy, poses[:, covered], drawn, time, picked)
+    lanes = [Lane(model.dit, model.chunk_segment(noisy, poses[:, covered], drawn, time, picked),
+                  text)]
+    coords = [drawn]
     if model.writes:
         written = model.clean_coords(frames).with_selected(selected)
-        segments = [model.clean_segment(clean, poses, written, clean_time), chunks]
-        coords = [written, drawn]
-    else:
-        segments, coords = [chunks], [drawn]
-    attend = _executor(model, coords, attention, len(frames), len(starts), len(clean))
-    tokens = model.dit.run(segments, attend, text, _recall(model, starts))[-1]
+        lanes.insert(0, Lane(model.dit, model.clean_segment(clean, poses, written, clean_time),
+                             text))
+        coords.insert(0, written)
+    attend = _executor(model, coords, attention, clean.shape[:2], [len(starts)])
+    reader = _Reader([start - 1 for start in starts], own)
+    tokens = run(lanes, attend, _recall(model, [reader]))[-1]
     return model.head(tokens, time, span)
+
+
+def packed_actions(
+    model: WorldActionModel,
+    clean: Tensor,
+    actions: Tensor,
+    action_time: Tensor,
+    proprio: Tensor,
+    *,
+    noisy: Tensor | None = None,
+    time: Tensor | None = None,
+    ahead: Sequence[int] = (),
+    clean_time: Tensor | None = None,
+    memory: Memory | None = None,
+    attention: str = "windowed",
+    texts: Texts = NO_TEXT,
+) -> tuple[Tensor, Tensor | None]:
+    """Predict every chunk of actions of an episode at once, and frames that follow.
+
+    clean (B, T, C, h, w); actions (B, G, n, A), normalised and noised, chunk t carried out after
+    frame t; action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
+    state at frame t. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of them, 1
+    or more each), of which each knows what came before it and never its own clean copy. clean_time
+    (B, T): noise levels of the clean frames where they were noised. memory: in place of the
+    model's own, with as many gists. Returns the network's outputs, of the shapes of `actions` and
+    of `noisy`.
+    """
+    world, expert = model.world, model.expert
+    place = torch.arange(clean.shape[1], device=clean.device)
+    still = torch.eye(4, dtype=torch.float64, device=clean.device)
+    if clean_time is None:
+        clean_time = torch.zeros(clean.shape[:2], device=clean.device)
+    lanes, coords, readers = [], [], []
+    if world.writes:
+        coords.append(world.clean_coords(place))
+        poses = still.expand(*clean.shape[:2], 4, 4)
+        segment = world.clean_segment(clean, poses, coords[0], clean_time)
+        lanes.append(Lane(world.dit, segment, texts.video))
+    if noisy is not None and time is not None:
+        coords.append(world.chunk_coords(torch.tensor(ahead, device=clean.device), 1))
+        poses = still.expand(len(noisy), len(ahead), 1, 4, 4)
+        segment = world.chunk_segment(noisy[:, :, None], poses, coords[-1], time, None)
+        lanes.append(Lane(world.dit, segment, texts.video))
+        readers.append(_Reader([frame - 1 for frame in ahead], own))
+    chunks = actions.shape[1]
+    coords.append(expert.coords(place[:chunks], len(ahead)))
+    context = expert.context(proprio, texts.actions)
+    lanes.append(Lane(expert, expert.segment(actions, action_time, coords[-1]), context))
+    readers.append(_Reader(list(range(chunks)), model.read_carry))
+
+    groups = [len(reader.before) for reader in readers]
+    attend = _executor(world, coords, attention, clean.shape[:2], groups, memory)
+    tokens = run(lanes, attend, _recall(world, readers))
+    video = None
+    if noisy is not None and time is not None:
+        video = world.head(tokens[-2], time, 1)[:, :, 0]
+    return expert.head(tokens[-1]), video
 
 
 def retrieve(
@@ -106,49 +167,77 @@ def _beside(
     ))
 
 
-def _recall(model: WorldModel, starts: Sequence[int]) -> Recall | None:
+@dataclass(frozen=True)
+class _Reader:
+    """A lane of chunks that read carried states: the last frame that each knows of, and how."""
+
+    before: list[int]
+    read: Read
+
+
+def _recall(model: WorldModel, readers: Sequence[_Reader]) -> Recall | None:
     """Carried states: clean frames advance them, each chunk reads the one before its start."""
     if not model.carries:
         return None
-    before, states = [start - 1 for start in starts], dict[int, State]()
+    moments = sorted({frame for reader in readers for frame in reader.before})
+    states: dict[int, list[State]] = {}
 
     def recall(layer: int, xs: list[Tensor], turns: list[Turn]) -> list[Tensor]:
         carry = model.carries.get(layer)
         if carry is None:
             return xs
-        clean, noisy = xs
+        clean, *chunks = xs
         if carry.source is None:
-            seen, found = carry.write(clean, carry.init(len(clean)), before, turns[0])
-            clean, states[layer] = clean + seen, stack(found)
-        state = states[layer if carry.source is None else carry.source]
-        chunks = noisy.reshape(len(noisy) * len(starts), -1, *noisy.shape[2:])
-        cos, sin = (
-            part.expand(len(noisy), -1, -1).reshape(len(chunks), -1, part.shape[-1])
-            for part in turns[1]
-        )
-        return [clean, noisy + carry.read(chunks, state, (cos, sin)).view_as(noisy)]
+            seen, found = carry.write(clean, carry.init(len(clean)), moments, turns[0])
+            clean, at = clean + seen, dict(zip(moments, found, strict=True))
+            states[layer] = [stack([at[frame] for frame in r.before]) for r in readers]
+        source = layer if carry.source is None else carry.source
+        return [clean] + [
+            x + _read_apart(layer, carry, reader, x, state, turn)
+            for reader, x, state, turn in zip(
+                readers, chunks, states[source], turns[1:], strict=True
+            )
+        ]
 
     return recall
 
 
+def _read_apart(
+    layer: int, carry: Carry, reader: _Reader, x: Tensor, state: State, turn: Turn
+) -> Tensor:
+    """What the chunks in x (B, G * n, P, D) read, each of its own state."""
+    rows = len(x) * len(reader.before)
+    cos, sin = (
+        part.expand(len(x), -1, -1).reshape(rows, -1, part.shape[-1]) for part in turn
+    )
+    found = reader.read(layer, carry, x.reshape(rows, -1, *x.shape[2:]), state, (cos, sin))
+    return found.view_as(x)
+
+
 def _executor(
-    model: WorldModel, coords: list[Coords], form: str, frames: int, groups: int, streams: int
+    model: WorldModel, coords: list[Coords], form: str, clean: Sequence[int],
+    groups: Sequence[int], memory: Memory | None = None,
 ) -> Attend:
-    rule = model.config.memory.rule()
+    """Attention over lanes at `coords`: the clean frames (B, T) `clean`, where the model writes
+    them, then lanes of so many `groups` each."""
+    memory = memory or model.config.memory
+    rule, (streams, frames) = memory.rule(), clean
     if form == "dense":
         return Dense(rule, coords)
     if form == "flex":
         return Flex(rule, coords)
     if form != "windowed":
         raise LociError(f"attention is '{form}'; use windowed, dense or flex")
-    chunk = len(coords[-1]) // groups
-    noise = Run(len(coords) - 1, groups, chunk, 0, chunk, coords[-1][::chunk])
-    if len(coords) == 1:
-        return Windowed(rule, [noise], [noise], streams)
-    tokens, gists = model.tokens, model.config.memory.gists
-    each = tokens + gists
-    clean = Run(0, frames, each, 0, tokens, coords[0][::each])
-    keys = [noise, clean]
-    if gists:
-        keys.append(Run(0, frames, each, tokens, gists, coords[0][tokens::each]))
-    return Windowed(rule, [clean, noise], keys, streams)
+    queries, first = [], len(coords) - len(groups)
+    for segment, count in enumerate(groups, first):
+        size = len(coords[segment]) // count
+        queries.append(Run(segment, count, size, 0, size, coords[segment][::size]))
+    keys = list(queries)
+    if first:
+        tokens, gists = model.tokens, memory.gists
+        each = tokens + gists
+        queries.insert(0, Run(0, frames, each, 0, tokens, coords[0][::each]))
+        keys.append(queries[0])
+        if gists:
+            keys.append(Run(0, frames, each, tokens, gists, coords[0][tokens::each]))
+    return Windowed(rule, queries, keys, streams)

@@ -233,11 +233,7 @@ class Session:
         tree = self.cache.committed() | self.carried.snapshot()
         tree |= self.bank.snapshot(max(self.cache.written))
         tree["reference"] = self.reference.clone()
-        if self.text is not None:
-            tree["text.bias"] = self.text.bias.clone()
-            for layer, (k, v) in enumerate(zip(self.text.keys, self.text.values, strict=True)):
-                tree[f"text.keys.{layer}"], tree[f"text.values.{layer}"] = k.clone(), v.clone()
-        return tree
+        return tree if self.text is None else tree | self.text.tree("text")
 
     def restore(self, tree: Mapping[str, Tensor]) -> Session:
         """Go back to a snapshot. LociError, and nothing changed, if it is not one of this model
@@ -252,15 +248,7 @@ class Session:
         self.bank.restore(tree)
         self._renew(range(self.batch))
         self.reference[:] = tree["reference"]
-        self.text = None
-        if "text.bias" in tree:
-            layers = range(self.model.config.dit.num_layers)
-            copy = partial(Tensor.to, device=self.device, copy=True)
-            self.text = Text(
-                [copy(tree[f"text.keys.{i}"]) for i in layers],
-                [copy(tree[f"text.values.{i}"]) for i in layers],
-                copy(tree["text.bias"]),
-            )
+        self.text = Text.from_tree(tree, "text", self.device)
         return self
 
     def fork(self, capacity: int | None = None) -> Session:
@@ -374,7 +362,4 @@ class Session:
     def _text(self, names: list[int]) -> Text | None:
         if self.text is None or names == list(range(self.batch)):
             return self.text
-        return Text(
-            [k[names] for k in self.text.keys], [v[names] for v in self.text.values],
-            self.text.bias[names],
-        )
+        return self.text.rows(names)

@@ -58,6 +58,8 @@ class AssociativeCarry(Carry):
     Tokens of all frames in a row, S = F * P; d = D / N channels a head.
     """
 
+    tokenwise = True
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads

@@ -11,8 +11,8 @@ The state is a plain tree of tensors (B, ...), of a fixed size, held by the call
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,13 @@ State = dict[str, Tensor]
 class Carry(nn.Module, ABC):
     """What one block carries. `source`: the block whose state this one reads instead of a state
     of its own; such a carry has nothing to write. `reach`: how many of the last clean frames a
-    read depends on (None: all of them), a promise that the conformance tests hold it to."""
+    read depends on (None: all of them), a promise that the conformance tests hold it to.
+    `tokenwise`: whether `read` treats every token by itself, so that tokens that are no frame, as
+    actions are none, may read too."""
 
     source: int | None = None
     reach: int | None = None
+    tokenwise: bool = False
 
     @abstractmethod
     def init(self, batch: int) -> State:
@@ -53,6 +56,28 @@ class Carry(nn.Module, ABC):
     def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
         """What a noisy chunk x (B, n, P, D), turned by `turn`, reads, to be added to x; `state`
         stays as it is."""
+
+
+class Guest(nn.Module):
+    """Lets tokens of width `width` read a carry of width `host`: mapped there and back (ours)."""
+
+    def __init__(self, width: int, host: int):
+        super().__init__()
+        self.inward = nn.Linear(width, host)
+        self.outward = nn.Linear(host, width, bias=False)
+
+    def read(self, carry: Carry, x: Tensor, state: State, turn: Turn) -> Tensor:
+        """As `Carry.read`, which takes a width of its own: x (B, n, P, width)."""
+        return self.outward(carry.read(self.inward(x), state, turn))
+
+
+# (layer, carry, tokens (B, n, P, D), state, their rotary angles) -> what the tokens read.
+Read = Callable[[int, Carry, Tensor, State, Any], Tensor]
+
+
+def own(layer: int, carry: Carry, x: Tensor, state: State, turn: Turn) -> Tensor:
+    """The tokens of the carry's own transformer read as it says."""
+    return carry.read(x, state, turn)
 
 
 def stack(states: Sequence[State]) -> State:
@@ -93,7 +118,7 @@ class Carried:
                 held = _ordinary(self.states[layer][name])
                 self.states[layer][name] = held.index_copy(0, torch.tensor(names), _ordinary(rows))
 
-    def reading(self, names: list[int]) -> Recall:
+    def reading(self, names: list[int], read: Read = own) -> Recall:
         """For a pass over noisy chunks of streams `names`: what they read, and nothing changes."""
 
         def recall(layer: int, xs: list[Tensor], turns: list[Turn]) -> list[Tensor]:
@@ -101,7 +126,7 @@ class Carried:
                 return xs
             carry, (x,) = self.carries[layer], xs
             source = layer if carry.source is None else carry.source
-            return [x + carry.read(x, self._rows(source, names), *turns)]
+            return [x + read(layer, carry, x, self._rows(source, names), *turns)]
 
         return recall
 

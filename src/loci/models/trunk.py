@@ -12,8 +12,9 @@ is such a run; a timestep for each token is P = 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,34 @@ class Text:
     keys: list[Tensor]
     values: list[Tensor]
     bias: Tensor
+
+    def rows(self, names: list[int]) -> Text:
+        """The texts of some of the rows."""
+        return Text([k[names] for k in self.keys], [v[names] for v in self.values],
+                    self.bias[names])
+
+    def tree(self, prefix: str) -> dict[str, Tensor]:
+        """A copy as a plain tree of tensors, whose names begin with `prefix`."""
+        tree = {f"{prefix}.bias": self.bias.clone()}
+        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
+            tree[f"{prefix}.keys.{layer}"] = k.clone()
+            tree[f"{prefix}.values.{layer}"] = v.clone()
+        return tree
+
+    @classmethod
+    def from_tree(
+        cls, tree: Mapping[str, Tensor], prefix: str, device: torch.device
+    ) -> Text | None:
+        """A copy of the text in a tree, None where it holds none."""
+        if f"{prefix}.bias" not in tree:
+            return None
+        layers = range(sum(name.startswith(f"{prefix}.keys.") for name in tree))
+        copy = partial(Tensor.to, device=device, copy=True)
+        return cls(
+            [copy(tree[f"{prefix}.keys.{layer}"]) for layer in layers],
+            [copy(tree[f"{prefix}.values.{layer}"]) for layer in layers],
+            copy(tree[f"{prefix}.bias"]),
+        )
 
 
 class Trunk(nn.Module):

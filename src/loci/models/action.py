@@ -1,0 +1,146 @@
+"""The action expert: a second, narrower transformer beside the video's.
+
+MemoryWAM (arXiv 2606.20562, Implementation details): as many blocks as the video transformer and
+heads of the same shape, at a smaller width. One action is one token; the tokens of a chunk are
+denoised together. The robot's state (proprioception) enters as one more token of the text that the
+expert reads. Encoder and head are plain linear maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loci.config import Config
+from loci.errors import LociError
+from loci.models.rope import wan_angles
+from loci.models.trunk import Segment, Text, Trunk
+from loci.models.wan import WanConfig
+from loci.visibility import Coords, Kind
+
+# Video tokens stand at rows from 0 on, gists at row -1 (`models/world.py`): actions meet neither.
+ROW = -2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionConfig(Config):
+    """Sizes of an action expert; depth and heads are those of the video transformer.
+
+    dim, ffn_dim: widths. actions, proprio: numbers in an action and in the robot's state. horizon:
+    actions of a chunk, carried out one after the other between two latent frames. text_dim: width
+    of the text tokens, which is the video's where it reads text.
+    """
+
+    dim: int
+    ffn_dim: int
+    actions: int = 14
+    proprio: int = 14
+    horizon: int = 16
+    text_dim: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "ffn_dim", "actions", "proprio", "horizon", "text_dim"):
+            if getattr(self, name) < 1:
+                raise LociError(f"ActionConfig.{name} is {getattr(self, name)}; use 1 or more")
+
+
+class ActionExpert(Trunk):
+    """Noisy actions (B, G, n, A) in, the network's output of that shape out, through `mot.run`.
+
+    Raises LociError for text of another width than the video's.
+    """
+
+    def __init__(self, config: ActionConfig, video: WanConfig):
+        if video.text_dim not in (0, config.text_dim):
+            raise LociError(
+                f"the expert reads text of width {config.text_dim}, the video transformer of "
+                f"{video.text_dim}; give both the same"
+            )
+        sizes = replace(
+            video.sizes, dim=config.dim, ffn_dim=config.ffn_dim, text_dim=config.text_dim,
+            camera="none",
+        )
+        super().__init__(sizes, encoder=nn.Linear(config.actions, config.dim))
+        self.config = config
+        self.theta = video.theta
+        self.proprio_embedding = nn.Linear(config.proprio, config.text_dim)
+        self.head = nn.Linear(config.dim, config.actions)
+
+    def coords(self, frames: Tensor, first_group: int = 0) -> Coords:
+        """Coordinates of the chunks that are carried out after `frames` (G,), (G * n,).
+
+        A chunk knows of its frame and of nothing later; `first_group` numbers the first of them.
+        """
+        groups = first_group + torch.arange(len(frames), device=frames.device)
+        grid = Coords.grid(frames, (1, self.config.horizon), Kind.ACTION, frames, groups)
+        return replace(grid, row=torch.full_like(grid.row, ROW))
+
+    def segment(
+        self, actions: Tensor, time: Tensor, coords: Coords, six: Tensor | None = None
+    ) -> Segment:
+        """Chunks (B, G, n, A) at noise levels (B, G); six: what `modulate` makes of these."""
+        angles = wan_angles(coords, self.sizes.head_dim, self.theta)
+        return Segment(
+            self.encoder(actions), time, angles if angles.dim() == 3 else angles[None],
+            self.config.horizon, six=six,
+        )
+
+    def context(self, proprio: Tensor, text: Text | None) -> Text:
+        """What chunks (B, G) read: the text of their row (B), if any, and the state that each was
+        begun in, proprio (B, G, numbers). A text of B * G rows."""
+        batch, chunks = proprio.shape[:2]
+        token = self.text_embedding(self.proprio_embedding(proprio)).flatten(0, 1)[:, None]
+        pairs = [block.cross_attn.keys_values(token) for block in self.blocks]
+        keys, values = (list(side) for side in zip(*pairs, strict=True))
+        bias = token.new_zeros(batch * chunks, 1, 1, 1)
+        if text is None:
+            return Text(keys, values, bias)
+
+        def behind(old: Tensor, new: Tensor, dim: int) -> Tensor:
+            return torch.cat([old.repeat_interleave(chunks, dim=0), new], dim=dim)
+
+        return Text(
+            [behind(old, new, 2) for old, new in zip(text.keys, keys, strict=True)],
+            [behind(old, new, 2) for old, new in zip(text.values, values, strict=True)],
+            behind(text.bias, bias, 3),
+        )
+
+
+@torch.no_grad()
+def mirror(expert: ActionExpert, video: Trunk) -> list[str]:
+    """Begin an expert from a trained video transformer; the names of the weights that were found.
+
+    LingBot-VA's rule, which MemoryWAM follows: every axis of another length is interpolated
+    linearly with its corners aligned, and a matrix with another number of inputs is scaled by
+    sqrt(inputs there / inputs here), so that its outputs stay as large. Encoder, head and what
+    takes in the robot's state stay as they are. (Public code scales the modulation tables too;
+    they are multiplied with nothing, so that ours are not.)
+    """
+    there = dict(video.named_parameters())
+    found = []
+    for name, weight in expert.named_parameters():
+        if name in there and name.partition(".")[0] not in ("encoder", "head"):
+            weight.copy_(interpolated(there[name], weight.shape))
+            found.append(name)
+    return found
+
+
+def interpolated(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """`weight` at another size, axis by axis, as `mirror` says. LociError for other numbers of
+    axes."""
+    if weight.dim() != len(shape):
+        raise LociError(f"weights {tuple(weight.shape)} have other axes than {tuple(shape)}")
+    result = weight.float()
+    for axis, size in enumerate(shape):
+        if result.shape[axis] != size:
+            moved = result.movedim(axis, -1)
+            lines = moved.reshape(-1, 1, moved.shape[-1])
+            lines = F.interpolate(lines, size=size, mode="linear", align_corners=True)
+            result = lines.reshape(*moved.shape[:-1], size).movedim(-1, axis)
+    if weight.dim() == 2 and weight.shape[-1] != shape[-1]:
+        result = result * (weight.shape[-1] / shape[-1]) ** 0.5
+    return result.to(weight.dtype)

@@ -1,0 +1,249 @@
+"""A policy in closed loop: observe, act, observe.
+
+What the cameras saw is encoded and committed to a `Session` by one clean pass of the video
+transformer; an act is Euler over action tokens alone, which read the cached keys, values and
+states and leave no trace. No video is generated (MemoryWAM, arXiv 2606.20562, Inference).
+`packed_actions` executes the same model under the same rule over a whole episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from loci import memory_file, streaming
+from loci.cache import ordinary
+from loci.errors import LociError
+from loci.models.mot import Lane, run
+from loci.models.trunk import Text
+
+if TYPE_CHECKING:
+    from loci.models.world_action import WorldActionModel
+
+
+class Policy:
+    """Memory of `batch` robots of one model. Their episodes may have different lengths.
+
+    capacity, gradients: as for `Session`.
+    """
+
+    def __init__(
+        self, model: WorldActionModel, batch: int = 1, capacity: int | None = None,
+        gradients: bool = False,
+    ):
+        self.model = model
+        self.session = model.world.session(batch, capacity, gradients)
+        self.batch, self.gradients = batch, gradients
+        self.text: Text | None = None
+        self.proprio = torch.zeros(batch, model.config.expert.proprio, device=self.session.device)
+        self._encoder: list[Any] = [None] * batch
+        self._sixes: dict[float, Tensor] = {}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Frames observed by each robot."""
+        return self.session.lengths
+
+    def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Policy:
+        """Start all robots over, with instructions as embeddings (B, S, text_dim), read once."""
+        self.reset()
+        if text is not None and len(text) != self.batch:
+            raise LociError(f"{len(text)} instructions for {self.batch} robots; give one each")
+        with self._graph():
+            texts = self.model.read_text(text, lengths)
+        self.session.text, self.text = texts.video, texts.actions
+        return self
+
+    def reset(self, streams: Sequence[int] | None = None) -> None:
+        """Forget the episodes of some robots (default: all). Instructions stay: see `init`."""
+        names = list(range(self.batch)) if streams is None else list(streams)
+        self.session.reset(names)
+        for name in names:
+            self._encoder[name] = None
+            self.proprio[name] = 0
+
+    def observe(
+        self, images: Tensor, proprio: Tensor, streams: Sequence[int] | None = None
+    ) -> None:
+        """Commit what the cameras saw: images (B, n, H, W, 3) uint8, one mosaic each.
+
+        One image at the start of an episode, then those of the codec's `images_per_frame` moments
+        of each chunk that was carried out. proprio (B, P): the robot's state now, in its own units.
+        Raises LociError, with nothing changed, for other shapes and for numbers that are not
+        finite.
+        """
+        names = self._names(streams, len(images))
+        proprio = self._check_proprio(proprio, len(names))
+        codec = self.model.world.codec
+        camera = self.model.config.world.camera
+        if images.dim() != 5 or images.shape[2:] != (camera.height, camera.width, 3):
+            raise LociError(
+                f"images of shape {tuple(images.shape)}; this model wants (B, n, {camera.height}, "
+                f"{camera.width}, 3) uint8, its mosaic of all cameras"
+            )
+        images = images.to(self.session.device)
+        if codec.images_per_frame == 1:
+            latents, states = codec.encode(images), [()] * len(names)
+        else:
+            # What an encoder carries through time is each robot's own.
+            pushed = [
+                codec.push(self._encoder[name], images[row : row + 1])
+                for row, name in enumerate(names)
+            ]
+            latents, states = torch.cat([new for new, _ in pushed]), [s for _, s in pushed]
+        self._commit(latents, proprio, names)
+        for name, state in zip(names, states, strict=True):
+            self._encoder[name] = state
+
+    def observe_latents(
+        self, latents: Tensor, proprio: Tensor, streams: Sequence[int] | None = None
+    ) -> None:
+        """As `observe`, for frames that were encoded before: latents (B, T, C, h, w)."""
+        names = self._names(streams, len(latents))
+        self._commit(latents, self._check_proprio(proprio, len(names)), names)
+
+    def act(
+        self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None
+    ) -> Tensor:
+        """A chunk of actions (B, n, A) in the robot's units, from noise of that shape.
+
+        steps: Euler steps (default: the model's). Changes nothing: the same noise gives the same
+        actions until the next `observe`. Raises LociError for a robot that has seen nothing.
+        """
+        names = self._names(streams, len(noise))
+        config = self.model.config
+        steps = config.steps if steps is None else steps
+        with torch.no_grad():
+            step = self._step(names)
+            return self.model.actions.inverse(
+                config.flow.euler(step, noise.to(self.session.device), steps)
+            ).to(noise.dtype)
+
+    def denoise(
+        self, actions: Tensor, time: float | Tensor, streams: Sequence[int] | None = None
+    ) -> Tensor:
+        """The network's output for noisy, normalised chunks (B, n, A) at a time in 0..1, one or
+        (B,). Changes nothing."""
+        with self._graph():
+            return self._step(self._names(streams, len(actions)))(actions, time)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The whole memory as a plain tree of tensors, copied."""
+        tree = {f"session.{name}": value for name, value in self.session.snapshot().items()}
+        tree["proprio"] = self.proprio.clone()
+        for name, state in enumerate(self._encoder):
+            for part, value in dict(state or {}).items():
+                tree[f"encoder.{name}.{part}"] = value.clone()
+        return tree if self.text is None else tree | self.text.tree("text")
+
+    def restore(self, tree: Mapping[str, Tensor]) -> Policy:
+        """Go back to a snapshot. LociError, and nothing changed, if it is not one of this model
+        and batch."""
+        if "proprio" not in tree:
+            raise LociError("this is no snapshot of a policy; give what `snapshot` returned")
+        self.session.restore(_below(tree, "session"))
+        self.proprio = tree["proprio"].to(self.session.device, copy=True)
+        self._encoder = [
+            {part: value.clone() for part, value in _below(tree, f"encoder.{name}").items()}
+            if written else None
+            for name, written in enumerate(self.session.lengths)
+        ]
+        self.text = Text.from_tree(tree, "text", self.session.device)
+        return self
+
+    def fork(self) -> Policy:
+        """An independent policy with the same past."""
+        return Policy(self.model, self.batch, None, self.gradients).restore(self.snapshot())
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to a safetensors file, whole or not at all."""
+        memory_file.save(path, self.model, self.snapshot())
+
+    @classmethod
+    def load(cls, model: WorldActionModel, path: str | Path) -> Policy:
+        """Continue from a saved memory. LociError for a damaged file or another model's."""
+        tree = memory_file.load(path, model)
+        return cls(model, len(tree["proprio"])).restore(tree)
+
+    def _commit(self, latents: Tensor, proprio: Tensor, names: list[int]) -> None:
+        still = torch.eye(4, dtype=torch.float64).expand(*latents.shape[:2], 4, 4)
+        self.session.write(latents, still, names)
+        self.proprio[names] = proprio
+
+    def _step(self, names: list[int]) -> Any:
+        """One pass of the expert, (actions (B, n, A), time) -> its output: what these chunks may
+        see of the past is looked up once."""
+        model, cache = self.model, self.session.cache
+        horizon, width = model.config.expert.horizon, model.config.expert.actions
+        written = [cache.written[name] for name in names]
+        if not all(written):
+            raise LociError("nothing to act on: observe the scene before acting")
+        cache.reserve(cache.layout.room(max(written)) + horizon)
+        coords = model.expert.coords(torch.tensor([-1]))
+        groups = streaming.group(cache, names)
+        views = [
+            streaming.look(cache, self.session.rule, g, coords.later(g.written)) for g in groups
+        ]
+        attend = streaming.attend(groups, [streaming.denoise(cache, view) for view in views])
+        recall = self.session.carried.reading(names, model.read_carry)
+        place = coords.later(torch.tensor(written)[:, None]).to(self.session.device)
+        text = None if self.text is None else self.text.rows(names)
+        context = model.expert.context(self.proprio[names][:, None], text)
+
+        def step(actions: Tensor, time: float | Tensor) -> Tensor:
+            if actions.shape[1:] != (horizon, width):
+                raise LociError(
+                    f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
+                    f"(B, {horizon}, {width})"
+                )
+            times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
+            segment = model.expert.segment(
+                actions[:, None], times.expand(len(names))[:, None], place, self._six(time)
+            )
+            tokens = run([Lane(model.expert, segment, context)], attend, recall)[0]
+            return model.expert.head(tokens)[:, 0]
+
+        return step
+
+    def _six(self, time: float | Tensor) -> Tensor | None:
+        """What the expert makes of a time, worked out once for the fixed times of Euler's grid."""
+        if isinstance(time, Tensor) or torch.is_grad_enabled():
+            return None
+        if time not in self._sixes:
+            with ordinary():
+                times = torch.full((1, 1), time, device=self.session.device)
+                self._sixes[time] = self.model.expert.modulate(times)[1]
+        return self._sixes[time]
+
+    def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
+        names = list(range(self.batch)) if streams is None else list(streams)
+        if len(names) != rows or len(set(names)) != rows or not set(names) <= {*range(self.batch)}:
+            raise LociError(
+                f"{rows} rows for robots {names} of {self.batch}; give each robot exactly one row"
+            )
+        return names
+
+    def _check_proprio(self, proprio: Tensor, rows: int) -> Tensor:
+        """The state of the robots, normalised."""
+        width = self.model.config.expert.proprio
+        if proprio.shape != (rows, width):
+            raise LociError(
+                f"proprioception of shape {tuple(proprio.shape)}; this model wants ({rows}, "
+                f"{width}): the robot's state, a row a robot"
+            )
+        if not bool(torch.isfinite(proprio).all()):
+            raise LociError("proprioception holds NaN or infinity; check the robot's joints")
+        return self.model.proprio(proprio.to(self.session.device, torch.float32))
+
+    def _graph(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.gradients and torch.is_grad_enabled())
+
+
+def _below(tree: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a tree whose names begin with `prefix`, without it."""
+    cut = len(prefix) + 1
+    return {name[cut:]: value for name, value in tree.items() if name.startswith(f"{prefix}.")}
