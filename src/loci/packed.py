@@ -86,19 +86,22 @@ def packed_actions(
     time: Tensor | None = None,
     ahead: Sequence[int] = (),
     clean_time: Tensor | None = None,
+    after: Sequence[int] | None = None,
     memory: Memory | None = None,
     attention: str = "windowed",
     texts: Texts = NO_TEXT,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Predict every chunk of actions of an episode at once, and frames that follow.
 
-    clean (B, T, C, h, w); actions (B, G, n, A), normalised and noised, chunk t carried out after
-    frame t; action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
-    state at frame t. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of them, 1
-    or more each), of which each knows what came before it and never its own clean copy. clean_time
-    (B, T): noise levels of the clean frames where they were noised. memory: in place of the
-    model's own, with as many gists. Returns the network's outputs, of the shapes of `actions` and
-    of `noisy`.
+    clean (B, T, C, h, w); actions (B, G, n, A), normalised and noised, chunks carried out after
+    the frames `after` (default: chunk t after frame t; a frame may have several, which do not see
+    each other); action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
+    state at these frames. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of
+    them, 1 or more each), of which each knows what came before it and never its own clean copy.
+    clean_time (B, T): noise levels of the clean frames where they were noised. memory: in place of
+    the model's own, with as many gists. recompute: as for `mot.run`. Returns the network's
+    outputs, of the shapes of `actions` and of `noisy`.
     """
     world, expert = model.world, model.expert
     place = torch.arange(clean.shape[1], device=clean.device)
@@ -117,15 +120,15 @@ def packed_actions(
         segment = world.chunk_segment(noisy[:, :, None], poses, coords[-1], time, None)
         lanes.append(Lane(world.dit, segment, texts.video))
         readers.append(_Reader([frame - 1 for frame in ahead], own))
-    chunks = actions.shape[1]
-    coords.append(expert.coords(place[:chunks], len(ahead)))
+    after = list(range(actions.shape[1])) if after is None else list(after)
+    coords.append(expert.coords(torch.tensor(after, device=clean.device), len(ahead)))
     context = expert.context(proprio, texts.actions)
     lanes.append(Lane(expert, expert.segment(actions, action_time, coords[-1]), context))
-    readers.append(_Reader(list(range(chunks)), model.read_carry))
+    readers.append(_Reader(after, model.read_carry))
 
     groups = [len(reader.before) for reader in readers]
     attend = _executor(world, coords, attention, clean.shape[:2], groups, memory)
-    tokens = run(lanes, attend, _recall(world, readers))
+    tokens = run(lanes, attend, _recall(world, readers), recompute)
     video = None
     if noisy is not None and time is not None:
         video = world.head(tokens[-2], time, 1)[:, :, 0]

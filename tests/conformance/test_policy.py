@@ -85,6 +85,32 @@ def test_frames_ahead_change_no_action_and_are_the_same_in_both_forms(name):
     torch.testing.assert_close(video, reference[1], atol=1e-5, rtol=1e-5)
 
 
+def test_recomputed_blocks_and_chunks_in_any_number_give_the_same(name):
+    """With blocks recomputed in the backward pass, and each frame's chunk drawn twice."""
+    model = tiny_policy(MEMORIES[name])
+    data = episodes(model, FRAMES)
+    results = []
+    for recompute in (False, True):
+        model.zero_grad()
+        twice = [torch.cat([data[key]] * 2, dim=1) for key in ("actions", "time", "proprio")]
+        after = [*range(FRAMES)] * 2
+        output, _ = packed_actions(
+            model, data["latents"], *twice[:2], model.proprio(twice[2]), after=after,
+            recompute=recompute,
+        )
+        output.square().mean().backward()
+        grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        results.append((output.detach(), grads))
+    (output, grads), (again, others) = results
+    assert torch.equal(output, again)
+    assert grads.keys() == others.keys()
+    assert all(torch.equal(grad, others[key]) for key, grad in grads.items())
+    torch.testing.assert_close(output[:, :FRAMES], output[:, FRAMES:], atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        single, _ = packed(model, data, "windowed", video=False)
+    torch.testing.assert_close(output[:, :FRAMES], single, atol=1e-5, rtol=1e-5)
+
+
 def test_nobody_sees_the_future_or_what_others_denoise(name):
     """A chunk changes with nothing that comes later, with no other chunk and no noisy frame."""
     model = tiny_policy(MEMORIES[name])

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from loci.models.trunk import QKV, Segment, Text, Trunk, Turn
 
@@ -31,8 +33,13 @@ class Lane:
     text: Text | None = None
 
 
-def run(lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None) -> list[Tensor]:
-    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out."""
+def run(
+    lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None, recompute: bool = False
+) -> list[Tensor]:
+    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out.
+
+    recompute: keep nothing inside a block for the backward pass, and compute it again there.
+    """
     segments = [lane.segment for lane in lanes]
     xs = [segment.x for segment in segments]
     turns = [(s.angles.cos().float(), s.angles.sin().float()) for s in segments]
@@ -42,30 +49,37 @@ def run(lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None) -> 
         lane.trunk.modulate(lane.segment.time)[1] if lane.segment.six is None else lane.segment.six
         for lane in lanes
     ]
-    depth = lanes[0].trunk.sizes.num_layers
-    for layer in range(depth):
-        blocks = [lane.trunk.blocks[layer] for lane in lanes]
-        xs = [
-            block.camera(x, s.motion, s.span) if s.motion is not None else x
-            for block, x, s in zip(blocks, xs, segments, strict=True)
-        ]
-        sixes = [block.six(e) for block, e in zip(blocks, es, strict=True)]
-        last = layer == depth - 1
-        qkv = [
-            block.project(x, six, turn, queries=not (last and segment.silent))
-            for block, x, six, turn, segment in zip(
-                blocks, xs, sixes, turns, segments, strict=True
-            )
-        ]
-        seen = attend(layer, qkv)
-        xs = [
-            x if y is None else block.attended(x, y, six, turn)
-            for block, x, y, six, turn in zip(blocks, xs, seen, sixes, turns, strict=True)
-        ]
-        if recall is not None:
-            xs = recall(layer, xs, turns)
-        xs = [
-            x if y is None else block.update(x, six, lane.text, layer)
-            for block, x, y, six, lane in zip(blocks, xs, seen, sixes, lanes, strict=True)
-        ]
+    for layer in range(lanes[0].trunk.sizes.num_layers):
+        step = partial(_block, layer, lanes, es, turns, attend, recall)
+        xs = checkpoint(step, xs, use_reentrant=False) if recompute else step(xs)
     return xs
+
+
+def _block(
+    layer: int, lanes: Sequence[Lane], es: list[Tensor], turns: list[Turn], attend: Attend,
+    recall: Recall | None, xs: list[Tensor],
+) -> list[Tensor]:
+    """One block over all lanes."""
+    segments = [lane.segment for lane in lanes]
+    blocks = [lane.trunk.blocks[layer] for lane in lanes]
+    xs = [
+        x if s.motion is None else block.camera(x, s.motion, s.span)
+        for block, x, s in zip(blocks, xs, segments, strict=True)
+    ]
+    sixes = [block.six(e) for block, e in zip(blocks, es, strict=True)]
+    last = layer == lanes[0].trunk.sizes.num_layers - 1
+    qkv = [
+        block.project(x, six, turn, queries=not (last and segment.silent))
+        for block, x, six, turn, segment in zip(blocks, xs, sixes, turns, segments, strict=True)
+    ]
+    seen = attend(layer, qkv)
+    xs = [
+        x if y is None else block.attended(x, y, six, turn)
+        for block, x, y, six, turn in zip(blocks, xs, seen, sixes, turns, strict=True)
+    ]
+    if recall is not None:
+        xs = recall(layer, xs, turns)
+    return [
+        x if y is None else block.update(x, six, lane.text, layer)
+        for block, x, y, six, lane in zip(blocks, xs, seen, sixes, lanes, strict=True)
+    ]
