@@ -15,6 +15,7 @@ from loci.models.codecs import (
     CodecConfig,
     ImageCodec,
     ImageCodecConfig,
+    PixelCodecConfig,
     WanCodecConfig,
     to_float,
     to_uint8,
@@ -330,3 +331,16 @@ def test_recoloured_images_stay_in_range():
     assert changed.shape == images.shape
     assert changed.abs().max() <= 1
     assert not torch.equal(changed, images)
+
+
+def test_pixels_as_they_are_come_back_to_the_last_bit():
+    codec = PixelCodecConfig(mean=0.1, std=0.5).build()
+    video = torch.randint(256, (2, 3, 32, 40, 3), dtype=torch.uint8)
+    latents = codec.encode(video)
+    assert latents.shape == (2, 3, *codec.latent_shape(Camera(height=32, width=40)))
+    assert torch.equal(codec.decode(latents), video)
+    first, state = codec.push(None, video[:, :1])
+    rest, _ = codec.push(state, video[:, 1:])
+    assert torch.equal(torch.cat([first, rest], dim=1), latents)
+    with pytest.raises(LociError, match="more than 0"):
+        PixelCodecConfig(std=0.0)

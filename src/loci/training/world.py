@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
@@ -28,6 +27,7 @@ from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
 from loci.training.loop import keyed
+from loci.training.order import picked
 from loci.training.run import RunConfig
 from loci.types import Camera
 
@@ -98,12 +98,7 @@ class WorldTask:
         time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval.
         """
         config, count = self.config, len(self.latents)
-        first = step * config.batch
-        picks = []
-        for position in range(first, first + config.batch):
-            epoch, place = divmod(position, count)
-            order = np.random.default_rng([config.train.seed, epoch]).permutation(count)
-            picks.append(int(order[place]))
+        picks = picked(config.train.seed, step, config.batch, count)
         draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
         latents = self.latents[picks].float()
         groups, span = len(self.starts), config.world.chunk
@@ -149,10 +144,7 @@ def initialise(model: WorldModel) -> None:
     keys makes the score a sum of cosines of the angle between two tokens, largest for those that
     look at the same place. Training then refines what would take it long to find (ours).
     """
-    for name, layer in model.dit.named_modules():
-        if isinstance(layer, nn.Linear) and ".camera." not in name:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    xavier(model.dit)
     nn.init.zeros_(model.dit.head.head.weight)
     if model.config.dit.camera == "rotary":
         for block in model.dit.blocks:
@@ -160,6 +152,14 @@ def initialise(model: WorldModel) -> None:
                 with torch.no_grad():
                     layer.bias[0::2] = ALIGNED
             nn.init.constant_(block.self_attn.norm_q.weight, SHARPNESS)
+
+
+def xavier(trunk: nn.Module) -> None:
+    """Xavier for the matrices of its linear layers, zeros for their biases; see `initialise`."""
+    for name, layer in trunk.named_modules():
+        if isinstance(layer, nn.Linear) and ".camera." not in name:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 def codec_path() -> Path:

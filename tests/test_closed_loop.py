@@ -1,0 +1,150 @@
+"""Policies in closed loop: seeded, resumable, and counted correctly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from loci.data.mosaic import mosaic
+from loci.errors import LociError
+from loci.evaluation.closed_loop import Loop, Stepped, play, run_closed_loop, summarise
+from loci.evaluation.statistics import wilson
+from loci.training.loop import keyed
+from loci.types import Camera
+from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, tiny_policy
+
+
+class Corridor:
+    """Ends after a number of chunks that its seed gives, in success where the actions since then
+    add up to more than nothing; what it shows depends on both."""
+
+    def reset(self, *, seed=None):
+        self.seed, self.steps, self.total = seed, 0, 0.0
+        return self.observe(), {}
+
+    def observe(self):
+        draw = np.random.default_rng([self.seed, self.steps])
+        image = draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        return {"pixels": {"head": image}, "agent_pos": np.full(PROPRIO, np.tanh(self.total))}
+
+    def advance(self, action):
+        self.steps += 1
+        self.total += float(action.sum())
+        over = self.steps >= HORIZON * (2 + self.seed % 3) - 1
+        won = over and self.total > 0
+        stages = {"moved": True, "won": bool(won)}
+        failure = "" if won or not over else "lost"
+        return 0.0, over, False, {"is_success": won, "stages": stages, "failure": failure}
+
+
+class Shown(Corridor):
+    """The same with steps that show something, as gymnasium has them."""
+
+    def step(self, action):
+        result = self.advance(action)
+        return (self.observe(), *result)
+
+
+LOOP = Loop(cameras=("head",), together=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_policy(MEMORIES["hybrid"])
+
+
+def test_an_episode_is_the_same_in_any_company(model):
+    alone = [play(model, Corridor, LOOP, [n])[0] for n in range(5)]
+    together = play(model, Corridor, LOOP, range(5))
+    assert together == alone
+    assert play(model, lambda: Stepped(Shown()), LOOP, range(5)) == alone
+    assert len({line["chunks"] for line in alone}) == 3
+    other = play(model, Corridor, Loop(cameras=("head",), seed=9), range(5))
+    assert [line["chunks"] for line in other] == [line["chunks"] for line in alone]
+
+
+def test_the_policy_is_shown_what_the_environment_shows(model):
+    """The closed loop by hand, for one episode."""
+    env, policy, chunks = Corridor(), model.policy(), 0
+    observation, _ = env.reset(seed=4)
+    over = False
+    while not over:
+        policy.observe(
+            torch.from_numpy(observation["pixels"]["head"])[None, None],
+            torch.from_numpy(observation["agent_pos"])[None].float(),
+        )
+        draw = torch.Generator().manual_seed(keyed(0, "act", 4, chunks))
+        for action in policy.act(torch.randn(HORIZON, ACTIONS, generator=draw)[None])[0].numpy():
+            *_, over, _, info = env.advance(action)
+            if over:
+                break
+        observation, chunks = env.observe(), chunks + 1
+    (line,) = play(model, Corridor, LOOP, [4])
+    assert line["success"] == info["is_success"]
+    assert line["chunks"] == chunks
+
+
+def test_a_killed_run_goes_on_to_the_same_results(model, tmp_path):
+    protocol = {"config": "abc", "episodes": "any"}
+    whole = run_closed_loop(model, Corridor, LOOP, 7, tmp_path / "whole", protocol)
+    run_closed_loop(model, Corridor, LOOP, 4, tmp_path / "cut", protocol)
+    log = tmp_path / "cut" / "episodes.jsonl"
+    log.write_text(log.read_text()[:-9])  # as a kill in the middle of a line leaves it
+    told = []
+    again = run_closed_loop(
+        model, Corridor, LOOP, 7, tmp_path / "cut", protocol, lambda *n: told.append(n)
+    )
+    assert again == whole
+    assert [n for n, *_ in told] == [4, 5, 6, 7]
+    assert json.loads((tmp_path / "cut" / "results.json").read_text()) == whole
+    with pytest.raises(LociError, match="another run"):
+        run_closed_loop(model, Corridor, LOOP, 7, tmp_path / "cut", {"config": "other"})
+
+
+def test_films_are_kept_of_those_asked_for(model, tmp_path):
+    loop = Loop(cameras=("head",), film=2)
+    run_closed_loop(model, Corridor, loop, 3, tmp_path, {})
+    assert sorted(p.name for p in (tmp_path / "videos").iterdir()) == ["000.mp4", "001.mp4"]
+
+
+def test_rates_are_counted_among_all_and_among_those_that_came_so_far():
+    def line(reached, pressed, placed, failure=""):
+        stages = {"reached": reached, "pressed": pressed, "placed": placed}
+        return {"stages": stages, "success": placed, "failure": failure, "chunks": 5}
+
+    lines = [line(True, True, True)] * 3 + [line(True, True, False, "wrong mat")] * 2
+    lines += [line(True, False, False, "no press"), line(False, False, False, "missed")]
+    found = summarise(lines)
+    assert found["success"]["rate"] == 3 / 7
+    assert (found["success"]["lo"], found["success"]["hi"]) == wilson(3, 7)
+    assert found["stages"]["placed"]["given"]["of"] == 5
+    assert found["stages"]["placed"]["given"]["rate"] == 3 / 5
+    assert found["stages"]["pressed"]["all"]["rate"] == 5 / 7
+    assert found["failures"] == {"wrong mat": 2, "no press": 1, "missed": 1}
+
+
+def test_a_camera_that_is_missing_is_named(model):
+    with pytest.raises(LociError, match="no camera 'left_wrist' among head"):
+        play(model, Corridor, Loop(), [0])
+
+
+def test_the_mosaic_lays_the_head_below_the_wrists():
+    draw = np.random.default_rng(0)
+    head = draw.integers(0, 256, (2, 64, 80, 3)).astype(np.uint8)
+    left, right = (draw.integers(0, 256, (2, 32, 40, 3)).astype(np.uint8) for _ in range(2))
+    camera = Camera(height=96, width=80)
+    found = mosaic([head, left, right], camera)
+    assert np.array_equal(found[:, 32:], head)
+    assert np.array_equal(found[:, :32, :40], left)
+    assert np.array_equal(found[:, :32, 40:], right)
+    large = head.repeat(2, axis=1).repeat(2, axis=2)
+    shrunk = mosaic([large, left, right], camera).astype(int)
+    assert np.abs(shrunk[:, 34:-2, 2:-2] - found[:, 34:-2, 2:-2].astype(int)).mean() < 40
+    flat = mosaic([np.full((1, 480, 640, 3), 7, np.uint8)], camera)
+    assert flat.shape == (1, 96, 80, 3)
+    assert (flat == 7).all()
+    with pytest.raises(LociError, match="2 cameras"):
+        mosaic([head, left], camera)
