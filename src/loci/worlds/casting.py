@@ -1,4 +1,4 @@
-"""Where rays land on a fixed set of primitives.
+"""Where rays land on a set of primitives.
 
 Planes are endless and few: they are worked out here for all rays at once. Solids are small in the
 picture: MuJoCo (`mj_multiRay`) answers for the rays inside their bounds on the screen, which are a
@@ -92,7 +92,7 @@ class Hits:
 
 
 class Caster:
-    """Geoms, compiled once, that rays are cast at. One thread at a time."""
+    """Geoms, compiled once, that rays are cast at, and that may move. One thread at a time."""
 
     def __init__(self, geoms: tuple[Geom, ...]):
         spec = mujoco.MjSpec()
@@ -105,17 +105,36 @@ class Caster:
                 type=KINDS[geom.kind], size=size, pos=geom.position, quat=quaternion
             )
         self._model = spec.compile()
+        # Else a geom that was compiled at its body's origin would stay there.
+        self._model.geom_sameframe[:] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
         self._data = mujoco.MjData(self._model)
-        mujoco.mj_kinematics(self._model, self._data)
         plane = np.array([g.kind == "plane" for g in geoms])
         self._planes, self._solids = np.flatnonzero(plane), np.flatnonzero(~plane)
+        self._boxes = self._model.geom_aabb[self._solids].reshape(-1, 2, 3, 1).swapaxes(0, 1)
+        self._model.geom_group[:] = 1
+        self._refresh()
+
+    def move(self, which: np.ndarray, positions: np.ndarray, rotations: np.ndarray) -> None:
+        """Put geoms `which` (M,) at `positions` (M, 3), turned by `rotations` (M, 3, 3).
+
+        What is cast afterwards is, bit for bit, what geoms compiled there would give.
+        """
+        self._model.geom_pos[which] = positions
+        for index, rotation in zip(which.tolist(), rotations.reshape(-1, 9), strict=True):
+            quaternion = self._model.geom_quat[index]
+            mujoco.mju_mat2Quat(quaternion, rotation)
+            mujoco.mju_normalize4(quaternion)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Work out what follows from where the geoms are."""
+        mujoco.mj_kinematics(self._model, self._data)
         rotation = self._data.geom_xmat.reshape(-1, 3, 3)
         self.normal, self._position = rotation[:, :, 2].copy(), self._data.geom_xpos.copy()
         # The corners of the solids' boxes, (3, 8, S).
-        centre, half = self._model.geom_aabb[self._solids].reshape(-1, 2, 3, 1).swapaxes(0, 1)
+        centre, half = self._boxes
         corners = rotation[self._solids] @ (centre + half * _CORNERS)
         self._corners = (corners + self._position[self._solids, :, None]).transpose(1, 2, 0).copy()
-        self._model.geom_group[:] = 1
 
     def in_view(self, poses: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """What rays from `poses` (T, 4, 4) may meet: geoms (T, G), and pixels of solids (T, H, W).

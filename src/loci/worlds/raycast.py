@@ -16,7 +16,7 @@ from loci.types import Camera
 from loci.worlds.casting import Caster, Geom, Hits, Rays, along
 from loci.worlds.materials import PATTERNS
 
-# Towards the light, world axes (y down): from above, and aside so that no two walls match.
+# Towards the light where y points down: from above, and aside so that no two walls match.
 LIGHT = np.array([0.48, -0.8, -0.36]) / np.linalg.norm([0.48, -0.8, -0.36])
 AMBIENT = 0.62
 # Enough that the cost of a numpy call is shared; more of them only take memory.
@@ -38,15 +38,16 @@ class Views:
 
 
 class Scene:
-    """A fixed set of geoms, compiled once and rendered from any number of poses.
+    """A set of geoms, compiled once and rendered from any number of poses; they may move.
 
-    One thread at a time may render a scene.
+    `light` (3,) is the unit vector towards the light, world axes. `geoms` are as they were
+    compiled. One thread at a time may render a scene.
     """
 
-    def __init__(self, geoms: tuple[Geom, ...] | list[Geom]):
+    def __init__(self, geoms: tuple[Geom, ...] | list[Geom], light: np.ndarray = LIGHT):
         if not geoms:
             raise LociError("a scene needs at least one geom; add one")
-        self.geoms = tuple(geoms)
+        self.geoms, self._light = tuple(geoms), light
         self._caster = Caster(self.geoms)
         # Per-geom numbers that shading gathers by geom index; the last, -1, is black for a miss.
         rotation = np.stack([g.rotation for g in geoms])
@@ -57,13 +58,40 @@ class Scene:
         second = np.array([g.material.second for g in geoms], np.float32).T
         self._contrast = second - self._color[:, :-1]
         self._object = np.array([g.object for g in geoms] + [-1], np.int16)
-        # A plane has one normal; what a solid's pixels have is written over it.
-        self._lit = np.append(_lit(self._caster.normal), np.float32(0))
+        self._lit = self._planes_lit()
         self._patterned = [
             (index, geom.material, geom.kind == "plane")
             for index, geom in enumerate(geoms)
             if geom.material.pattern != "plain"
         ]
+
+    def move(self, which: np.ndarray, positions: np.ndarray, rotations: np.ndarray) -> None:
+        """Put geoms `which` (M,) at `positions` (M, 3), metres, turned by `rotations` (M, 3, 3).
+
+        Views are then, bit for bit, those of a scene compiled with the geoms there. Costs little.
+        Raises LociError for arrays of other shapes, and for geoms that the scene does not have.
+        """
+        which = np.asarray(which, np.intp)
+        positions, rotations = np.asarray(positions, float), np.asarray(rotations, float)
+        count = len(which)
+        if positions.shape != (count, 3) or rotations.shape != (count, 3, 3):
+            raise LociError(
+                f"{count} geoms do not move to positions {positions.shape} and rotations "
+                f"{rotations.shape}; give ({count}, 3) and ({count}, 3, 3)"
+            )
+        if count and not 0 <= which.min() <= which.max() < len(self.geoms):
+            raise LociError(f"the scene has geoms 0 to {len(self.geoms) - 1}; move one of those")
+        self._caster.move(which, positions, rotations)
+        self._axes[which] = rotations[:, :, :2].transpose(0, 2, 1)
+        self._offset[which] = -np.einsum("gij,gj->gi", self._axes[which], positions)
+        self._lit = self._planes_lit()
+
+    def _planes_lit(self) -> np.ndarray:
+        """Brightness by geom, (G + 1,), the last for a miss.
+
+        A plane has one normal; what a solid's pixels have is written over it.
+        """
+        return np.append(_lit(self._caster.normal, self._light), np.float32(0))
 
     def render(self, poses: np.ndarray, camera: Camera | None = None) -> Views:
         """The views from camera-to-world `poses` (T, 4, 4), OpenCV axes.
@@ -147,17 +175,17 @@ class Scene:
                 contrast = blend * self._contrast[channel, which]
                 color[channel, index] = self._color[channel, which] + contrast
         lit = self._lit.take(hits.geom)
-        lit[hits.solid] = _lit(hits.normal)
+        lit[hits.solid] = _lit(hits.normal, self._light)
         color *= lit
         return color
 
 
-def _lit(normal: np.ndarray) -> np.ndarray:
-    """Brightness of surfaces with unit normals (N, 3), float32 (N,).
+def _lit(normal: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Brightness of surfaces with unit normals (N, 3) under `light` (3,), float32 (N,).
 
     Half-Lambert (Valve's), so that sides away from the light keep their shape.
     """
-    return AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * (normal @ LIGHT).astype(np.float32))
+    return AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * (normal @ light).astype(np.float32))
 
 
 def _turned(directions: np.ndarray, poses: np.ndarray, starts: np.ndarray) -> Rays:

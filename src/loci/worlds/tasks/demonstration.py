@@ -1,0 +1,80 @@
+"""An expert at work, undisturbed or disturbed: the demonstrations that policies learn from.
+
+Disturbed, the arms are pushed off the expert's way, and the expert, which looks at the true state
+before every chunk, finds what it missed and does it again. What is recorded is what the expert
+meant to do, not the push: a policy learns to recover and never to miss. Source: ours; the idea of
+disturbing what is executed and not what is learnt is DART's (Laskey et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from loci.config import Config
+from loci.worlds.arms import ARMS, JOINTS
+from loci.worlds.table import CHUNK
+from loci.worlds.tabletop import Tabletop
+from loci.worlds.tasks.base import Ask, task_rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Config):
+    """How much the arms are disturbed.
+
+    `jitter` is the standard deviation of every angle at every step, radians; `chance` the share of
+    chunks in which the waists are pushed by `least` to `most` radians (5 cm at the fingertips
+    are about 0.1), coming and going within the chunk.
+    """
+
+    jitter: float = 0.004
+    chance: float = 0.06
+    least: float = 0.06
+    most: float = 0.16
+
+
+STEADY = Push(jitter=0.0, chance=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One control step of a demonstration: the expert's `action` (14,) and what is `executed`."""
+
+    action: np.ndarray
+    executed: np.ndarray
+
+
+def demonstrate(
+    env: Tabletop, seed: int, push: Push = STEADY, ask: Ask | None = None
+) -> Iterator[Move]:
+    """Reset `env` to `seed` and let the expert do the task, to the end of the episode.
+
+    Each move is given out before it is executed, so that `env.observe()` is what it answers to.
+    The expert knows the fact, or asks `ask` for it. The same arguments give the same moves.
+    """
+    env.reset(seed=seed)
+    rng = task_rng(env.task.type_name or "", seed, "push")
+    expert = env.task.expert(env.table, ask or (lambda question: question.would(env.fact)))
+    offset = np.zeros((CHUNK, len(ARMS), JOINTS))
+    while not env.over:
+        step = env.table.state.step % CHUNK
+        if step == 0:
+            offset = _pushed(rng, push)
+        action = next(expert)
+        executed = action + offset[step].reshape(-1)
+        yield Move(action, executed)
+        env.advance(executed)
+
+
+def _pushed(rng: np.random.Generator, push: Push) -> np.ndarray:
+    """What is added to the actions of a chunk, (16, 2, 7)."""
+    offset = push.jitter * rng.normal(size=(CHUNK, len(ARMS), JOINTS))
+    size = rng.uniform(push.least, push.most, len(ARMS)) * rng.choice([-1, 1], len(ARMS))
+    happens = rng.random() < push.chance
+    # A whole push in the middle of the chunk, where something is taken or let go.
+    way = np.clip(np.minimum(np.arange(CHUNK), np.arange(CHUNK)[::-1]) / 4, 0, 1)
+    offset[:, :, 0] += happens * way[:, None] * size
+    offset[:, :, -1] = 0.0  # a gripper's opening means something: it is left alone
+    return offset

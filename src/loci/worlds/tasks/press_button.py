@@ -1,0 +1,123 @@
+"""Press Button, M(n): two cards show how often to press two buttons; a third one confirms.
+
+Source: RMBench, in kind. Ours: the lamp makes wait before the first press and for a random time
+after each, so that neither the pictures nor the clock tell how many were done; a press while it is
+red does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from loci.worlds.arms import LEFT, RIGHT
+from loci.worlds.table import Event, Layout, Table
+from loci.worlds.tasks import skills
+from loci.worlds.tasks.base import Ask, Fact, Question, Task, jitter
+from loci.worlds.tasks.things import BLUE, RED, YELLOW, button, card, on_table
+
+MOST = 10  # presses in all, at most
+FIRST, SECOND, CONFIRM = 0, 1, 2
+# The longest waits, in chunks: before the first press, and after a press beyond the least; and
+# for how many chunks the lamp may make wait in an episode beyond the least.
+START, LONGEST, BUDGET = 6, 3, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PressButton(Task, name="press-button"):
+    """The fact is (a, b), a from 1 to 9, b from 1 to 10 - a; the cards show it all the time.
+
+    What must be remembered is how many presses were done.
+    """
+
+    instruction: ClassVar[str] = (
+        "Press the left button as often as the left card says, then the middle button as often as "
+        "the middle card says, each time when the lamp is green; then press the right button."
+    )
+    stages: ClassVar[tuple[str, ...]] = ("reached", "middle", "confirmed", "right")
+    facts: ClassVar[tuple[Fact, ...]] = tuple(
+        (a, b) for a in range(1, MOST) for b in range(1, MOST + 1 - a)
+    )
+    # The share of equal pairs among two that are drawn as `draw` does.
+    chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
+    gap: ClassVar[int] = 2
+
+    @property
+    def chunks(self) -> int:
+        return 4 + (self.gap * MOST + BUDGET) * self.hold + 10
+
+    def draw(self, rng: np.random.Generator) -> Fact:
+        a = int(rng.integers(1, MOST))
+        return a, int(rng.integers(1, MOST + 1 - a))
+
+    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
+        places = ((-0.2, 0.08), (0.0, 0.08), (0.2, 0.08))
+        colors = {"left": RED, "middle": BLUE, "right": YELLOW}
+        buttons = tuple(
+            button(name, color, on_table(*at) + jitter(rng))
+            for (name, color), at in zip(colors.items(), places, strict=True)
+        )
+        cards = [card(n, on_table(x, 0.33)) for n, x in zip(fact, (-0.2, 0.0), strict=True)]
+        extra = np.append(
+            rng.integers(START + 1), np.minimum(rng.geometric(0.5, MOST) - 1, LONGEST)
+        )
+        extra = np.diff(np.minimum(np.cumsum(extra), BUDGET), prepend=0)
+        waits = self.hold * (extra + self.gap) - 1
+        waits[0] = self.hold * extra[0]
+        return Layout((), buttons, (*cards[0], *cards[1]), tuple(waits.tolist()), fact)
+
+    def begin(self, table: Table, fact: Fact) -> None:
+        table.state.task = {"done": [0, 0]}
+        table.wait()
+
+    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+        s, done = table.state, table.state.task["done"]
+        for event in events:
+            if event.what != "pressed" or not table.ready:
+                continue
+            if event.which == CONFIRM:
+                s.stages["confirmed"] = True
+                if tuple(done) == fact:
+                    s.stages["right"] = s.success = True
+                    return
+                wrong = FIRST if done[FIRST] != fact[FIRST] else SECOND
+                many = "many" if done[wrong] > fact[wrong] else "few"
+                s.failure = f"too {many} {('left', 'middle')[wrong]}"
+                return
+            s.stages["reached" if event.which == FIRST else "middle"] = True
+            done[event.which] += 1
+            if s.waits < len(table.layout.waits):
+                table.wait()
+
+    def expert(self, table: Table, ask: Ask) -> Iterator[np.ndarray]:
+        done = table.state.task["done"]
+
+        def again(which: int) -> bool:
+            kind, seen = ("left", "middle")[which], (table.layout.shown[which],)
+
+            def would(fact: Fact) -> int:
+                return int(done[which] < fact[which])
+
+            return bool(ask(Question(kind, (0, 1), seen, would, table.chunk)))
+
+        for which in (FIRST, SECOND):
+            yield from _over(table, LEFT, which)
+            while True:
+                while not table.ready:
+                    yield from _over(table, LEFT, which)
+                if not again(which):
+                    break
+                yield from skills.press(table, LEFT, which)
+        yield from _over(table, RIGHT, CONFIRM)
+        while not table.state.stages["confirmed"]:
+            yield from skills.press(table, RIGHT, CONFIRM)
+        while True:
+            yield from skills.rest(table)
+
+
+def _over(table: Table, arm: int, which: int) -> Iterator[np.ndarray]:
+    """One chunk: to a place above a button, with closed fingers."""
+    return skills.go(table, {arm: (skills.above(skills.top(table, which)), 0.0)})

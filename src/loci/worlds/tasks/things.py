@@ -1,0 +1,85 @@
+"""The things that tasks put on the table, big and of clear colours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loci.worlds.arms import TABLE
+from loci.worlds.casting import Geom
+from loci.worlds.materials import Color, Material
+from loci.worlds.table import Button, Point, Thing
+
+RED: Color = (0.90, 0.08, 0.08)
+GREEN: Color = (0.05, 0.65, 0.15)
+BLUE: Color = (0.10, 0.22, 0.95)
+YELLOW: Color = (1.00, 0.86, 0.05)
+PURPLE: Color = (0.55, 0.15, 0.75)
+WHITE: Color = (0.97, 0.97, 0.97)
+BLACK: Color = (0.06, 0.06, 0.06)
+TEAL: Color = (0.10, 0.55, 0.60)
+
+BLOCK, LID = 0.025, 0.036
+# Where the segments of a digit are, (x, y) from the middle in halves of its width and height.
+_SEGMENTS = {
+    "a": (0, 1, "level"), "b": (1, 0.5, "upright"), "c": (1, -0.5, "upright"),
+    "d": (0, -1, "level"), "e": (-1, -0.5, "upright"), "f": (-1, 0.5, "upright"),
+    "g": (0, 0, "level"),
+}  # fmt: skip
+_DIGITS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
+
+
+def box(half: Point, at: Point, color: Color) -> Geom:
+    return Geom("box", half, np.array(at), material=Material(color))
+
+
+def disc(radius: float, half: float, at: Point, color: Color) -> Geom:
+    return Geom("cylinder", (radius, half, 0), np.array(at), material=Material(color))
+
+
+def on_table(x: float, y: float) -> np.ndarray:
+    """A point of the table's top, (3,)."""
+    return np.array([x, y, TABLE])
+
+
+def _point(at: np.ndarray) -> Point:
+    return (float(at[0]), float(at[1]), float(at[2]))
+
+
+def block(name: str, color: Color, at: np.ndarray) -> Thing:
+    """A cube with sides of 5 cm."""
+    geoms = (box((BLOCK, BLOCK, BLOCK), (0, 0, BLOCK), color),)
+    return Thing(name, geoms, (BLOCK, BLOCK), 2 * BLOCK, _point(at), grip=BLOCK, width=0.65)
+
+
+def lid(name: str, color: Color, at: np.ndarray) -> Thing:
+    """A cap of 7 cm with a knob; it closes over a block."""
+    geoms = (
+        box((LID, LID, 0.03), (0, 0, 0.03), color),
+        box((0.012, 0.012, 0.012), (0, 0, 0.072), BLACK),
+    )
+    half = (LID, LID)
+    return Thing(name, geoms, half, 0.084, _point(at), grip=0.075, width=0.3, hollow=True)
+
+
+def mat(name: str, color: Color, at: np.ndarray, half: float = 0.042) -> Thing:
+    """A flat square that stays where it is."""
+    geoms = (box((half, half, 0.002), (0, 0, 0.002), color),)
+    return Thing(name, geoms, (half, half), 0.004, _point(at))
+
+
+def button(name: str, color: Color, at: np.ndarray) -> Button:
+    """A button of 10 cm, with a cap of 7 cm."""
+    foot = (disc(0.05, 0.011, (0, 0, 0.011), BLACK),)
+    return Button(name, _point(at), foot, (disc(0.037, 0.012, (0, 0, 0.024), color),), 0.045, 0.036)
+
+
+def card(number: int, at: np.ndarray) -> tuple[Geom, ...]:
+    """A white card of 14 x 19 cm with a digit of seven segments, as scenery."""
+    x, y, z = _point(at)
+    geoms = [box((0.07, 0.095, 0.001), (x, y, z + 0.001), WHITE)]
+    for name in _DIGITS[number]:
+        across, along, way = _SEGMENTS[name]
+        half = (0.042, 0.01, 0.001) if way == "level" else (0.01, 0.041, 0.001)
+        at_segment = (x + 0.034 * across, y + 0.065 * along, z + 0.003)
+        geoms.append(box(half, at_segment, BLACK))
+    return tuple(geoms)
