@@ -211,26 +211,48 @@ def rollout(
 
 @worlds.command
 def render(
-    world: Positional[Annotated[Literal["rooms"], _name("WORLD")]],
+    world: Positional[Annotated[Literal["rooms", "tabletop"], _name("WORLD")]],
     /,
     *,
     out: Annotated[Path, _name("FILE")],
     seed: Annotated[int, _name("S")] = 0,
-    path: Annotated[str, _name("NAME")] = "loop180",
-    split: Literal["train", "heldout", "open"] = "heldout",
+    path: Annotated[str | None, _or("NAME", "loop180")] = None,
+    split: Annotated[
+        Literal["train", "heldout", "open"] | None, _or("{train,heldout,open}", "heldout")
+    ] = None,
+    task: Annotated[str | None, _or("NAME", "put-back-block")] = None,
+    hold: Annotated[int | None, _or("N", "1")] = None,
+    view: Annotated[Literal["mosaic", "head"] | None, _or("{mosaic,head}", "mosaic")] = None,
 ) -> None:
-    """Render a room along a camera path: a video (.mp4), or a sheet of frames (.png).
+    """Render a room along a camera path, or an expert at a task: a video, or a sheet of frames.
 
     Args:
-        world: The world: rooms.
-        out: The file to write; its ending says what.
-        seed: Which room.
-        path: Name of a camera path.
-        split: Which rooms.
+        world: The world: rooms or tabletop.
+        out: The file to write; its ending says what: .mp4 a video, .png a sheet.
+        seed: Which room or episode.
+        path: Rooms: name of a camera path.
+        split: Rooms: which of them.
+        task: Tabletop: name of a task.
+        hold: Tabletop: how many times as long the fact must be held.
+        view: Tabletop: all cameras or one.
     """
-    from loci.data.episodes import render_command
+    others = {
+        "rooms": {"--task": task, "--hold": hold, "--view": view},
+        "tabletop": {"--path": path, "--split": split},
+    }
+    for option, value in others[world].items():
+        if value is not None:
+            raise LociError(f"{option} is not for {world}; leave it out")
+    if world == "rooms":
+        from loci.data.episodes import render_command
 
-    render_command(split, seed, path, out)
+        render_command(split or "heldout", seed, path or "loop180", out)
+    else:
+        from loci.worlds.tasks.render_command import render_task
+
+        render_task(
+            task or "put-back-block", seed, out, 1 if hold is None else hold, view or "mosaic"
+        )
 
 
 @app.command
@@ -251,7 +273,11 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         raise SystemExit(BUG)
 
 
-app.command(worlds, name="worlds", help="The worlds: rendered rooms with exact ground truth.")
+app.command(
+    worlds,
+    name="worlds",
+    help="The worlds: rooms and a tabletop, rendered with exact ground truth.",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

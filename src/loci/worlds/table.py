@@ -66,8 +66,8 @@ class Button:
 class Layout:
     """All that an episode starts with; `scenery` are geoms that never move, in world axes.
 
-    `waits` are the numbers of chunks for which the lamp makes wait, in the order of their use;
-    `shown` the numbers that can be read in the scenery.
+    `waits` are random numbers of chunks that the task makes wait, `shown` the numbers that can be
+    read in the scenery.
     """
 
     things: tuple[Thing, ...]
@@ -96,8 +96,8 @@ class State:
 
     joints (2, 7); places (N, 3) of the things' feet and yaws (N,); held (2,) the thing in each
     hand or -1, and turns (2,) its yaw in the hand; depths (B,) of the buttons' caps, armed (B,);
-    the lamp makes wait before step `busy`; `waits` of the layout's waits are used up. `stages`,
-    `failure` ("" for none) and `success` are the task's verdict so far, `task` what else it keeps.
+    the lamp is red before step `busy`. `stages`, `failure` ("" for none) and `success` are the
+    task's verdict so far, `task` what else it keeps.
     """
 
     joints: np.ndarray
@@ -109,7 +109,6 @@ class State:
     armed: np.ndarray
     step: int = 0
     busy: int = 0
-    waits: int = 0
     stages: dict[str, bool] = field(default_factory=dict)
     failure: str = ""
     success: bool = False
@@ -143,12 +142,9 @@ class Table:
         """The number of the chunk that the next step belongs to."""
         return self.state.step // CHUNK
 
-    def wait(self) -> None:
-        """Turn the lamp red for the next of the layout's waits, counted from the chunk's end."""
-        s = self.state
-        chunk = (s.step - 1) // CHUNK
-        s.busy = (chunk + 1 + self.layout.waits[s.waits]) * CHUNK
-        s.waits += 1
+    def wait(self, chunks: int) -> None:
+        """Turn the lamp red until so many chunks after this one have passed."""
+        self.state.busy = ((self.state.step - 1) // CHUNK + 1 + chunks) * CHUNK
 
     def tip(self, arm: int) -> np.ndarray:
         """Where an arm's fingertips are, (3,)."""

@@ -67,8 +67,10 @@ class Tabletop(gymnasium.Env):
         """Begin episode `seed` (a random one for None).
 
         options: {"fact": (...)} chooses what is to be remembered; the rest of the layout stays.
-        Raises LociError for other options and for a fact that the task does not have.
+        Raises LociError for other options, a fact that the task does not have, a negative seed.
         """
+        if seed is not None and seed < 0:
+            raise LociError(f"seed {seed} is negative; give 0 or more")
         super().reset(seed=seed)
         options = dict(options or {})
         fact = options.pop("fact", None)

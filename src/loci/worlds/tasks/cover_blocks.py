@@ -81,7 +81,7 @@ class CoverBlocks(Task, name="cover-blocks"):
             kept["covered"] += 1
             if kept["covered"] == 3:
                 s.stages["covered"] = True
-                table.wait()
+                table.wait(table.layout.waits[0])
         elif place > kept["covered"]:
             s.failure = "covered in the wrong order"
 

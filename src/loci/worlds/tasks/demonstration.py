@@ -17,7 +17,7 @@ from loci.config import Config
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.table import CHUNK
 from loci.worlds.tabletop import Tabletop
-from loci.worlds.tasks.base import Ask, task_rng
+from loci.worlds.tasks.base import Ask, Fact, task_rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,19 @@ class Move:
 
 
 def demonstrate(
-    env: Tabletop, seed: int, push: Push = STEADY, ask: Ask | None = None
+    env: Tabletop,
+    seed: int,
+    push: Push = STEADY,
+    ask: Ask | None = None,
+    fact: Fact | None = None,
 ) -> Iterator[Move]:
     """Reset `env` to `seed` and let the expert do the task, to the end of the episode.
 
     Each move is given out before it is executed, so that `env.observe()` is what it answers to.
-    The expert knows the fact, or asks `ask` for it. The same arguments give the same moves.
+    The expert knows the fact, or asks `ask` for it; `fact` puts another in the episode's place.
+    The same arguments give the same moves.
     """
-    env.reset(seed=seed)
+    env.reset(seed=seed, options=None if fact is None else {"fact": fact})
     rng = task_rng(env.task.type_name or "", seed, "push")
     expert = env.task.expert(env.table, ask or (lambda question: question.would(env.fact)))
     offset = np.zeros((CHUNK, len(ARMS), JOINTS))

@@ -1,8 +1,8 @@
 """Press Button, M(n): two cards show how often to press two buttons; a third one confirms.
 
-Source: RMBench, in kind. Ours: the lamp makes wait before the first press and for a random time
-after each, so that neither the pictures nor the clock tell how many were done; a press while it is
-red does not count.
+Source: RMBench, in kind. Ours: the lamp makes wait after each press, so that a small window does
+not hold many, and for random times before the first press and after the first one in the middle, so
+that the clock does not tell how many were done; a press while it is red does not count.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from loci.worlds.tasks.things import BLUE, RED, YELLOW, button, card, on_table
 
 MOST = 10  # presses in all, at most
 FIRST, SECOND, CONFIRM = 0, 1, 2
-# The longest waits, in chunks: before the first press, and after a press beyond the least; and
-# for how many chunks the lamp may make wait in an episode beyond the least.
-START, LONGEST, BUDGET = 6, 3, 16
+# The longest random waits, in chunks: before the first press, and after the first in the middle.
+# Shorter ones leak the count through the clock; random waits after every press leak more than these
+# at the same length of the episode.
+START = MIDDLE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class PressButton(Task, name="press-button"):
 
     @property
     def chunks(self) -> int:
-        return 4 + (self.gap * MOST + BUDGET) * self.hold + 10
+        return (self.gap * MOST + START + MIDDLE) * self.hold + 14
 
     def draw(self, rng: np.random.Generator) -> Fact:
         a = int(rng.integers(1, MOST))
@@ -61,17 +62,15 @@ class PressButton(Task, name="press-button"):
             for (name, color), at in zip(colors.items(), places, strict=True)
         )
         cards = [card(n, on_table(x, 0.33)) for n, x in zip(fact, (-0.2, 0.0), strict=True)]
-        extra = np.append(
-            rng.integers(START + 1), np.minimum(rng.geometric(0.5, MOST) - 1, LONGEST)
+        waits = (
+            self.hold * int(rng.integers(START + 1)),
+            self.hold * int(rng.integers(MIDDLE + 1)),
         )
-        extra = np.diff(np.minimum(np.cumsum(extra), BUDGET), prepend=0)
-        waits = self.hold * (extra + self.gap) - 1
-        waits[0] = self.hold * extra[0]
-        return Layout((), buttons, (*cards[0], *cards[1]), tuple(waits.tolist()), fact)
+        return Layout((), buttons, (*cards[0], *cards[1]), waits, fact)
 
     def begin(self, table: Table, fact: Fact) -> None:
         table.state.task = {"done": [0, 0]}
-        table.wait()
+        table.wait(table.layout.waits[0])
 
     def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
         s, done = table.state, table.state.task["done"]
@@ -87,21 +86,23 @@ class PressButton(Task, name="press-button"):
                 many = "many" if done[wrong] > fact[wrong] else "few"
                 s.failure = f"too {many} {('left', 'middle')[wrong]}"
                 return
-            s.stages["reached" if event.which == FIRST else "middle"] = True
+            wait = self.gap * self.hold - 1
+            if event.which == SECOND and not done[SECOND]:
+                wait += table.layout.waits[1]
+            table.wait(wait)
             done[event.which] += 1
-            if s.waits < len(table.layout.waits):
-                table.wait()
+            s.stages["reached" if event.which == FIRST else "middle"] = True
 
     def expert(self, table: Table, ask: Ask) -> Iterator[np.ndarray]:
         done = table.state.task["done"]
 
         def again(which: int) -> bool:
-            kind, seen = ("left", "middle")[which], (table.layout.shown[which],)
+            kind = ("left", "middle")[which]
 
             def would(fact: Fact) -> int:
                 return int(done[which] < fact[which])
 
-            return bool(ask(Question(kind, (0, 1), seen, would, table.chunk)))
+            return bool(ask(Question(kind, (0, 1), table.layout.shown, would, table.chunk)))
 
         for which in (FIRST, SECOND):
             yield from _over(table, LEFT, which)

@@ -63,7 +63,7 @@ class PutBackBlock(Task, name="put-back-block"):
                 s.stages["reached"] = True
             if event.what == "pressed" and centred and not s.stages["pressed"]:
                 s.stages["pressed"] = True
-                table.wait()
+                table.wait(table.layout.waits[0])
         if not s.stages["pressed"]:
             return
         if not table.ready:
