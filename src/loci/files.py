@@ -10,17 +10,25 @@ from pathlib import Path
 from loci.errors import LociError
 
 
-def atomic_write(path: str | Path, content: bytes | str | Callable[[Path], object]) -> None:
+def atomic_write(
+    path: str | Path,
+    content: bytes | str | Callable[[Path], object],
+    scratch: str | Path | None = None,
+) -> None:
     """Write `path` whole or not at all.
 
-    `content` is the bytes or text, or a function that writes the temporary file it is given.
+    `content` is the bytes or text, or a function that writes the temporary file it is given. That
+    file lies beside `path`, or in the folder `scratch` of the same file system: a process that is
+    killed leaves it behind, and other programs may take whatever lies beside `path` for data.
     Raises LociError (full disk, no permission, no such folder) and leaves nothing behind.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
+        if scratch is not None:
+            Path(scratch).mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", scratch or path.parent)
         os.close(handle)
         temporary = Path(name)
         if callable(content):
