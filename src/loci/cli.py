@@ -26,6 +26,7 @@ WIDE = 150
 
 app = tyro.extras.SubcommandApp()
 worlds = tyro.extras.SubcommandApp()
+data = tyro.extras.SubcommandApp()
 
 
 def _name(metavar: str) -> Any:
@@ -255,6 +256,35 @@ def render(
         )
 
 
+@data.command
+def check(
+    folder: Positional[Annotated[Path, _name("FOLDER")]],
+    /,
+    *,
+    config: Annotated[Path | None, _or("FILE", "any dataset will do")] = None,
+    quick: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what a LeRobot v3.0 dataset holds and what is wrong with it. Nothing is changed.
+
+    Ends with 1 where something is broken.
+
+    Args:
+        folder: The dataset.
+        config: What a model wants of it, JSON: any of action, state (widths), cameras (names),
+            height, width, fps.
+        quick: Do not decode the videos, only compare what their headers promise.
+        as_json: Print JSON instead of lines.
+    """
+    from loci.data.lerobot_check import check as look
+    from loci.data.lerobot_check import read_expected
+
+    found = look(folder, read_expected(config) if config else None, quick)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    if found.broken:
+        raise SystemExit(BUG)
+
+
 @app.command
 def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """Say what is installed, how fast this machine is, and what is missing.
@@ -273,6 +303,7 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         raise SystemExit(BUG)
 
 
+app.command(data, name="data", help="Datasets of demonstrations, in LeRobot's format.")
 app.command(
     worlds,
     name="worlds",
