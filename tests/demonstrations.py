@@ -1,13 +1,19 @@
-"""Small made-up episodes and a small made-up environment for the tests of datasets."""
+"""Small made-up episodes and environments for the tests of datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from loci.data.lerobot import Dataset
 from loci.data.lerobot_format import Feature
+from loci.data.lerobot_writer import Writer
+
+FPS = 10
 
 HEAD, PICTURE = "observation.images.head", "observation.images.picture"
 AXES = ["height", "width", "channels"]
@@ -48,22 +54,66 @@ def episode(seed: int, length: int) -> dict[str, np.ndarray]:
     }
 
 
+def write(folder: Path, lengths: list[int], **options: Any) -> list[dict[str, np.ndarray]]:
+    """A dataset of episodes of these lengths, two tasks in turn."""
+    episodes = [episode(seed, length) for seed, length in enumerate(lengths)]
+    with Writer(folder, FPS, FEATURES, "tabletop", quality="lossless", **options) as writer:
+        for number, frames in enumerate(episodes):
+            assert writer.add_episode(frames, f"task {number % 2}") == number
+    return episodes
+
+
+def same(dataset: Dataset, episodes: list[dict[str, np.ndarray]]) -> None:
+    """The dataset holds these episodes, bit for bit."""
+    assert len(dataset) == len(episodes)
+    first = 0
+    for number, (found, wanted) in enumerate(zip(dataset, episodes, strict=True)):
+        length = len(wanted["action"])
+        assert len(found) == length
+        assert found.task == f"task {number % 2}"
+        for name, values in wanted.items():
+            seen = found.frames(name) if dataset.features[name].visual else found[name]
+            np.testing.assert_array_equal(seen, values, strict=True)
+        np.testing.assert_array_equal(found["frame_index"], np.arange(length))
+        np.testing.assert_array_equal(found["index"], np.arange(first, first + length))
+        np.testing.assert_array_equal(found["episode_index"], np.full(length, number))
+        np.testing.assert_array_equal(found["task_index"], np.full(length, number % 2))
+        times = (np.arange(length) / FPS).astype(np.float32)
+        np.testing.assert_array_equal(found["timestamp"], times, strict=True)
+        first += length
+
+
+def equal(one: Path, two: Path) -> None:
+    """Two datasets hold the same, in files of the same names."""
+    names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*.*")) for f in (one, two)]
+    assert names[0] == names[1]
+    assert (one / "meta/info.json").read_text() == (two / "meta/info.json").read_text()
+    assert (one / "meta/stats.json").read_text() == (two / "meta/stats.json").read_text()
+    for name in names[0]:
+        if name.endswith(".parquet"):
+            assert pq.read_table(one / name).equals(pq.read_table(two / name)), name
+        if name.startswith("data/"):
+            groups = [pq.read_metadata(f / name).num_row_groups for f in (one, two)]
+            assert groups[0] == groups[1]
+    for a, b in zip(Dataset.open(one), Dataset.open(two), strict=True):
+        for camera in a.dataset.cameras:
+            np.testing.assert_array_equal(a.frames(camera), b.frames(camera))
+
+
 class Corridor:
     """An environment in lerobot's convention: walk to the end. Odd seeds cannot be solved."""
 
-    class _Space:
-        shape = (2,)
-
-    action_space = _Space()
-
     def reset(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         self.seed, self.place = seed, 0
-        return self._seen(), {"is_success": False, "task_description": f"walk {seed % 3} far"}
+        return self._seen(), self._told(False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self.place += int(action[0])
         solved = self.place >= 3 and self.seed % 2 == 0
-        return self._seen(), 0.0, False, self.place > 6, {"is_success": solved}
+        return self._seen(), 0.0, False, self.place > 6, self._told(solved)
+
+    def _told(self, solved: bool) -> dict[str, Any]:
+        return {"is_success": solved, "task_description": f"walk {self.seed % 3} far"}
 
     def _seen(self) -> dict[str, Any]:
         image = np.full((16, 16, 3), 10 * self.place + self.seed, np.uint8)

@@ -1,14 +1,14 @@
-"""Demonstrations, recorded: an expert acts in an environment, successes become episodes.
+"""Demonstrations, recorded: successes become the episodes of a LeRobot dataset.
 
-The environment is one of Gymnasium's in lerobot's convention: observations {"pixels": {camera:
-uint8 (H, W, 3)}, "agent_pos": (S,)}, `info["is_success"]`, `info["task_description"]`.
+Observations are those of Gymnasium environments in lerobot's convention: {"pixels": {camera: uint8
+(H, W, 3)}, "agent_pos": (S,)}, with `info["is_success"]` and `info["task_description"]`.
 Source: ours.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,45 +19,64 @@ from loci.data.lerobot_format import Feature
 from loci.data.lerobot_writer import Writer
 from loci.errors import LociError
 
-STATE, ACTION = "observation.state", "action"
+STATE, ACTION, SEED = "observation.state", "action", "seed"
 
-# Acts until it is done: the environment after reset, then actions, one a step.
-Expert = Callable[[Any], Iterator[np.ndarray]]
+# One episode by its seed: yields each observation with the action that answers it, and returns the
+# info at the end.
+Demonstrate = Callable[[int], Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a recording did: seeds kept as episodes, and seeds that the expert did not solve."""
+    """What a recording did: seeds kept as episodes, and seeds that were not solved."""
 
     kept: tuple[int, ...]
     failed: tuple[int, ...]
 
 
-def recorded_features(env: Any, names: list[str] | None = None) -> dict[str, Feature]:
-    """The features of a recording of `env`: its cameras, state and action, `seed`, `next.success`.
+def acting(env: Any, expert: Callable[[Any], Iterator[np.ndarray]]) -> Demonstrate:
+    """Demonstrations in a Gymnasium environment: `expert(env)` yields an action for each step.
 
-    `names`: of the numbers of state and action. The seed makes an episode again.
+    An episode ends when the expert stops or the environment says so.
     """
-    observation, _ = env.reset(seed=0)
-    (width,) = env.action_space.shape
-    state = np.asarray(observation["agent_pos"])
+
+    def demonstrate(
+        seed: int,
+    ) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:
+        observation, info = env.reset(seed=seed)
+        for action in expert(env):
+            yield observation, action
+            observation, _, terminated, truncated, info = env.step(action)
+            if terminated or truncated:
+                break
+        return info
+
+    return demonstrate
+
+
+def recorded_features(
+    observation: dict[str, Any], action: int, names: list[str] | None = None
+) -> dict[str, Feature]:
+    """The features of a recording: cameras and state as in `observation`, `action` numbers, seed.
+
+    `names` are those of the numbers of state and action. The seed makes an episode again.
+    """
     axes = ["height", "width", "channels"]
     cameras = {
         PREFIX + name: Feature(dtype="video", shape=tuple(image.shape), names=axes)
         for name, image in observation["pixels"].items()
     }
+    width = len(observation["agent_pos"])
     return {
         **cameras,
-        STATE: Feature(dtype="float32", shape=state.shape, names=names),
-        ACTION: Feature(dtype="float32", shape=(width,), names=names),
-        "next.success": Feature(dtype="bool", shape=(1,)),
-        "seed": Feature(dtype="int64", shape=(1,)),
+        STATE: Feature(dtype="float32", shape=(width,), names=names),
+        ACTION: Feature(dtype="float32", shape=(action,), names=names),
+        SEED: Feature(dtype="int64", shape=(1,)),
     }
 
 
 def record(
-    env: Any,
-    expert: Expert,
+    demonstrate: Demonstrate,
     seeds: Iterable[int],
     writer: Writer,
     episodes: int,
@@ -65,8 +84,7 @@ def record(
 ) -> Recorded:
     """Record until the dataset of `writer` has `episodes` episodes.
 
-    For each seed the environment is reset, the expert acts until it stops or the episode ends, and
-    the episode is kept if `is_success` held at its end: frame t is what was seen before action t. A
+    A seed is kept if its demonstration ends in success: frame t is what was seen before action t. A
     dataset that has episodes already is continued behind its last seed, so that a killed recording
     ends as one that was not killed. `report` is told each seed and whether it was solved. Raises
     LociError where the seeds run out or are not those of the dataset.
@@ -81,10 +99,11 @@ def record(
                 f"the seeds ran out after {writer.episodes} of {episodes} episodes "
                 f"({len(failed)} were not solved); give more"
             )
-        frames, task, solved = _play(env, expert, seed)
+        frames, info = _watch(demonstrate, seed)
+        solved = bool(info["is_success"] and frames)
         (kept if solved else failed).append(seed)
         if solved:
-            writer.add_episode(frames, task)
+            writer.add_episode(frames, info["task_description"])
         report(seed, solved)
     return Recorded(kept=tuple(kept), failed=tuple(failed))
 
@@ -93,7 +112,7 @@ def _behind(seeds: Iterator[int], writer: Writer) -> Iterator[int]:
     """The seeds that follow the last one of the dataset."""
     if not writer.episodes:
         return seeds
-    last = int(Dataset.open(writer.folder).episode(writer.episodes - 1)["seed"][0])
+    last = int(Dataset.open(writer.folder).episode(writer.episodes - 1)[SEED][0])
     if last not in seeds:
         raise LociError(
             f"{writer.folder} ends with seed {last}, which is not to be recorded; "
@@ -102,20 +121,21 @@ def _behind(seeds: Iterator[int], writer: Writer) -> Iterator[int]:
     return seeds
 
 
-def _play(env: Any, expert: Expert, seed: int) -> tuple[dict[str, np.ndarray], str, bool]:
-    """One episode's features, its task, and whether it ended in success."""
-    columns: dict[str, list[Any]] = defaultdict(list)
-    observation, info = env.reset(seed=seed)
-    task = str(info.get("task_description") or getattr(env, "task_description", ""))
-    for action in expert(env):
+def _watch(demonstrate: Demonstrate, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The features of one episode, none if it has no step, and the info at its end."""
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    moves = demonstrate(seed)
+    while True:
+        try:
+            observation, action = next(moves)
+        except StopIteration as end:
+            info = end.value
+            break
         for name, image in observation["pixels"].items():
             columns[PREFIX + name].append(np.array(image))
-        columns[STATE].append(np.asarray(observation["agent_pos"], np.float32))
-        columns[ACTION].append(np.asarray(action, np.float32))
-        observation, _, terminated, truncated, info = env.step(columns[ACTION][-1])
-        columns["next.success"].append(bool(info["is_success"]))
-        if terminated or truncated:
-            break
+        columns[STATE].append(np.array(observation["agent_pos"], np.float32))
+        columns[ACTION].append(np.array(action, np.float32))
+    if not columns:
+        return {}, info
     frames = {name: np.stack(values) for name, values in columns.items()}
-    frames["seed"] = np.full(len(columns[ACTION]), seed)
-    return frames, task, bool(columns["next.success"] and columns["next.success"][-1])
+    return frames | {SEED: np.full(len(frames[ACTION]), seed)}, info
