@@ -284,3 +284,13 @@ def test_appending_to_what_lerobot_recorded(copied: Path) -> None:
     assert set(found) == {"min", "max", "mean", "std", "count"}
     assert found["count"].tolist() == [22]
     assert json.loads((copied / "meta/info.json").read_text())["tools"] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("part", ["data", f"videos/{HEAD}"])
+def test_a_damaged_dataset_is_not_appended_to(part: str, copied: Path) -> None:
+    (path,) = (copied / part).rglob("file-*")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(LociError, match=r"is damaged .*; see loci data check|holds no video") as caught:
+        Writer(copied, FPS, FEATURES, "tabletop", quality="lossless")
+    assert "\n" not in str(caught.value)
+    assert not (copied / UNFINISHED).exists()

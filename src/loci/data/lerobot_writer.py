@@ -12,7 +12,7 @@ import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from loci.data import video
 from loci.data.lerobot import Dataset
@@ -36,11 +35,10 @@ from loci.data.lerobot_format import (
     VIDEO,
     Feature,
     Info,
-    data_schema,
     next_place,
     tasks_table,
-    to_arrow,
 )
+from loci.data.lerobot_rows import episode_rows, read_groups, write_groups
 from loci.data.lerobot_valid import same_dataset, valid_episode, valid_features
 from loci.data.stats import Statistics, combine, sampled, thinned, vector_stats, visual_stats
 from loci.errors import LociError, nearest
@@ -93,35 +91,33 @@ class Writer:
             video_files_size_in_mb=video_files_size_in_mb,
             video_path=VIDEO if any(f.dtype == "video" for f in features.values()) else None,
         )
-        self._scratch = self.folder / UNFINISHED
-        exists = (self.folder / INFO).exists()
-        if not exists and self.folder.is_dir() and not self._scratch.exists():
-            other = next(self.folder.iterdir(), None)
-            if other is not None:
-                raise LociError(f"{folder} holds other files ({other.name}); give an empty folder")
-        dataset = Dataset.open(self.folder) if exists else None
-        if dataset is not None:
-            same_dataset(dataset.info, info, self.folder)
-        interrupted = self._scratch.exists()
-        try:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._scratch / "lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise LociError(f"another process writes {folder}; wait for it to end") from error
-        except OSError as error:
-            raise LociError(f"cannot write {folder}: {error.strerror}; choose another") from error
+        self.info = info
         self._tasks: list[str] = []
         self._stats: dict[str, Statistics] = {}
         # The lines of the last file of meta/episodes, and the last of them as a map.
         self._lines: pa.Table | None = None
         self._last: dict[str, Any] | None = None
-        self.info = info
+        self._scratch = self.folder / UNFINISHED
         # Whether something may have been written that is not committed.
-        self._torn = interrupted
-        if dataset is not None:
+        self._torn = self._scratch.exists()
+        there = (self.folder / INFO).exists()
+        other = None if there or self._torn else _some_file(self.folder)
+        if other is not None:
+            raise LociError(f"{folder} holds other files ({other}); give an empty folder")
+        self._lock = _locked(self.folder, self._scratch)
+        if not there:
+            return
+        try:
+            dataset = Dataset.open(self.folder)
+            same_dataset(dataset.info, info, self.folder)
             self._continue(dataset)
             self._mend()
+        except (pa.ArrowException, OSError) as error:
+            self._let_go()
+            raise self._damaged(error) from error
+        except LociError:
+            self._let_go()
+            raise
 
     @property
     def episodes(self) -> int:
@@ -146,6 +142,20 @@ class Writer:
             raise LociError(f"an episode's task is {task!r}; give the instruction as text")
         own = {n: f for n, f in self.info.features.items() if n not in DEFAULTS}
         frames = valid_episode(frames, own)
+        try:
+            return self._commit(frames, task)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+
+    def finish(self) -> None:
+        """Let go of the dataset. All committed episodes are complete without it."""
+        try:
+            self._mend()
+        finally:
+            self._let_go()
+
+    def _commit(self, frames: dict[str, np.ndarray], task: str) -> int:
+        """Add an episode of valid features; its index."""
         length = len(next(iter(frames.values())))
         info = self.info
         tasks = self._tasks if task in self._tasks else [*self._tasks, task]
@@ -193,12 +203,14 @@ class Writer:
         self._torn = False
         return number
 
-    def finish(self) -> None:
-        """Let go of the dataset. All committed episodes are complete without it."""
-        self._mend()
+    def _let_go(self) -> None:
         self._lock.release()
         if not self._torn:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _damaged(self, error: Exception) -> LociError:
+        reason = " ".join(str(error).split())
+        return LociError(f"{self.folder} is damaged ({reason}); see loci data check {self.folder}")
 
     def _write_video(self, name: str, content: bytes, length: int) -> dict[str, Any]:
         """Put an episode's video behind the committed ones; where it is then."""
@@ -209,9 +221,8 @@ class Writer:
             chunk, file = self._last[here + "chunk_index"], self._last[here + "file_index"]
             path = self._path(self.info.video_path, chunk, file, name)
             size = path.stat().st_size + len(content)
-            if size >= self.info.video_files_size_in_mb * MEGABYTE or not video.joinable(
-                path, content
-            ):
+            fits = size < self.info.video_files_size_in_mb * MEGABYTE
+            if not fits or not video.joinable(path, content):
                 chunk, file = next_place(chunk, file, self.info.chunks_size)
             else:
                 before = round(self._last[here + "to_timestamp"] * fps)
@@ -227,16 +238,10 @@ class Writer:
 
     def _write_data(self, frames: dict[str, np.ndarray]) -> dict[str, Any]:
         """Put an episode's rows behind the committed ones, as one row group; where they are."""
-        schema = data_schema(self.info.features)
-        columns = []
-        for name, feature in self.info.columns.items():
-            values = frames[name]
-            if feature.dtype == "image":
-                values = np.array([_png(f, i) for i, f in enumerate(values)], object)
-            columns.append(to_arrow(values, feature))
-        table = pa.Table.from_arrays(columns, schema=schema)
+        table = episode_rows(frames, self.info.features)
+        schema = table.schema
         alone = io.BytesIO()
-        _write_groups(alone, schema, [table])
+        write_groups(alone, schema, [table])
         chunk, file = 0, 0
         groups: Iterable[pa.Table] = [table]
         if self._last is not None:
@@ -249,9 +254,9 @@ class Writer:
             if not fits or not few or not meta.schema.to_arrow_schema().equals(schema):
                 chunk, file = next_place(chunk, file, self.info.chunks_size)
             else:
-                groups = chain(_groups(old, self._last["episode_index"]), [table])
+                groups = chain(read_groups(old, self._last["episode_index"]), [table])
         path = self._path(self.info.data_path, chunk, file)
-        self._atomic(path, lambda out: _write_groups(out, schema, groups))
+        self._atomic(path, lambda out: write_groups(out, schema, groups))
         return {"data/chunk_index": chunk, "data/file_index": file}
 
     def _write_line(self, line: dict[str, Any], stats: dict[str, Statistics]) -> pa.Table:
@@ -286,8 +291,12 @@ class Writer:
         self._atomic(STATS, json.dumps(plain, indent=4))
 
     def _mend(self) -> None:
+        """Cut off what is not committed. With nothing committed, all is overwritten later."""
         if self._torn and self._last is not None:
-            self._cut()
+            try:
+                self._cut()
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(error) from error
             self._torn = False
 
     def _continue(self, dataset: Dataset) -> None:
@@ -300,6 +309,11 @@ class Writer:
             if len(kept):
                 self._lines, self._last = kept, kept.slice(len(kept) - 1).to_pylist()[0]
                 break
+        # The files that are written on must be sound before anything is written.
+        for entry in dataset.entries[-1:]:
+            pq.read_metadata(entry.data)
+            for clip in entry.clips.values():
+                video.count_frames(clip.path)
 
     def _episode_files(self) -> list[Path]:
         """The files of meta/episodes, last first."""
@@ -334,7 +348,7 @@ class Writer:
         path = self._path(self.info.data_path, chunk, file)
         if pq.read_table(path, columns=["episode_index"]).column(0)[-1].as_py() > number:
             schema = pq.read_schema(path)
-            self._atomic(path, lambda out: _write_groups(out, schema, _groups(path, number)))
+            self._atomic(path, lambda out: write_groups(out, schema, read_groups(path, number)))
         after = next_place(chunk, file, self.info.chunks_size)
         self._path(self.info.data_path, *after).unlink(missing_ok=True)
 
@@ -356,6 +370,25 @@ class Writer:
         atomic_write(self.folder / path, content, scratch=self._scratch)
 
 
+def _some_file(folder: Path) -> str | None:
+    """The name of something in `folder`, if it is there and not empty."""
+    first = next(folder.iterdir(), None) if folder.is_dir() else None
+    return first.name if first else None
+
+
+def _locked(folder: Path, scratch: Path) -> FileLock:
+    """A lock that lasts until this process ends or lets go of it."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(scratch / "lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LociError(f"another process writes {folder}; wait for it to end") from error
+    except OSError as error:
+        raise LociError(f"cannot write {folder}: {error.strerror}; choose another") from error
+    return lock
+
+
 def _stats(values: np.ndarray, feature: Feature) -> Statistics:
     if feature.visual:
         return visual_stats(thinned(values[sampled(len(values))]))
@@ -371,29 +404,3 @@ def _line_stats(line: dict[str, Any], features: dict[str, Feature]) -> dict[str,
         if head == "stats" and name in features and value is not None:
             found.setdefault(name, {})[key] = np.array(value)
     return found
-
-
-def _png(frame: np.ndarray, index: int) -> dict[str, Any]:
-    """An image as LeRobot embeds it: its bytes, and the name that its file had."""
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, format="PNG")
-    return {"bytes": out.getvalue(), "path": f"frame-{index:06d}.png"}
-
-
-def _write_groups(out: Path | io.BytesIO, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """A data file: one row group an episode."""
-    with pq.ParquetWriter(out, schema, compression="snappy", use_dictionary=True) as writer:
-        for rows in groups:
-            writer.write_table(rows)
-
-
-def _groups(path: Path, last: int) -> Iterator[pa.Table]:
-    """The row groups of a data file up to episode `last`."""
-    # Mapped and not read ahead: a row group takes one millisecond instead of five.
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, use_threads=False)
-            if rows.column("episode_index")[-1].as_py() > last:
-                rows = rows.filter(pc.field("episode_index") <= last)
-            if len(rows):
-                yield rows

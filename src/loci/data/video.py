@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from loci.errors import LociError
 
@@ -151,9 +152,11 @@ def decode(path: Path, times: np.ndarray, fps: float) -> np.ndarray:
         wanted = np.unique(np.round(np.asarray(times) / float(base)).astype(np.int64))
         slack = 0.25 / fps / float(base)
         found: dict[int, np.ndarray] = {}
+        # One for all frames: setting up the conversion takes longer than converting a frame.
+        convert = VideoReformatter().reformat
         try:
             for target, frame in _search(file, stream, wanted.tolist(), slack, 1 / fps / base):
-                found[target] = frame.to_ndarray(format="rgb24")
+                found[target] = convert(frame, format="rgb24").to_ndarray()
         except av.FFmpegError as error:
             raise _broken(path, error) from error
         lost = [target for target in wanted.tolist() if target not in found]
