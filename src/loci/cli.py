@@ -256,6 +256,34 @@ def render(
         )
 
 
+@data.command(name="record")
+def record_data(
+    *,
+    task: Annotated[str, _name("TASK")],
+    episodes: Annotated[int, _name("N")],
+    out: Annotated[Path, _name("DIR")],
+    seed: Annotated[int | None, _or("S", "behind those that policies are judged on")] = None,
+    steady: bool = False,
+    quality: Literal["high", "lossless"] = "high",
+) -> None:
+    """Record an expert at a tabletop task as a LeRobot v3.0 dataset. Stopped, it goes on.
+
+    Args:
+        task: Name of a tabletop task.
+        episodes: Record until the dataset has so many.
+        out: Folder of the dataset, new or with some episodes of the same task.
+        seed: The first episode's; further ones count up.
+        steady: Do not disturb the expert, which then shows no recoveries.
+        quality: Of the videos.
+    """
+    from loci.data.record_command import record_tabletop
+
+    first = {} if seed is None else {"seed": seed}
+    done = record_tabletop(task, episodes, out, steady=steady, quality=quality, **first)
+    left_out = f", {len(done.failed)} not solved and left out" if done.failed else ""
+    print(f"{out}: {len(done.kept)} episodes recorded{left_out}; loci data check {out}")
+
+
 @data.command
 def check(
     folder: Positional[Annotated[Path, _name("FOLDER")]],

@@ -1,0 +1,62 @@
+"""`loci data record`: demonstrations of a tabletop task as a LeRobot dataset. Source: ours."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from loci.data.lerobot_writer import Writer
+from loci.data.record import Recorded, record, recorded_features
+from loci.data.video import Quality
+from loci.errors import LociError
+from loci.worlds.arms import ARMS, JOINTS
+from loci.worlds.tabletop import ACTION, Tabletop
+from loci.worlds.tasks.baselines import TRAINING
+from loci.worlds.tasks.demonstration import STEADY, Push, demonstrate
+
+NAMES = [f"{arm}_{joint}" for arm in ARMS for joint in (*range(1, JOINTS), "gripper")]
+
+
+def record_tabletop(
+    task: str,
+    episodes: int,
+    out: str | Path,
+    seed: int = TRAINING,
+    steady: bool = False,
+    quality: Quality = "high",
+) -> Recorded:
+    """Record until the dataset in `out` has `episodes` episodes of `task`; it may have some.
+
+    The expert is disturbed, and recovers, unless `steady`; what is recorded is what it meant to do.
+    Seeds count up from `seed`, by default behind those that policies are judged on; those that the
+    expert does not solve are left out. Raises LociError for an unknown task and for a dataset of
+    something else.
+    """
+    if episodes < 1:
+        raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
+    env, push = Tabletop(task), STEADY if steady else Push()
+    features = recorded_features(env.observe(), ACTION, NAMES)
+
+    def show(seed: int) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:
+        for move in demonstrate(env, seed, push):
+            yield env.observe(), move.action
+        return env.verdict()
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    # An expert solves nearly all; one that fails most must not run for ever.
+    seeds = range(seed, seed + 3 * episodes + 10)
+    with (
+        Writer(out, env.metadata["render_fps"], features, "tabletop", quality=quality) as writer,
+        Progress(*columns, transient=True) as bar,
+    ):
+        line = bar.add_task(f"recording {task}", total=episodes, completed=writer.episodes)
+        return record(show, seeds, writer, episodes, lambda _, solved: bar.advance(line, solved))

@@ -1,0 +1,58 @@
+"""`loci data record`: a dataset of a tabletop task, whole and the same when made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("loci.worlds.tabletop")
+
+from loci.worlds.tabletop import Tabletop
+
+from loci import cli
+from loci.data.lerobot import Dataset
+from loci.data.lerobot_check import Expected, check
+from loci.data.record_command import record_tabletop
+from loci.errors import LociError
+
+
+def test_demonstrations_are_recorded_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    arguments = ["data", "record", "--task", "put-back-block", "--out", str(out)]
+    cli.main([*arguments, "--episodes", "1"])
+    assert "demo: 1 episodes recorded" in "".join(capsys.readouterr().out.split("\n"))
+    assert len(record_tabletop("put-back-block", 2, out).kept) == 1
+    expected = Expected(action=14, state=14, cameras=("head", "left_wrist", "right_wrist"), fps=20)
+    assert check(out, expected).broken == []
+    dataset = Dataset.open(out)
+    assert dataset.features["action"].names[6:8] == ["left_gripper", "right_1"]
+    for episode in dataset:
+        env = Tabletop("put-back-block")
+        first, info = env.reset(seed=int(episode["seed"][0]))
+        assert episode.task == info["task_description"]
+        np.testing.assert_array_equal(episode["observation.state"][0], first["agent_pos"])
+        for camera, pixels in first["pixels"].items():
+            seen = episode.frames(camera, [0])[0].astype(float)
+            assert np.abs(seen - pixels).mean() < 2
+
+
+def test_the_steady_expert_solves_its_own_recording(tmp_path: Path) -> None:
+    record_tabletop("put-back-block", 1, tmp_path / "demo", seed=5, steady=True)
+    episode = Dataset.open(tmp_path / "demo").episode(0)
+    env = Tabletop("put-back-block")
+    env.reset(seed=5)
+    for action in episode["action"]:
+        _, _, _, info = env.advance(action)
+    assert info["is_success"]
+
+
+def test_requests_that_make_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(LociError, match="no dataset; give --episodes"):
+        record_tabletop("put-back-block", 0, tmp_path / "demo")
+    with pytest.raises(LociError, match="did you mean 'put-back-block'"):
+        record_tabletop("put-back-blok", 1, tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
