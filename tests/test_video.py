@@ -137,6 +137,11 @@ def test_joined_videos_are_the_parts_in_a_row_and_can_be_cut(tmp_path: Path) -> 
     video.join([(e, len(p)) for e, p in zip(encoded, parts, strict=True)], FPS, path)
     np.testing.assert_array_equal(everything(path), np.concatenate(parts))
     assert video.count_frames(path) == 20
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        # lerobot's torchcodec reader finds frame round(t x average rate).
+        assert stream.average_rate == FPS
+        assert stream.duration * stream.time_base == 2
     video.join([(path, 8)], FPS, tmp_path / "b.mp4")
     np.testing.assert_array_equal(everything(tmp_path / "b.mp4"), np.concatenate(parts[:2]))
     again = tmp_path / "c.mp4"
