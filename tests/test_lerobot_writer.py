@@ -290,7 +290,8 @@ def test_appending_to_what_lerobot_recorded(copied: Path) -> None:
 def test_a_damaged_dataset_is_not_appended_to(part: str, copied: Path) -> None:
     (path,) = (copied / part).rglob("file-*")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(LociError, match=r"is damaged .*; see loci data check|holds no video") as caught:
+    words = r"is damaged .*; see loci data check|holds no video"
+    with pytest.raises(LociError, match=words) as caught:
         Writer(copied, FPS, FEATURES, "tabletop", quality="lossless")
     assert "\n" not in str(caught.value)
     assert not (copied / UNFINISHED).exists()
