@@ -26,6 +26,8 @@ def test_demonstrations_are_recorded_and_gone_on_with(
     cli.main([*arguments, "--episodes", "1"])
     assert "demo: 1 episodes recorded" in "".join(capsys.readouterr().out.split("\n"))
     assert len(record_tabletop("put-back-block", 2, out).kept) == 1
+    with pytest.raises(LociError, match="holds another task"):
+        record_tabletop("press-button", 3, out)
     expected = Expected(action=14, state=14, cameras=("head", "left_wrist", "right_wrist"), fps=20)
     assert check(out, expected).broken == []
     dataset = Dataset.open(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loci.data.lerobot import Dataset
+from loci.data.lerobot_format import INFO
 from loci.data.lerobot_writer import Writer
 from loci.data.record import Recorded, record, recorded_features
 from loci.data.video import Quality
@@ -52,11 +55,15 @@ def record_tabletop(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    if (Path(out) / INFO).exists():
+        there = set(Dataset.open(out).tasks) - {env.task.instruction}
+        if there:
+            raise LociError(f"{out} holds another task ({there.pop()}); give another folder")
     # An expert solves nearly all; one that fails most must not run for ever.
     seeds = range(seed, seed + 3 * episodes + 10)
     with (
         Writer(out, env.metadata["render_fps"], features, "tabletop", quality=quality) as writer,
-        Progress(*columns, transient=True) as bar,
+        Progress(*columns, disable=not sys.stdout.isatty()) as bar,
     ):
         line = bar.add_task(f"recording {task}", total=episodes, completed=writer.episodes)
         return record(show, seeds, writer, episodes, lambda _, solved: bar.advance(line, solved))
