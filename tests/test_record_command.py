@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("loci.worlds.tabletop")
-
-from loci.worlds.tabletop import Tabletop
-
 from loci import cli
 from loci.data.lerobot import Dataset
 from loci.data.lerobot_check import Expected, check
 from loci.data.record_command import record_tabletop
 from loci.errors import LociError
+from loci.worlds.tabletop import Tabletop
 
 
 def test_demonstrations_are_recorded_and_gone_on_with(

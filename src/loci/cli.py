@@ -26,6 +26,7 @@ WIDE = 150
 
 app = tyro.extras.SubcommandApp()
 worlds = tyro.extras.SubcommandApp()
+evaluation = tyro.extras.SubcommandApp()
 data = tyro.extras.SubcommandApp()
 
 
@@ -210,6 +211,47 @@ def rollout(
     print(out)
 
 
+@evaluation.command(name="closed-loop")
+def closed_loop(
+    checkpoint: Positional[Annotated[Path, _name("CHECKPOINT")]],
+    /,
+    *,
+    task: Annotated[str, _name("NAME")],
+    out: Annotated[Path, _name("DIR")],
+    episodes: Annotated[int, _name("N")] = 100,
+    seed: Annotated[int, _name("S")] = 0,
+    hold: Annotated[int, _name("N")] = 1,
+    steps: Annotated[int | None, _or("N", "the model's")] = None,
+    films: Annotated[int, _name("N")] = 3,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Let a policy do a task, episode after episode: success, stages and kinds of failure.
+
+    What is done is kept in DIR; the same command goes on where it was stopped or killed.
+
+    Args:
+        checkpoint: A world-action model made by `loci train`.
+        task: A task of the tabletop.
+        out: Folder of the results: episodes.jsonl, results.json and videos.
+        episodes: How many; 100 by the field's custom.
+        seed: Of the policy's noise and, counting up, of the episodes.
+        hold: How many times as long as in training the fact must be held.
+        steps: Denoising steps of an act.
+        films: Of so many episodes a video is kept.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.evaluation.closed_loop_command import closed_loop as run
+    from loci.evaluation.closed_loop_command import table
+
+    found = run(checkpoint, task, out, episodes, seed, hold, steps, films)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
 @worlds.command
 def render(
     world: Positional[Annotated[Literal["rooms", "tabletop"], _name("WORLD")]],
@@ -331,6 +373,7 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         raise SystemExit(BUG)
 
 
+app.command(evaluation, name="eval", help="Policies at work.")
 app.command(data, name="data", help="Datasets of demonstrations, in LeRobot's format.")
 app.command(
     worlds,

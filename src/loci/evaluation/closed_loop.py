@@ -117,7 +117,7 @@ def play(
         joints = np.stack([np.asarray(robots[n].observation["agent_pos"]) for n in awake])
         policy.observe(torch.from_numpy(images), torch.from_numpy(joints).float(), awake)
         noise = torch.stack([_noise(model, loop, robots[n]) for n in awake])
-        actions = policy.act(noise, loop.steps, awake).numpy()
+        actions = policy.act(noise, loop.steps, awake).cpu().numpy()
         for n, chunk in zip(awake, actions, strict=True):
             _carry_out(robots[n], chunk, model, loop, every)
     return [_line(robot) for robot in robots]

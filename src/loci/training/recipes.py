@@ -5,6 +5,8 @@
 
     loci train returns-hybrid --out runs/hybrid    the same with the return loss
 
+    loci train cover-blocks-hybrid --out runs/cover    a policy for a task of the tabletop
+
 The rows share one function and differ in one line, their memory. A recipe of your own is a
 function like these in any file: `loci train my_recipes.py:my_recipe --out DIR`.
 """
@@ -21,8 +23,10 @@ from loci.training.codec import image_codec
 from loci.training.loop import TrainConfig
 from loci.training.returning import returning
 from loci.training.run import RunConfig
+from loci.training.tabletop import POLICY_ROWS, tabletop
 from loci.training.world import WorldRun, shipped_codec_config, small_transformer
 from loci.types import Camera
+from loci.worlds.tasks import TASKS
 
 
 def rooms(memory: Memory) -> WorldRun:
@@ -51,7 +55,12 @@ def _returning(memory: Memory) -> WorldRun:
 
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
-    """All recipes by name: the codec's, and two for each memory row that is known by now."""
+    """All recipes by name: the codec's, two for each memory row that is known by now, and one for
+    each task of the tabletop and row of the study of policies."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
     again = {f"returns-{name}": partial(_returning, memory) for name, memory in ROWS.items()}
-    return {"rooms-codec": image_codec, **rows, **again}
+    policies = {
+        f"{task}-{name}": partial(tabletop, task, memory)
+        for task in TASKS for name, memory in POLICY_ROWS.items()
+    }
+    return {"rooms-codec": image_codec, **rows, **again, **policies}

@@ -1,4 +1,4 @@
-"""`loci worlds render tabletop`: an expert at work, as a video or a sheet of frames. Source: ours."""
+"""`loci worlds render tabletop`: an expert at work, as a video or a sheet. Source: ours."""
 
 from __future__ import annotations
 

@@ -1,0 +1,151 @@
+"""Demonstrations as training wants them: whole episodes in frames and chunks of actions.
+
+Frame t of an episode is what the cameras saw before its chunk t, the actions of `horizon` control
+steps. Where a codec makes one latent frame of m images, those are of the moments after every
+horizon / m steps of the chunk before (MemoryWAM: 16 and 4). Source: ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn.functional import pad
+
+from loci.config import Config
+from loci.data.lerobot import Dataset, Episode
+from loci.data.lerobot_format import INFO
+from loci.data.mosaic import mosaic
+from loci.data.record import ACTION, STATE
+from loci.errors import LociError
+from loci.files import cache_folder
+from loci.models.codecs import Codec
+from loci.types import Camera
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """E episodes of up to T frames, filled up with zeros.
+
+    latents (E, T, C, h, w) in half precision; proprio (E, T, P) and actions (E, T, n, A) in the
+    robot's own units; valid (E, T, n), where there was an action.
+    """
+
+    latents: Tensor
+    proprio: Tensor
+    actions: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, picks: Sequence[int]) -> Demonstrations:
+        """Some episodes, cut to the longest of them."""
+        longest = int(self.valid[list(picks)].any(-1).sum(-1).max())
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Demonstrations(*(part[list(picks), :longest] for part in parts))
+
+    def all_actions(self) -> Tensor:
+        """Every action that there was, (N, A)."""
+        return self.actions[self.valid]
+
+    def all_proprio(self) -> Tensor:
+        """The robot's state at every frame, (N, P)."""
+        return self.proprio[self.valid.any(-1)]
+
+    @classmethod
+    def join(cls, episodes: Sequence[Demonstrations]) -> Demonstrations:
+        """Episodes (1, T, ...) of different lengths as one set."""
+        longest = max(one.latents.shape[1] for one in episodes)
+
+        def filled(x: Tensor) -> Tensor:
+            return pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1]))
+
+        return cls(*(
+            torch.cat([filled(getattr(one, field.name)) for one in episodes])
+            for field in fields(cls)
+        ))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationConfig(Config):
+    """Where demonstrations come from: a LeRobot v3.0 dataset in `folder`, or an expert at a
+    tabletop `task`, recorded once into the cache folder.
+
+    episodes: the first so many of a dataset (None: all of them); how many a task is recorded for
+    (needed there). steady: the expert is not disturbed. cameras: the first one lies at the bottom
+    of the mosaic.
+    """
+
+    folder: str | None = None
+    task: str | None = None
+    episodes: int | None = None
+    steady: bool = False
+    cameras: tuple[str, ...] = ("head", "left_wrist", "right_wrist")
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (self.task is None):
+            raise LociError("demonstrations come from a folder or from a task; give one of them")
+        if self.task is not None and self.episodes is None:
+            raise LociError(f"how many episodes of {self.task}? give `episodes`")
+        if self.episodes is not None and self.episodes < 1:
+            raise LociError(f"{self.episodes} episodes; use 1 or more")
+
+    def dataset(self) -> Dataset:
+        """The dataset, recorded first where that was not done yet."""
+        if self.folder is not None:
+            return Dataset.open(self.folder)
+        from loci.data.record_command import record_tabletop
+
+        task, episodes = str(self.task), int(self.episodes or 0)
+        name = f"{task}-{episodes}" + ("-steady" if self.steady else "")
+        folder = cache_folder("demonstrations") / name
+        if not (folder / INFO).exists() or len(Dataset.open(folder)) < episodes:
+            record_tabletop(task, episodes, folder, steady=self.steady, quality="lossless")
+        return Dataset.open(folder)
+
+    def load(self, codec: Codec, horizon: int, camera: Camera) -> Demonstrations:
+        """All episodes, encoded. LociError where the dataset does not fit the model."""
+        dataset = self.dataset()
+        count = len(dataset) if self.episodes is None else self.episodes
+        if count > len(dataset):
+            raise LociError(
+                f"{dataset.folder} has {len(dataset)} episodes, and {count} are wanted; "
+                "set `episodes` to fewer or record more"
+            )
+        each = [
+            encode(dataset.episode(index), codec, horizon, camera, self.cameras)
+            for index in track(range(count), description="encoding demonstrations")
+        ]
+        return Demonstrations.join(each)
+
+
+def encode(
+    episode: Episode, codec: Codec, horizon: int, camera: Camera, cameras: Sequence[str]
+) -> Demonstrations:
+    """One episode as a set of one."""
+    step, left = divmod(horizon, codec.images_per_frame)
+    if left:
+        raise LociError(
+            f"chunks of {horizon} actions do not split into {codec.images_per_frame} images; "
+            "choose a horizon that is a multiple of them"
+        )
+    actions = torch.from_numpy(episode[ACTION].astype(np.float32))
+    frames = -(-len(actions) // horizon)
+    moments = np.arange(0, (frames - 1) * horizon + 1, step)
+    video = mosaic([episode.frames(name, moments) for name in cameras], camera)
+    missing = frames * horizon - len(actions)
+    valid = pad(torch.ones(len(actions), dtype=torch.bool), (0, missing))
+    proprio = torch.from_numpy(episode[STATE].astype(np.float32))
+    return Demonstrations(
+        codec.encode(torch.from_numpy(video)[None]).half(),
+        proprio[torch.arange(frames) * horizon][None],
+        # Actions of a chunk see each other: the last one goes on, instead of a jump to zero.
+        torch.cat([actions, actions[-1:].expand(missing, -1)]).view(1, frames, horizon, -1),
+        valid.view(1, frames, horizon),
+    )
+

@@ -1,0 +1,101 @@
+"""`loci eval closed-loop`: one policy at one task of the tabletop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from loci.checkpoint import commit
+from loci.errors import LociError
+from loci.evaluation.closed_loop import Loop, run_closed_loop
+from loci.evaluation.progress import Watch
+from loci.models.world_action import WorldActionModel
+from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
+from loci.worlds.tabletop import ACTION, Tabletop
+from loci.worlds.tasks import make_task
+from loci.worlds.tasks.baselines import TRAINING
+
+
+def closed_loop(
+    checkpoint: str | Path,
+    task: str,
+    out: str | Path,
+    episodes: int = 100,
+    seed: int = 0,
+    hold: int = 1,
+    steps: int | None = None,
+    films: int = 0,
+) -> dict[str, Any]:
+    """Play `episodes` episodes of a task with a checkpoint, in the folder `out`.
+
+    seed: of the noise; the episodes' own seeds count up from seed * 1000. hold: how many times as
+    long the fact must be held. Returns what `run_closed_loop` does. Raises LociError for a bad
+    checkpoint, an unknown task, a model that does not fit the table, seeds that demonstrations may
+    have, and a folder that holds another run.
+    """
+    first = 1000 * seed
+    if seed < 0 or first + episodes > TRAINING:
+        raise LociError(
+            f"seed {seed} is out of range; give 0 to {TRAINING // 1000 - 1}, whose episodes no "
+            "demonstration shows"
+        )
+    path, device = Path(checkpoint), pick_device()
+    model = WorldActionModel.load(path).to(device)
+    expert = model.config.expert
+    if (expert.actions, expert.proprio) != (ACTION, ACTION):
+        raise LociError(
+            f"{path.name} acts with {expert.actions} numbers and feels {expert.proprio}; the "
+            f"tabletop has {ACTION} of both"
+        )
+    chosen = make_task(task, hold)
+    loop = Loop(seed=seed, first=first, steps=steps, film=films)
+    with matmul_precision("exact", device) as precision, reproducible(device):
+        protocol = {
+            "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "config": model.config.hash(), "memory": model.config.world.memory.to_dict(),
+            "task": chosen.to_dict(), "first_seed": first,
+            "loop": dataclasses.asdict(loop) | {"cameras": list(loop.cameras)},
+            "steps": steps or model.config.steps,
+            "noise": "sha256 of (seed, 'act', episode, chunk); the same for every row",
+            "interval": "95 % Wilson", "dtype": "float32", "matmul": precision,
+            "device": device_name(device), "commit": commit(),
+        }
+        with Watch(f"{path.parent.name} at {task}", episodes) as watch:
+
+            def report(done: int, _: int, hits: int) -> None:
+                watch.now(f"{hits} of {done} succeeded")
+                watch.advance(done - watch.done)
+
+            return run_closed_loop(
+                model, lambda: Tabletop(chosen), loop, episodes, out, protocol, report
+            )
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The results of a policy, for a console."""
+    task = found["protocol"]["task"]
+    shown = Table(
+        title=f"{task['type']}, fact held {task['hold']} times, {found['episodes']} episodes",
+        title_justify="left", box=SIMPLE_HEAD,
+    )
+    for heading in ("", "of all, % [95 %]", "of those that came so far, %"):
+        shown.add_column(heading, no_wrap=True)
+    for name, rates in found["stages"].items():
+        shown.add_row(name, rate(rates["all"]), rate(rates["given"]))
+    shown.add_row("success", rate(found["success"]), "", style="bold")
+    for kind, count in found["failures"].items():
+        shown.add_row(f"failed: {kind or 'at the limit'}", f"{count}", "", style="dim")
+    return shown
+
+
+def rate(found: dict[str, Any]) -> str:
+    """A rate in percent, with its interval and its numbers."""
+    if not found["of"]:
+        return "none"
+    share, low, high = (100 * found[key] for key in ("rate", "lo", "hi"))
+    return f"{share:.0f} [{low:.0f}, {high:.0f}] ({found['hits']}/{found['of']})"

@@ -1,0 +1,169 @@
+"""Training of the world-action model: whole demonstrations, packed.
+
+Every chunk of actions of an episode is predicted at once, each from what the memory's rule lets it
+see, and frames ahead beside them. The objective is MemoryWAM's (arXiv 2606.20562, Training),
+
+    L = video * L_video + actions * L_actions,
+
+flow matching on both with their own shifts and weights, padded actions left out; clean frames are
+noised, each to a level of its own that the model is told. Rows of a study share everything here and
+differ in `model.world.memory` alone. Source of what is not in the paper: ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from loci.data.demonstrations import DemonstrationConfig
+from loci.errors import LociError
+from loci.memory import Memory
+from loci.models.world_action import KIND, WorldActionConfig
+from loci.packed import packed_actions
+from loci.training.loop import keyed
+from loci.training.order import picked
+from loci.training.run import RunConfig
+from loci.training.world import initialise, xavier
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRun(RunConfig, name="policy"):
+    """A world-action model trained on demonstrations.
+
+    batch: episodes a step. draws: noise draws of each chunk in a step, side by side. clean_noise:
+    clean frames are noised up to this level. video, actions: weights of the two losses. ahead:
+    frames of an episode whose prediction is supervised in a step, picked at random (None: all of
+    them); without a video loss there are none. windows: where given, each step picks the memory's
+    window among these. attention, recompute: see `packed_actions`.
+    """
+
+    kind: ClassVar[str] = KIND
+    model: WorldActionConfig
+    data: DemonstrationConfig
+    batch: int = 8
+    draws: int = 2
+    clean_noise: float = 0.0
+    video: float = 1.0
+    actions: float = 1.0
+    ahead: int | None = None
+    windows: tuple[int, ...] = ()
+    attention: str = "windowed"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clean_noise <= 1:
+            raise LociError("clean_noise is a noise level; use 0 to 1")
+        if self.batch < 1 or self.draws < 1 or (self.ahead is not None and self.ahead < 1):
+            raise LociError("batch, draws and ahead count; use 1 or more")
+        if self.video < 0 or self.actions <= 0:
+            raise LociError("the losses' weights: actions more than 0, video 0 or more")
+        if self.windows and not hasattr(self.model.world.memory, "window"):
+            name = type(self.model.world.memory).__name__
+            raise LociError(f"{name} has no window to vary; leave `windows` out")
+
+    def task(self) -> PolicyTask:
+        return PolicyTask(self)
+
+
+class PolicyTask:
+    """Demonstrations in, the flow-matching losses of all their chunks and frames out."""
+
+    def __init__(self, config: PolicyRun):
+        self.config = config
+        self.module: nn.Module
+        self.model = self.module = config.model.build()
+        self.model.world.codec.requires_grad_(False)
+        initialise(self.model.world)
+        xavier(self.model.expert)
+        nn.init.zeros_(self.model.expert.head.weight)
+        expert = config.model.expert
+        codec, camera = self.model.world.codec, config.model.world.camera
+        self.data = config.data.load(codec, expert.horizon, camera)
+        self.model.actions.fit(self.data.all_actions())
+        self.model.proprio.fit(self.data.all_proprio())
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Demonstrations of a step, cut to the longest of them, and all that is drawn for them.
+
+        latents, clean_noise (B, T, C, h, w); clean_time (B, T); proprio (B, T, P); actions, valid
+        (B, T, n, A) and (B, T, n); noise (B, T * draws, n, A) and time (B, T * draws), draw by
+        draw; with a video loss noisy (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the
+        same for all), and seen (B, V), where they are in the episode; window (B,) where it varies.
+        """
+        config, model = self.config, self.config.model
+        picks = picked(config.train.seed, step, config.batch, len(self.data))
+        part = self.data.rows(picks)
+        latents, frames = part.latents.float(), part.latents.shape[1]
+        draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
+        rows, count = len(picks), frames * config.draws
+        batch = {
+            "latents": latents, "proprio": part.proprio, "actions": part.actions,
+            "valid": part.valid,
+            "time": model.flow.sample_times((rows, count), draw),
+            "noise": torch.randn(rows, count, *part.actions.shape[2:], generator=draw),
+            "clean_time": config.clean_noise * torch.rand(rows, frames, generator=draw),
+            "clean_noise": torch.randn(latents.shape, generator=draw),
+        }
+        if config.video and frames > 1:
+            wanted = frames - 1 if config.ahead is None else min(config.ahead, frames - 1)
+            ahead = 1 + torch.randperm(frames - 1, generator=draw)[:wanted].sort().values
+            batch["ahead"] = ahead.expand(rows, -1)
+            batch["seen"] = part.valid[:, :, 0][:, ahead]
+            batch["noisy_time"] = model.world.flow.sample_times((rows, wanted), draw)
+            batch["noisy"] = torch.randn(rows, wanted, *latents.shape[2:], generator=draw)
+        if config.windows:
+            which = int(torch.randint(len(config.windows), (), generator=draw))
+            batch["window"] = torch.full((rows,), config.windows[which])
+        return batch
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Both losses, each a mean over the episodes of its mean over what is there."""
+        config, model = self.config, self.model
+        flow, video = config.model.flow, config.model.world.flow
+        latents, frames = batch["latents"], batch["latents"].shape[1]
+        clean_time = batch["clean_time"]
+        clean = video.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
+        target = model.actions(batch["actions"]).repeat(1, config.draws, 1, 1)
+        time, noise = batch["time"], batch["noise"]
+        extra, ahead = {}, []
+        if "noisy" in batch:
+            ahead = batch["ahead"][0].tolist()
+            truth, levels = latents[:, ahead], batch["noisy_time"]
+            mixed = video.path(truth, batch["noisy"], levels[:, :, None, None, None])
+            extra = {"noisy": mixed, "time": levels, "ahead": ahead}
+        output, guess = packed_actions(
+            model, clean, flow.path(target, noise, time[:, :, None, None]), time,
+            model.proprio(batch["proprio"]).repeat(1, config.draws, 1),
+            after=list(range(frames)) * config.draws, clean_time=clean_time,
+            memory=self._memory(batch), attention=config.attention, recompute=config.recompute,
+            **extra,
+        )
+        # One number for each action, so that padding can be left out.
+        error = flow.loss(
+            output.flatten(1, 2), target.flatten(1, 2), noise.flatten(1, 2),
+            time.repeat_interleave(target.shape[2], dim=1),
+        )
+        acted = _mean(error, batch["valid"].repeat(1, config.draws, 1).flatten(1))
+        total, metrics = config.actions * acted, {"actions": float(acted.detach())}
+        if guess is not None:
+            shown = _mean(video.loss(guess, truth, batch["noisy"], levels), batch["seen"])
+            total, metrics["video"] = total + config.video * shown, float(shown.detach())
+        return total, metrics
+
+    def _memory(self, batch: dict[str, Tensor]) -> Memory | None:
+        """The memory of this step, where its window varies."""
+        if "window" not in batch:
+            return None
+        memory = self.config.model.world.memory
+        changes: dict[str, Any] = {"window": int(batch["window"][0])}
+        return dataclasses.replace(memory, **changes)
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """The mean over rows of each row's mean over what is valid, (B, S) both."""
+    weight = valid.to(values.dtype)
+    return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()

@@ -1,0 +1,59 @@
+"""The recipe of the tabletop's policies: one function for all tasks and rows."""
+
+from __future__ import annotations
+
+from loci.data.demonstrations import DemonstrationConfig
+from loci.flow import Flow
+from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow
+from loci.models.action import ActionConfig
+from loci.models.codecs import PixelCodecConfig
+from loci.models.wan import WanConfig
+from loci.models.world import WorldConfig
+from loci.models.world_action import WorldActionConfig
+from loci.training.loop import TrainConfig
+from loci.training.policy import PolicyRun
+from loci.types import Camera
+
+# The rows of the study of policies. A window of two frames reaches four frames back through four
+# layers: less than the six for which every task makes a fact be held.
+POLICY_ROWS: dict[str, Memory] = {
+    "window": SlidingWindow(window=2),
+    "full": FullHistory(),
+    "hybrid": Hybrid(anchors=1, window=2, gists_per_frame=4),
+    "no-anchors": Hybrid(anchors=0, window=2, gists_per_frame=4),
+    "no-gists": Hybrid(anchors=1, window=2, gists_per_frame=0),
+    "rnn": GatedDelta(window=2),
+    "ttt": TTT(window=2),
+}
+# The mosaic of three cameras: a quarter of MemoryWAM's 384 x 320 pixels a side.
+MOSAIC = Camera(height=96, width=80)
+
+
+def tabletop(task: str, memory: Memory) -> PolicyRun:
+    """A small policy (1.5 million parameters, 20 tokens a frame) for a task, with any memory."""
+    return PolicyRun(
+        model=WorldActionConfig(
+            world=WorldConfig(
+                memory=memory,
+                dit=WanConfig(
+                    in_channels=192, out_channels=192, dim=128, ffn_dim=256, num_heads=4,
+                    num_layers=4, patch=(1, 3, 2), freq_dim=64, text_dim=0,
+                ),
+                codec=PixelCodecConfig(),
+                flow=Flow(shift=3.0, prediction="x", weighting="uniform"),
+                camera=MOSAIC,
+                chunk=1,
+            ),
+            expert=ActionConfig(dim=96, ffn_dim=192, text_dim=32),
+            flow=Flow(shift=1.0, weighting="uniform"),
+            steps=10,
+        ),
+        data=DemonstrationConfig(task=task, episodes=300),
+        batch=8,
+        draws=2,
+        clean_noise=0.1,
+        video=0.0,
+        train=TrainConfig(
+            steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+        ),
+    )

@@ -1,0 +1,227 @@
+"""Training of the world-action model: demonstrations, batches, losses."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import demonstrations as made
+from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode
+from loci.data.lerobot import Dataset
+from loci.errors import LociError
+from loci.memory import FullHistory, Hybrid
+from loci.models.action import ActionConfig
+from loci.models.codecs import PixelCodecConfig
+from loci.models.world_action import WorldActionModel
+from loci.training.folder import RunFolder
+from loci.training.loop import fit
+from loci.training.parts import Parts
+from loci.training.policy import PolicyRun, PolicyTask
+from loci.training.recipes import recipes
+from loci.training.tabletop import POLICY_ROWS, tabletop
+from loci.types import Camera
+
+LENGTHS = [37, 12, 20, 33]
+CAMERA = Camera(height=32, width=48)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("demonstrations")
+    made.write(path, LENGTHS)
+    return path
+
+
+def small(folder: Path, memory=None, **changes) -> PolicyRun:
+    """The recipe of the tabletop with a transformer that a test can wait for."""
+    run = tabletop("put-back-block", memory or Hybrid(anchors=1, window=2, gists_per_frame=2))
+    model = run.model
+    dit = replace(model.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8,
+                  patch=(1, 2, 2))
+    world = replace(model.world, dit=dit, camera=CAMERA)
+    expert = ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8)
+    data = DemonstrationConfig(folder=str(folder), cameras=("head",))
+    settings = {"batch": 3, "draws": 2, **changes}
+    return replace(run, model=replace(model, world=world, expert=expert), data=data, **settings)
+
+
+def task(config: PolicyRun) -> PolicyTask:
+    torch.manual_seed(0)
+    built = config.task()
+    with torch.no_grad():
+        built.model.expert.head.weight.add_(0.1)  # zero at birth, which would hide its inputs
+    return built
+
+
+def test_frames_are_what_was_seen_before_their_chunks(folder):
+    """Bit for bit, at every eighth step; actions in chunks, the rest padded and said to be so."""
+    codec = PixelCodecConfig().build()
+    for number, length in enumerate(LENGTHS):
+        found = encode(Dataset.open(folder).episode(number), codec, 8, CAMERA, ("head",))
+        truth = made.episode(number, length)
+        count = -(-length // 8)
+        assert found.latents.shape[:2] == (1, count)
+        assert np.array_equal(codec.decode(found.latents.float())[0].numpy(),
+                              truth[made.HEAD][::8])
+        assert np.array_equal(found.proprio[0].numpy(), truth["observation.state"][::8])
+        flat = found.actions[0].flatten(0, 1).numpy()
+        assert np.array_equal(flat[:length], truth["action"])
+        assert (flat[length:] == truth["action"][-1]).all()
+        assert found.valid.flatten().tolist() == [n < length for n in range(8 * count)]
+
+
+def test_a_codec_that_joins_images_gets_those_of_the_chunk_before(folder):
+    """Two images a latent frame: steps 4 and 8 of each chunk, after the very first image."""
+    asked = []
+
+    class Joining(type(PixelCodecConfig().build())):
+        images_per_frame = 2
+
+        def encode(self, video):
+            asked.append(video)
+            return super().encode(video[:, ::2])
+
+    codec = Joining(PixelCodecConfig())
+    found = encode(Dataset.open(folder).episode(0), codec, 8, CAMERA, ("head",))
+    truth = made.episode(0, LENGTHS[0])[made.HEAD]
+    assert np.array_equal(asked[0][0].numpy(), truth[:33:4])
+    assert found.latents.shape[1] == 5
+    with pytest.raises(LociError, match="do not split into 2 images"):
+        encode(Dataset.open(folder).episode(0), codec, 7, CAMERA, ("head",))
+
+
+def test_episodes_of_different_lengths_are_cut_to_the_longest_of_a_step(folder):
+    data = DemonstrationConfig(folder=str(folder), cameras=("head",)).load(
+        PixelCodecConfig().build(), 8, CAMERA
+    )
+    assert len(data) == len(LENGTHS)
+    part = data.rows([1, 2])
+    assert part.latents.shape[:2] == (2, 3)
+    assert len(data.all_actions()) == sum(LENGTHS)
+    assert len(data.all_proprio()) == sum(-(-n // 8) for n in LENGTHS)
+    one = data.rows([1])
+    joined = Demonstrations.join([one, data.rows([2])])
+    assert all(torch.equal(getattr(joined, f.name), getattr(part, f.name)) for f in fields(part))
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step(folder):
+    first, again = (task(small(folder, video=1.0)) for _ in range(2))
+    for step in (0, 5):
+        a, b = first.batch(step), again.batch(step)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(first.batch(0)["noise"], first.batch(1)["noise"])
+
+
+@pytest.mark.parametrize("video", [0.0, 0.5])
+def test_what_is_padded_counts_for_nothing(folder, video):
+    built = task(small(folder, video=video))
+    batch = built.batch(0)
+    assert not batch["valid"].all()
+    loss, metrics = built.loss(batch)
+    # Chunks and frames after the end of an episode may hold anything: nobody before sees them.
+    beyond = ~batch["valid"].any(-1)
+    padded = batch | {"actions": batch["actions"] + 9.0 * beyond[:, :, None, None]}
+    padded["latents"] = batch["latents"] + 3.0 * beyond[:, :, None, None, None]
+    padded["proprio"] = batch["proprio"] + 3.0 * beyond[:, :, None]
+    again, _ = built.loss(padded)
+    torch.testing.assert_close(again, loss)
+    assert ("video" in metrics) == (video > 0)
+    real = batch | {"actions": batch["actions"] + 9.0 * batch["valid"][..., None]}
+    assert not torch.allclose(built.loss(real)[0], loss)
+
+
+def test_both_losses_are_weighed(folder):
+    built = task(small(folder, video=0.5, actions=2.0))
+    loss, metrics = built.loss(built.batch(0))
+    assert loss.item() == pytest.approx(2 * metrics["actions"] + 0.5 * metrics["video"], rel=1e-5)
+
+
+def test_parts_side_by_side_give_the_whole_batchs_gradient(folder):
+    built = task(small(folder, video=1.0, ahead=2, windows=(1, 3)))
+    parameters = [p for p in built.module.parameters() if p.requires_grad]
+    results = []
+    for threads in (1, 2):
+        with Parts(threads) as parts:
+            loss, _ = parts.backward(built.loss, built.batch(1), parameters)
+        results.append((loss, [p.grad for p in parameters]))
+    (loss, grads), (other, others) = results
+    torch.testing.assert_close(loss, other)
+    for grad, that in zip(grads, others, strict=True):
+        assert (grad is None) == (that is None)
+        if grad is not None:
+            torch.testing.assert_close(grad, that, atol=1e-6, rtol=1e-4)
+
+
+def test_frames_ahead_are_a_subset_that_changes_from_step_to_step(folder):
+    built = task(small(folder, video=1.0, ahead=2))
+    picks = [tuple(built.batch(step)["ahead"][0].tolist()) for step in range(8)]
+    assert len(set(picks)) > 1
+    for step, (first, second) in enumerate(picks):
+        assert 1 <= first < second < built.batch(step)["latents"].shape[1]
+
+
+def test_windows_vary_and_change_what_is_computed(folder):
+    built = task(small(folder, windows=(1, 4)))
+    batch = built.batch(0)
+    seen = {int(built.batch(step)["window"][0]) for step in range(12)}
+    assert seen == {1, 4}
+    losses = [built.loss(batch | {"window": torch.full((3,), w)})[0] for w in (1, 4)]
+    assert not torch.allclose(*losses)
+    with pytest.raises(LociError, match="no window to vary"):
+        small(folder, FullHistory(), windows=(1, 2))
+
+
+def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
+    config = small(folder)
+    config = replace(config, train=replace(config.train, steps=3, warmup=1))
+    run = RunFolder.open(tmp_path, config)
+    built = task(config)
+    config.finish(built.module, tmp_path, fit(built, config.train, run, threads=1))
+    model = WorldActionModel.load(tmp_path / "model.safetensors")
+    episodes = [made.episode(n, length) for n, length in enumerate(LENGTHS)]
+    actions = np.concatenate([one["action"] for one in episodes])
+    low, high = actions.min(0), actions.max(0)
+    np.testing.assert_allclose(model.actions.middle.numpy(), (low + high) / 2, rtol=1e-5)
+    np.testing.assert_allclose(model.actions.scale.numpy(), (high - low) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({}, "from a folder or from a task"),
+    ({"folder": "x", "task": "put-back-block"}, "from a folder or from a task"),
+    ({"task": "put-back-block"}, "how many episodes"),
+    ({"folder": "x", "episodes": 0}, "1 or more"),
+])
+def test_demonstrations_come_from_one_place(settings, message):
+    with pytest.raises(LociError, match=message):
+        DemonstrationConfig(**settings)
+
+
+def test_a_dataset_that_is_too_small_says_so(folder):
+    config = DemonstrationConfig(folder=str(folder), cameras=("head",), episodes=9)
+    with pytest.raises(LociError, match="has 4 episodes, and 9 are wanted"):
+        config.load(PixelCodecConfig().build(), 8, CAMERA)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
+    ({"ahead": 0}, "1 or more"), ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
+])
+def test_settings_that_train_nothing_are_refused(folder, change, message):
+    with pytest.raises(LociError, match=message):
+        small(folder, **change)
+
+
+def test_every_task_and_row_has_a_recipe_that_differs_in_its_memory_alone():
+    known = recipes()
+    plain = known["cover-blocks-hybrid"]()
+    for name, memory in POLICY_ROWS.items():
+        other = known[f"cover-blocks-{name}"]()
+        world = replace(other.model.world, memory=plain.model.world.memory)
+        assert replace(other, model=replace(other.model, world=world)) == plain
+        assert other.model.world.memory == memory
+        assert PolicyRun.from_json(other.to_json()) == other
