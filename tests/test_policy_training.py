@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import demonstrations as made
-from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode
+from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode, recorded
 from loci.data.lerobot import Dataset
+from loci.data.record_command import record_tabletop
 from loci.errors import LociError
 from loci.memory import FullHistory, Hybrid
 from loci.models.action import ActionConfig
@@ -61,7 +62,8 @@ def test_frames_are_what_was_seen_before_their_chunks(folder):
     """Bit for bit, at every eighth step; actions in chunks, the rest padded and said to be so."""
     codec = PixelCodecConfig().build()
     for number, length in enumerate(LENGTHS):
-        found = encode(Dataset.open(folder).episode(number), codec, 8, CAMERA, ("head",))
+        seen = recorded(Dataset.open(folder).episode(number), 8, ("head",))
+        found = encode(*seen, codec, 8, CAMERA)
         truth = made.episode(number, length)
         count = -(-length // 8)
         assert found.latents.shape[:2] == (1, count)
@@ -86,12 +88,25 @@ def test_a_codec_that_joins_images_gets_those_of_the_chunk_before(folder):
             return super().encode(video[:, ::2])
 
     codec = Joining(PixelCodecConfig())
-    found = encode(Dataset.open(folder).episode(0), codec, 8, CAMERA, ("head",))
+    found = encode(*recorded(Dataset.open(folder).episode(0), 4, ("head",)), codec, 8, CAMERA)
     truth = made.episode(0, LENGTHS[0])[made.HEAD]
     assert np.array_equal(asked[0][0].numpy(), truth[:33:4])
     assert found.latents.shape[1] == 5
     with pytest.raises(LociError, match="do not split into 2 images"):
-        encode(Dataset.open(folder).episode(0), codec, 7, CAMERA, ("head",))
+        DemonstrationConfig(folder=str(folder)).load(codec, 7, CAMERA)
+
+
+def test_an_expert_watched_and_its_recording_are_the_same_demonstrations(tmp_path):
+    record_tabletop("put-back-block", 2, tmp_path, quality="lossless")
+    codec, camera = PixelCodecConfig().build(), Camera(height=96, width=80)
+    watched, read = (
+        config.load(codec, 16, camera) for config in (
+            DemonstrationConfig(task="put-back-block", episodes=2),
+            DemonstrationConfig(folder=str(tmp_path)),
+        )
+    )
+    for field in fields(watched):
+        assert torch.equal(getattr(watched, field.name), getattr(read, field.name)), field.name
 
 
 def test_episodes_of_different_lengths_are_cut_to_the_longest_of_a_step(folder):

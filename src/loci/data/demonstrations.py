@@ -7,7 +7,7 @@ horizon / m steps of the chunk before (MemoryWAM: 16 and 4). Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,13 +18,15 @@ from torch.nn.functional import pad
 
 from loci.config import Config
 from loci.data.lerobot import Dataset, Episode
-from loci.data.lerobot_format import INFO
 from loci.data.mosaic import mosaic
 from loci.data.record import ACTION, STATE
 from loci.errors import LociError
-from loci.files import cache_folder
 from loci.models.codecs import Codec
 from loci.types import Camera
+
+# An episode as it was seen, at every so many steps: pictures (N, h, w, 3) of each camera and the
+# robot's states (N, P); and all its actions (S, A).
+Seen = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,11 @@ class Demonstrations:
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrationConfig(Config):
-    """Where demonstrations come from: a LeRobot v3.0 dataset in `folder`, or an expert at a
-    tabletop `task`, recorded once into the cache folder.
+    """Where demonstrations come from: a LeRobot v3.0 dataset in `folder`, or an expert that does a
+    tabletop `task` while they are loaded.
 
-    episodes: the first so many of a dataset (None: all of them); how many a task is recorded for
-    (needed there). steady: the expert is not disturbed. cameras: the first one lies at the bottom
-    of the mosaic.
+    episodes: the first so many of a dataset (None: all of them); of a task how many (needed there).
+    steady: the expert is not disturbed. cameras: the first one lies at the bottom of the mosaic.
     """
 
     folder: str | None = None
@@ -95,57 +96,63 @@ class DemonstrationConfig(Config):
         if self.episodes is not None and self.episodes < 1:
             raise LociError(f"{self.episodes} episodes; use 1 or more")
 
-    def dataset(self) -> Dataset:
-        """The dataset, recorded first where that was not done yet."""
-        if self.folder is not None:
-            return Dataset.open(self.folder)
-        from loci.data.record_command import record_tabletop
-
-        task, episodes = str(self.task), int(self.episodes or 0)
-        name = f"{task}-{episodes}" + ("-steady" if self.steady else "")
-        folder = cache_folder("demonstrations") / name
-        if not (folder / INFO).exists() or len(Dataset.open(folder)) < episodes:
-            record_tabletop(task, episodes, folder, steady=self.steady, quality="lossless")
-        return Dataset.open(folder)
-
     def load(self, codec: Codec, horizon: int, camera: Camera) -> Demonstrations:
-        """All episodes, encoded. LociError where the dataset does not fit the model."""
-        dataset = self.dataset()
+        """All episodes, encoded. LociError where they do not fit the model."""
+        every, left = divmod(horizon, codec.images_per_frame)
+        if left:
+            raise LociError(
+                f"chunks of {horizon} actions do not split into {codec.images_per_frame} images; "
+                "choose a horizon that is a multiple of them"
+            )
+        found, count = self._episodes(every)
+        each = [
+            encode(*episode, codec, horizon, camera)
+            for episode in track(found, description="encoding demonstrations", total=count)
+        ]
+        return Demonstrations.join(each)
+
+    def _episodes(self, every: int) -> tuple[Iterator[Seen], int]:
+        """The episodes, seen at every `every`-th step, and how many they are."""
+        if self.folder is None:
+            from loci.worlds.tasks.demonstration import watch
+
+            count = int(self.episodes or 0)
+            return watch(str(self.task), count, every, self.cameras, self.steady), count
+        dataset = Dataset.open(self.folder)
         count = len(dataset) if self.episodes is None else self.episodes
         if count > len(dataset):
             raise LociError(
                 f"{dataset.folder} has {len(dataset)} episodes, and {count} are wanted; "
                 "set `episodes` to fewer or record more"
             )
-        each = [
-            encode(dataset.episode(index), codec, horizon, camera, self.cameras)
-            for index in track(range(count), description="encoding demonstrations")
-        ]
-        return Demonstrations.join(each)
+        return (recorded(dataset.episode(n), every, self.cameras) for n in range(count)), count
+
+
+def recorded(episode: Episode, every: int, cameras: Sequence[str]) -> Seen:
+    """What was seen in an episode of a dataset."""
+    actions, state = episode[ACTION], episode[STATE]
+    moments = np.arange(0, len(actions), every)
+    views = [episode.frames(name, moments) for name in cameras]
+    return views, state[moments], actions
 
 
 def encode(
-    episode: Episode, codec: Codec, horizon: int, camera: Camera, cameras: Sequence[str]
+    views: Sequence[np.ndarray], state: np.ndarray, actions: np.ndarray, codec: Codec,
+    horizon: int, camera: Camera,
 ) -> Demonstrations:
-    """One episode as a set of one."""
-    step, left = divmod(horizon, codec.images_per_frame)
-    if left:
-        raise LociError(
-            f"chunks of {horizon} actions do not split into {codec.images_per_frame} images; "
-            "choose a horizon that is a multiple of them"
-        )
-    actions = torch.from_numpy(episode[ACTION].astype(np.float32))
+    """One episode as a set of one: a frame for each chunk, even one that was not finished."""
+    joined = codec.images_per_frame
     frames = -(-len(actions) // horizon)
-    moments = np.arange(0, (frames - 1) * horizon + 1, step)
-    video = mosaic([episode.frames(name, moments) for name in cameras], camera)
+    last = (frames - 1) * joined + 1
+    video = mosaic([view[:last] for view in views], camera)
     missing = frames * horizon - len(actions)
+    acted = torch.from_numpy(actions.astype(np.float32))
     valid = pad(torch.ones(len(actions), dtype=torch.bool), (0, missing))
-    proprio = torch.from_numpy(episode[STATE].astype(np.float32))
+    proprio = torch.from_numpy(state[:last:joined].astype(np.float32))
     return Demonstrations(
         codec.encode(torch.from_numpy(video)[None]).half(),
-        proprio[torch.arange(frames) * horizon][None],
+        proprio[None],
         # Actions of a chunk see each other: the last one goes on, instead of a jump to zero.
-        torch.cat([actions, actions[-1:].expand(missing, -1)]).view(1, frames, horizon, -1),
+        torch.cat([acted, acted[-1:].expand(missing, -1)]).view(1, frames, horizon, -1),
         valid.view(1, frames, horizon),
     )
-

@@ -23,11 +23,9 @@ from loci.errors import LociError, nearest
 from loci.evaluation.statistics import Estimate, wilson
 from loci.worlds.tabletop import Tabletop
 from loci.worlds.tasks.base import Ask, Question, Task, task_rng
-from loci.worlds.tasks.demonstration import STEADY, Push, demonstrate
+from loci.worlds.tasks.demonstration import STEADY, TRAINING, Push, demonstrate
 
 BASELINES = ("blind", "clock-only", "last-frame-only", "clock and frame", "oracle-state")
-# Episodes from here on tell what the expert answers; those that are judged come before.
-TRAINING = 1_000_000
 
 
 @dataclass(frozen=True)

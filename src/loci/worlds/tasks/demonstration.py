@@ -8,16 +8,20 @@ disturbing what is executed and not what is learnt is DART's (Laskey et al. 2017
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from loci.config import Config
+from loci.errors import LociError
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.table import CHUNK
 from loci.worlds.tabletop import Tabletop
 from loci.worlds.tasks.base import Ask, Fact, task_rng
+
+# Seeds of demonstrations count up from here: below it are those that policies are judged on.
+TRAINING = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,34 @@ def demonstrate(
         executed = action + offset[step].reshape(-1)
         yield Move(action, executed)
         env.advance(executed)
+
+
+def watch(
+    task: str, episodes: int, every: int, cameras: Sequence[str], steady: bool = False
+) -> Iterator[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
+    """`episodes` demonstrations that succeed, seen only at every `every`-th step.
+
+    Each is (pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14)). The seeds are
+    those of a recording (`loci data record`), which sees every step and takes much longer.
+    """
+    env, push = Tabletop(task), STEADY if steady else Push()
+    left = episodes
+    for seed in range(TRAINING, TRAINING + 3 * episodes + 10):
+        if not left:
+            return
+        pictures: list[list[np.ndarray]] = [[] for _ in cameras]
+        joints, actions = [], []
+        for move in demonstrate(env, seed, push):
+            if len(actions) % every == 0:
+                seen = env.observe()
+                joints.append(seen["agent_pos"])
+                for name, views in zip(cameras, pictures, strict=True):
+                    views.append(seen["pixels"][name])
+            actions.append(move.action)
+        if env.verdict()["is_success"]:
+            left -= 1
+            yield [np.stack(views) for views in pictures], np.stack(joints), np.stack(actions)
+    raise LociError(f"the expert failed too often at {task}: {left} of {episodes} are missing")
 
 
 def _pushed(rng: np.random.Generator, push: Push) -> np.ndarray:
