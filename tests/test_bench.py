@@ -48,6 +48,9 @@ def test_every_row_is_weighed_and_timed_at_every_length(done) -> None:
         assert costs["chunk_ms"]["median"] > costs["evaluation_ms"]["median"]
     for key in ("commit", "device", "dtype", "threads", "steps", "chunk", "repeats", "command"):
         assert key in protocol
+    # The row of a user's file says which.
+    assert [f["file"] for f in protocol["rows"]["strided"]["files"]] == ["add_a_memory.py"]
+    assert "files" not in protocol["rows"]["hybrid"]
 
 
 def test_the_table_has_rows_side_by_side(done) -> None:

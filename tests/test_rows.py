@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +17,14 @@ import pytest
 
 import loci
 from loci import cli
+from loci.checkpoint import load_checkpoint
 from loci.errors import LociError
 from loci.evaluation import study as studies
-from loci.memory import ROWS, Memory, row
+from loci.evaluation.runner import Contender
+from loci.memory import ROWS, Hybrid, Memory, registry, row
 from loci.memory.registry import VARIABLE
 from loci.models.world import WorldModel
+from loci.python_file import files_behind
 from loci.training import recipes, world
 from test_world_task import fake_episodes
 from tiny_world import tiny_world
@@ -66,12 +71,12 @@ def test_the_example_runs_and_is_short() -> None:
     assert "144 tokens held after 9 frames" in done.stdout
 
 
-def test_the_examples_row_is_trained_and_studied_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes and studies of a second."""
     real = recipes.rooms
 
-    def small(memory: Memory) -> world.WorldRun:
+    def rooms(memory: Memory) -> world.WorldRun:
         run = real(memory)
         dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
         return replace(
@@ -79,15 +84,28 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
             train=replace(run.train, steps=2, warmup=1),
         )
 
-    monkeypatch.setattr(recipes, "rooms", small)
+    monkeypatch.setattr(recipes, "rooms", rooms)
     monkeypatch.setattr(world, "latent_episodes", fake_episodes)
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def test_the_examples_row_is_trained_and_studied_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small: None
+) -> None:
     out = tmp_path / "run"
+    files = [{"file": EXAMPLE.name, "sha256": digest(EXAMPLE)}]
     with pytest.raises(SystemExit) as left:
         cli.main(["train", "rooms-stridd", "--out", str(out)])
     assert left.value.code == 2
     assert "did you mean 'rooms-strided'" in capsys.readouterr().err
     cli.main(["train", "rooms-strided", "--steps", "1", "--threads", "1", "--out", str(out)])
     assert WorldModel.load(out / "model.safetensors").config.memory == ROWS["strided"]
+    assert json.loads((out / "train.jsonl").read_text().splitlines()[0])["files"] == files
+    notes = load_checkpoint(out / "model.safetensors", "world-model").metadata["training"]
+    assert notes["protocol"]["files"] == files
 
     monkeypatch.setattr(
         studies, "evaluate", partial(studies.evaluate, branches=("replay", "recall"))
@@ -95,6 +113,8 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
     cli.main(["study", "families", "--rows", "strided", "--cases", "1", "--out", str(out)])
     assert "strided" in capsys.readouterr().out
     assert "strided" in (out / "report.html").read_text()
+    studied = json.loads((out / "results.json").read_text())["protocol"]["rows"]
+    assert studied["strided"]["files"] == files
 
     told = tmp_path / "probe.json"
     checkpoint = str(out / "model.safetensors")
@@ -102,6 +122,7 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
     assert "latents" in capsys.readouterr().out
     found = json.loads(told.read_text())
     assert found["protocol"]["memory"] == ROWS["strided"].to_dict()
+    assert found["protocol"]["files"] == files
     assert set(found["rows"]) == {"blind", "latents", "model"}
     assert 0 <= found["rows"]["model"]["there"]["mean"] <= 1
 
@@ -175,3 +196,79 @@ def test_a_name_stands_for_one_configuration(named: Path) -> None:
         ROWS["mine"] = replace(mine, size=2)  # pyrefly: ignore
     del ROWS["mine"]
     ROWS["mine"] = replace(mine, size=2)  # pyrefly: ignore
+
+
+def rewritten(file: Path, text: str) -> None:
+    """Another text in the file, and the registry as a new process has it before the file is run."""
+    file.write_text(text)
+    for module in [name for name in sys.modules if name.startswith(f"loci_file_{file.stem}_")]:
+        del sys.modules[module]
+    registry._loaded.discard(str(file))
+    Memory.choices.pop("mine")
+    ROWS._rows.pop("mine")
+
+
+def test_protocols_name_the_files_behind_a_configuration(named: Path) -> None:
+    named.write_text(MINE)
+    files = {"files": [{"file": "mine.py", "sha256": digest(named)}]}
+    model = tiny_world(row("mine"))
+    assert files_behind(row("mine")) == files_behind(model.config) == files
+    # It is the text that was run, whatever stands there by now.
+    named.write_text(MINE + "# later\n")
+    assert files_behind(row("mine")) == files
+    rewritten(named, MINE + "# later\n")
+    assert files_behind(row("mine")) == {"files": [{"file": "mine.py", "sha256": digest(named)}]}
+    # The settings of what ships say all, also under a name of the user's.
+    rewritten(named, 'from loci.memory import ROWS, Hybrid\nROWS["mine"] = Hybrid(window=3)\n')
+    assert files_behind(row("mine")) == files_behind(tiny_world(row("hybrid")).config) == {}
+    Memory.choices["mine"] = Hybrid  # for the fixture
+
+    @dataclass(frozen=True, kw_only=True)
+    class Ours(type(row("strided"))):
+        pass
+
+    assert files_behind(Ours()) == {"files": [
+        {"file": file.name, "sha256": digest(file)} for file in (EXAMPLE, Path(__file__))
+    ]}
+
+
+def test_a_study_notices_that_a_rows_file_changed(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(studies, "evaluate", partial(studies.evaluate, branches=("replay",)))
+    families = replace(studies.STUDIES["families"], probes=False)
+    monkeypatch.setitem(studies.STUDIES, "families", families)
+    out = tmp_path / "study"
+    weights = out / "training" / "mine" / "model.safetensors"
+    part = out / "parts" / "replay.mine.json.gz"
+    ask = ["study", "families", "--rows", "mine", "--cases", "1", "--out", str(out)]
+    named.write_text(MINE)
+    cli.main(ask)
+    before, scores = digest(named), part.read_bytes()
+    # Settings and weights are those of before; what they do may be something else.
+    rewritten(named, MINE.replace('ROWS["none"].rule()', 'ROWS["context-1"].rule()'))
+    now = digest(named)
+    capsys.readouterr()
+    resume = ["train", "rooms-mine", "--out", str(weights.parent), "--resume"]
+    for command in (ask, resume):
+        with pytest.raises(SystemExit) as left:
+            cli.main(command)
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert re.search(rf"with mine.py \({before}\), now it is mine.py \({now}\); bring", error)
+    assert part.read_bytes() == scores
+    # Whatever evaluates these weights now makes its scores anew, ...
+    model = WorldModel.load(weights)
+    same = hashlib.sha256(weights.read_bytes()).hexdigest()
+    rows = [Contender("mine", model, model.config.hash(), same, 1)]
+    studies.evaluate("families", rows, out, 1, 0)
+    assert part.read_bytes() != scores
+    # ... and where the weights are gone, the row is trained anew.
+    for file in weights.parent.glob("*.safetensors"):
+        file.unlink()
+    cli.main(ask)
+    protocol = json.loads((out / "results.json").read_text())["protocol"]
+    assert protocol["rows"]["mine"]["files"] == [{"file": "mine.py", "sha256": now}]
+    assert WorldModel.load(weights).config.memory == row("mine")

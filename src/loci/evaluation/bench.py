@@ -27,6 +27,7 @@ from loci.evaluation.cost import BLOCK, Stream, in_turns
 from loci.evaluation.progress import Watch
 from loci.files import atomic_write
 from loci.memory import ROWS, row
+from loci.python_file import files_behind
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_device
 from loci.training.recipes import rooms
 
@@ -109,6 +110,7 @@ def run_bench(
                 name: {
                     "config": r.model.config.hash(),
                     "parameters": sum(p.numel() for p in r.model.parameters()),
+                    **files_behind(r.model.config.memory),
                 }
                 for name, r in rows.items()
             },

@@ -20,6 +20,7 @@ from loci.evaluation.progress import Watch
 from loci.evaluation.results import aggregate, cell
 from loci.files import atomic_write
 from loci.models.world import WorldModel
+from loci.python_file import files_behind
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 
 # (metric, heading): what a table of probes shows; the last three are what is read out.
@@ -63,6 +64,7 @@ def probe(
         "protocol": {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "config": model.config.hash(), "memory": model.config.memory.to_dict(),
+            **files_behind(model.config.memory),
             "cases": [case.key for case in asked.cases], "probed_rooms": len(asked.rooms),
             "variants": {"fitted": FITTED, "asked": ASKED}, "seed": seed,
             "interval": "95 % percentile bootstrap over cases",

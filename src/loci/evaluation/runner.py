@@ -24,6 +24,7 @@ from loci.evaluation.recall import causal_scores
 from loci.evaluation.rollouts import MEMORIES, World, rollout
 from loci.evaluation.truth import Truth, prepare
 from loci.files import atomic_write
+from loci.python_file import files_behind
 
 # Raise it whenever a score changes its meaning: finished parts of another version are made again.
 VERSION = 3
@@ -214,7 +215,10 @@ class Runner:
         found = [c for c in self.contenders if c.name == name]
         config = self.first.config
         # Baselines know no row, but the ceiling of the codec is that of the rows' codec.
-        made_by = [[c.config_hash, c.checkpoint] for c in found] or self.contenders[0].codec
+        made_by = [
+            [c.config_hash, c.checkpoint, *files_behind(c.model.config.memory).get("files", [])]
+            for c in found
+        ] or self.contenders[0].codec
         what = {
             "version": VERSION, "episodes": EPISODES, "branch": branch, "row": name,
             "makers": made_by, "seed": self.seed, "cases": cases,

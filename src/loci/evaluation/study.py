@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loci.checkpoint import commit, digest
+from loci.checkpoint import commit, digest, load_checkpoint
 from loci.errors import LociError, nearest
 from loci.evaluation import results as tables
 from loci.evaluation.baselines import CEILINGS, FLOORS
@@ -43,6 +43,7 @@ from loci.evaluation.statistics import SEED as BOOTSTRAP_SEED
 from loci.files import atomic_write
 from loci.memory import ROWS
 from loci.models.world import WorldModel
+from loci.python_file import files_behind, told
 from loci.training.numerics import (
     device_name,
     matmul_precision,
@@ -164,7 +165,8 @@ def _choose(study: Study, names: Sequence[str] | None) -> list[Row]:
 def train_row(row: Row, out: Path) -> Path:
     """The row's checkpoint, trained in out/training/<row>; a run that was killed is continued.
 
-    What was trained is noted beside it, in row.json.
+    What was trained is noted beside it, in row.json. Raises LociError where the row's file was
+    changed since.
     """
     folder = out / "training" / row.name
     model = folder / "model.safetensors"
@@ -172,9 +174,16 @@ def train_row(row: Row, out: Path) -> Path:
         print(f"training {row.name} into {folder}", file=sys.stderr, flush=True)
         run_recipe(row.recipe, folder, resume=True)
     found = load_row(row, model, torch.device("cpu"))
+    trained = load_checkpoint(model, WorldRun.kind).metadata["training"].get("protocol", {})
+    files = files_behind(found.model.config.memory)
+    if trained.get("files", []) != files.get("files", []):
+        raise LociError(
+            f"{folder} holds '{row.name}' trained with {told(trained)}, now it is {told(files)}; "
+            "bring that file back, or delete the folder to train the row again"
+        )
     note = {
         "config": found.config_hash, "checkpoint": found.checkpoint,
-        "parameters": found.parameters, "codec": found.codec,
+        "parameters": found.parameters, "codec": found.codec, **files,
     }
     atomic_write(folder / "row.json", _json(note))
     return model
@@ -183,7 +192,7 @@ def train_row(row: Row, out: Path) -> Path:
 def finished_row(row: Row, out: Path) -> Contender | None:
     """A row that was trained and scored here before, and whose weights are gone.
 
-    None where there is none, or where the recipe is another one by now.
+    None where there is none, or where the recipe or the row's file is another one by now.
     """
     folder = out / "training" / row.name
     if (folder / "model.safetensors").exists() or not (folder / "row.json").exists():
@@ -194,6 +203,8 @@ def finished_row(row: Row, out: Path) -> Contender | None:
         raise LociError(f"{folder / 'row.json'} is damaged ({error}); delete it") from error
     run = find_recipe(row.recipe)()
     if not isinstance(run, WorldRun) or run.world.hash() != note["config"]:
+        return None
+    if note.get("files") != files_behind(run.world.memory).get("files"):
         return None
     model = run.world.build().eval()
     shipped_codec(model.codec, run.codec)
@@ -246,7 +257,7 @@ def evaluate(
         "rows": {
             c.name: {
                 "config": c.config_hash, "checkpoint_sha256": c.checkpoint,
-                "parameters": c.parameters,
+                "parameters": c.parameters, **files_behind(c.model.config.memory),
             }
             for c in contenders
         },

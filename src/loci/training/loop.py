@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from loci.checkpoint import commit, digest, load_checkpoint, load_into, save_checkpoint
 from loci.config import Config
 from loci.errors import LociError
+from loci.python_file import files_behind, told
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
 from loci.training.muon import build_optimizer
@@ -181,6 +182,7 @@ def fit(
             "threads": count, "dtype": "bf16" if dtype == torch.bfloat16 else "fp32",
             "matmul": matmul, "seed": config.seed,
             "torch": torch.__version__, "python": platform.python_version(),
+            **files_behind(folder.settings),
         }
         with Parts(count if place.type == "cpu" else 1) as parts:
             return _Run(task, config, folder, place, protocol, parts).finish()
@@ -339,6 +341,12 @@ class _Run:
         config, tensors, metadata = load_checkpoint(path, STATE)
         if config != json.loads(self.folder.settings.to_json()):
             raise LociError(f"{path} is from other settings; choose another folder")
+        began = next(iter(self.folder.lines()), {})
+        if began.get("files") != self.protocol.get("files"):
+            raise LociError(
+                f"{self.folder.path} holds a run begun with {told(began)}, now it is "
+                f"{told(self.protocol)}; bring that file back or choose another folder"
+            )
         parts: dict[str, dict[str, Tensor]] = {"module": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
