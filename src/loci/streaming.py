@@ -18,6 +18,7 @@ from torch import Tensor
 from loci.cache import Cache
 from loci.models.mot import Attend
 from loci.models.trunk import QKV
+from loci.stretches import Stretches, stretches
 from loci.visibility import Coords, Rule
 
 # (layer, queries or None, keys, values) of a group's rows -> what the queries saw.
@@ -74,31 +75,32 @@ def step(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
     if cache.layout.sums_up(group.written):
         return prefill(cache, rule, group, coords, 1)
     moves = cache.mark(group.streams, coords, group.written)
-    known = cache.coords(group.first, cache.layout.end(group.written + 1))
-    span = _span(rule.mask(_representatives(coords), known))
-    mask = None
-    if span is None:
-        # Frame and gists see different things, or no single slice: ask for each token.
-        span, mask = (0, len(known)), rule.mask(coords, known).to(cache.keys[0].device)
-    low, high = span
+    asking = stretches(coords)
+    known = stretches(cache.coords(group.first, cache.layout.end(group.written + 1)))
+    seen = rule.mask(asking.coords, known.coords)
+    pick, some = _picker(cache, group, known, seen)
+    seen, mask = seen[:, some], None
+    if not seen.all():
+        mask = _spread(seen, asking, known.sizes[some]).to(cache.keys[0].device)
 
     def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
         _commit(cache, layer, group, moves, k, v)
         if q is None:
             return None
-        keys, values = cache.keys[layer][group.streams], cache.values[layer][group.streams]
-        return F.scaled_dot_product_attention(
-            q, keys[:, :, low:high], values[:, :, low:high], mask
-        )
+        keys, values = pick(cache.keys[layer]), pick(cache.values[layer])
+        return F.scaled_dot_product_attention(q, keys, values, mask)
 
     return job
 
 
 def prefill(cache: Cache, rule: Rule, group: Group, coords: Coords, count: int) -> Job:
-    """`count` new frames in one pass: the old slots and the new tokens under the rule."""
-    stop = cache.layout.end(group.written)
-    known = Coords.cat([cache.coords(group.first, stop), coords])
-    mask = rule.mask(coords, known).to(cache.keys[0].device)
+    """`count` new frames in one pass: what they see of the old slots, and each other."""
+    new = stretches(coords)
+    old = stretches(cache.coords(group.first, cache.layout.end(group.written)))
+    seen = rule.mask(new.coords, old.coords)
+    pick, some = _picker(cache, group, old, seen)
+    seen = torch.cat([seen[:, some], rule.mask(new.coords, new.coords)], dim=1)
+    mask = _spread(seen, new, torch.cat([old.sizes[some], new.sizes])).to(cache.keys[0].device)
     frames = range(group.written, group.written + count)
     moves = [move for frame in frames for move in cache.mark(group.streams, coords, frame)]
 
@@ -106,11 +108,9 @@ def prefill(cache: Cache, rule: Rule, group: Group, coords: Coords, count: int) 
         seen = None
         if q is not None:
             # Before the new frames evict anybody: the first of them may still see who goes later.
-            old_k = cache.keys[layer][group.streams, :, :stop]
-            old_v = cache.values[layer][group.streams, :, :stop]
-            seen = F.scaled_dot_product_attention(
-                q, torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2), mask
-            )
+            keys = torch.cat([pick(cache.keys[layer]), k], dim=2)
+            values = torch.cat([pick(cache.values[layer]), v], dim=2)
+            seen = F.scaled_dot_product_attention(q, keys, values, mask)
         _commit(cache, layer, group, moves, k, v)
         return seen
 
@@ -135,10 +135,12 @@ def look(cache: Cache, rule: Rule, group: Group, coords: Coords) -> View:
     stop = cache.layout.end(group.written)
     tail = rule.mask(coords, coords)
     tail = tail if tail.dim() == 2 else tail[0]
-    seen = rule.mask(_representatives(coords), cache.coords(group.first, stop))
-    span = _span(seen) if seen.dim() == 2 else None
+    asking, known = stretches(coords), stretches(cache.coords(group.first, stop))
+    seen = rule.mask(asking.coords, known.coords)
+    alike = seen.dim() == 2 and bool((seen == seen[:1]).all())
+    span = known.span(seen[0]) if alike else None
     if span is None or span[1] != stop:
-        return _collect(cache, group, seen, tail)
+        return _collect(cache, group, asking, known, seen, tail)
     mask = None
     if not tail.all():
         before = tail.new_ones(len(tail), stop - span[0])
@@ -146,27 +148,32 @@ def look(cache: Cache, rule: Rule, group: Group, coords: Coords) -> View:
     return View(group, *span, mask)
 
 
-def _collect(cache: Cache, group: Group, seen: Tensor, tail: Tensor) -> View:
+def _collect(
+    cache: Cache, group: Group, asking: Stretches, known: Stretches, seen: Tensor, tail: Tensor
+) -> View:
     """Visible slots that are no single slice: copied once for the chunk, not for each step.
 
-    seen (n, slots) or (b, n, slots) for the n frames of the chunk; tail (S, S) among its tokens.
+    seen (n, m) or (b, n, m): what the stretches `asking` of the chunk see of those `known`;
+    tail (S, S) among its tokens.
     """
     streams, device = group.streams.stop - group.first, cache.keys[0].device
-    seen = seen.expand(streams, *seen.shape[-2:])
-    some = seen.any(dim=1)
-    most = int(some.sum(-1).max())
-    order = torch.argsort(some.to(torch.int8), dim=-1, descending=True, stable=True)[:, :most]
-    here = order.to(device)
+    places, masks = [], []
+    for each in seen.expand(streams, *seen.shape[-2:]):
+        some = each.any(dim=0)
+        places.append(known.tokens(some))
+        masks.append(_spread(each[:, some], asking, known.sizes[some]))
+    most = max(len(slots) for slots in places)
+    # Streams that see fewer slots than others take the first one instead, unseen.
+    here = torch.stack([F.pad(slots, (0, most - len(slots))) for slots in places]).to(device)
+    before = torch.stack([F.pad(part, (0, most - part.shape[1])) for part in masks])
 
     def pick(buffer: Tensor) -> Tensor:
         index = here[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
         return F.pad(buffer[group.streams].gather(2, index), (0, 0, 0, len(tail)))
 
     mask = None
-    ordered = seen.gather(2, order[:, None].expand(-1, seen.shape[1], -1))
-    if not (ordered.all() and tail.all()):
-        ordered = ordered.repeat_interleave(len(tail) // seen.shape[1], dim=1)
-        mask = torch.cat([ordered, tail.expand(streams, -1, -1)], dim=2)[:, None].to(device)
+    if not (before.all() and tail.all()):
+        mask = torch.cat([before, tail.expand(streams, -1, -1)], dim=2)[:, None].to(device)
     copies = [pick(k) for k in cache.keys], [pick(v) for v in cache.values]
     return View(group, 0, most, mask, copies)
 
@@ -201,18 +208,19 @@ def _commit(
         cache.put(layer, group.streams, start, k[:, :, which], v[:, :, which])
 
 
-def _representatives(coords: Coords) -> Coords:
-    """The first token of each (frame, kind): rules do not look at places inside a frame."""
-    key = torch.stack([coords.frame, coords.kind])
-    change = torch.ones(len(coords), dtype=torch.bool)
-    change[1:] = (key[:, 1:] != key[:, :-1]).any(0)
-    return coords[change]
+def _picker(
+    cache: Cache, group: Group, known: Stretches, seen: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """What takes the slots that anybody sees out of a buffer (a view where they are one slice), and
+    which of the stretches `known` they are; seen (Q, n)."""
+    some = seen.any(dim=0)
+    span = known.span(some)
+    if span is not None:
+        return lambda buffer: buffer[group.streams, :, span[0] : span[1]], some
+    here = known.tokens(some).to(cache.keys[0].device)
+    return lambda buffer: buffer[group.streams].index_select(2, here), some
 
 
-def _span(seen: Tensor) -> tuple[int, int] | None:
-    """The one slice (start, stop) that all queries see entirely, if there is one; seen (Q, S)."""
-    index = seen[0].nonzero()[:, 0]
-    if not len(index) or not (seen == seen[:1]).all():
-        return None
-    low, high = int(index[0]), int(index[-1]) + 1
-    return (low, high) if high - low == len(index) else None
+def _spread(seen: Tensor, asking: Stretches, sizes: Tensor) -> Tensor:
+    """What stretches see of stretches, (n, m), as what tokens see of tokens."""
+    return seen.repeat_interleave(asking.sizes, dim=0).repeat_interleave(sizes, dim=1)
