@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 OUT ?= demo
 CASES ?= 16
 
+# All cores, a process each; more of them would rather take memory than save time.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY := passive
 
@@ -15,10 +18,10 @@ demo: $(VENV)/.installed
 	$(BIN)/loci study ground --out $(OUT) --cases $(CASES) $(if $(FROM_SCRATCH),--from-scratch)
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(VENV)/.tested
-	$(BIN)/python -m pytest --slow
+	$(PYTEST) --slow
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check src tests benchmarks examples

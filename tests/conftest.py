@@ -2,12 +2,16 @@
 
 The row of `examples/add_a_memory.py` takes part wherever tests go through the registry, and so do
 those of the files that LOCI_ROWS names.
+
+Workers of pytest-xdist (`make test`) compute with a thread each. The tests of a file go to one of
+them, since they share what its fixtures made; those of the rows, about half of all, are spread.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +23,27 @@ os.environ["LOCI_ROWS"] = os.pathsep.join(filter(None, (os.getenv("LOCI_ROWS"), 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
     parser.addoption("--network", action="store_true", help="run the tests that need the network")
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        """`--dist loadfile`, but for tests of rows, except those that wait for another process."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            alone = "conformance/" in file and "new_process" not in test
+            return nodeid if alone else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
