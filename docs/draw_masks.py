@@ -2,7 +2,8 @@
 
 Seven frames of two tokens, chunks of two frames, one gist a frame where the row has gists, and two
 sets of them to a sum, so that a picture stays small. Retrieving rows are drawn with the frames they
-retrieve on a quarter turn.
+retrieve on a quarter turn; joint rows with what stands beside each chunk, made of four frames (or
+as many as become one) and the last.
 """
 
 from dataclasses import replace
@@ -11,35 +12,51 @@ from pathlib import Path
 import torch
 
 from loci import drawing
-from loci.memory import ROWS
+from loci.memory import ROWS, Memory
 from loci.types import Camera
+from loci.visibility import Coords
 
 FRAMES, TOKENS, CHUNK = 7, 2, 2
-SMALL = {"gists_per_frame": 1, "branching": 2}
+STARTS = range(1, FRAMES - CHUNK + 1, CHUNK)
+SMALL = {"gists_per_frame": 1, "branching": 2, "top": 2}
+
+
+def small(memory: Memory) -> Memory:
+    """The row with numbers that fit a picture."""
+    changes = {name: number for name, number in SMALL.items() if hasattr(memory, name)}
+    if memory.joint:
+        changes["frames"] = max(4, getattr(memory, "ratio", 1))
+    return replace(memory, **changes)
+
+
+def laid_out(memory: Memory) -> Coords:
+    """The episode of the picture."""
+    if memory.joint:
+        # A frame that is made smaller needs tokens to lose.
+        parts = memory.shrink**2
+        tokens = max(TOKENS, parts)
+        return drawing.episode_coords(
+            FRAMES, tokens, 0, CHUNK, beside=(memory.mixed, tokens // parts)
+        )
+    selected = None
+    if memory.retrieves:
+        yaw = torch.arange(FRAMES).double() * torch.pi / 12
+        poses = torch.eye(4, dtype=torch.float64).repeat(1, FRAMES, 1, 1)
+        poses[0, :, 0, 0] = poses[0, :, 2, 2] = yaw.cos()
+        poses[0, :, 0, 2], poses[0, :, 2, 0] = yaw.sin(), -yaw.sin()
+        selected = torch.zeros(1, len(STARTS), FRAMES, dtype=torch.bool)
+        for group, start in enumerate(STARTS):
+            picks = memory.select(poses[:, :start], poses[:, start : start + CHUNK], Camera())
+            selected[0, group, picks[0]] = True
+    return drawing.episode_coords(FRAMES, TOKENS, min(memory.gists, 1), CHUNK, selected=selected)
 
 
 def main() -> None:
     folder = Path(__file__).parent / "masks"
     folder.mkdir(exist_ok=True)
-    for name, memory in ROWS.items():
-        if memory.joint:
-            continue  # nothing is kept of frames that stand beside a chunk: no mask to show
-        memory = replace(memory, **{k: n for k, n in SMALL.items() if hasattr(memory, k)})
-        starts = range(1, FRAMES - CHUNK + 1, CHUNK)
-        selected = None
-        if memory.retrieves:
-            yaw = torch.arange(FRAMES).double() * torch.pi / 12
-            poses = torch.eye(4, dtype=torch.float64).repeat(1, FRAMES, 1, 1)
-            poses[0, :, 0, 0] = poses[0, :, 2, 2] = yaw.cos()
-            poses[0, :, 0, 2], poses[0, :, 2, 0] = yaw.sin(), -yaw.sin()
-            selected = torch.zeros(1, len(starts), FRAMES, dtype=torch.bool)
-            for group, start in enumerate(starts):
-                picks = memory.select(poses[:, :start], poses[:, start : start + CHUNK], Camera())
-                selected[0, group, picks[0]] = True
-        coords = drawing.episode_coords(
-            FRAMES, TOKENS, min(memory.gists, 1), CHUNK, selected=selected
-        )
-        (folder / f"{name}.svg").write_text(drawing.svg(memory, coords))
+    for name, row in ROWS.items():
+        memory = small(row)
+        (folder / f"{name}.svg").write_text(drawing.svg(memory, laid_out(memory)))
         print(folder / f"{name}.svg")
 
 

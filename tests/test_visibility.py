@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -203,8 +205,25 @@ def test_a_rule_draws_itself():
     text = drawing.text(memory, coords)
     assert text.count("#") == int(mask.sum())
     picture = drawing.svg(memory, coords)
-    assert picture.count("<rect") == mask.numel() + 1
-    assert picture.count("#eeeeee") == int((~mask).sum())
+    cells = re.findall(r'x="(\d+)" y="(\d+)" width="(\d+)" height="14" fill="#(?!e)', picture)
+    drawn = torch.zeros_like(mask)
+    for cell in cells:
+        x, y, width = (int(n) // 14 for n in cell)  # the margin is 30: two cells and a bit
+        assert not drawn[y - 2, x - 2 : x - 2 + width].any()
+        drawn[y - 2, x - 2 : x - 2 + width] = True
+    assert torch.equal(drawn, mask)
+
+
+def test_joint_frames_are_drawn_beside_their_chunk():
+    coords = drawing.episode_coords(5, tokens=2, gists=0, chunk=2, beside=(3, 1))
+    assert drawing.labels(coords)[10:17] == ["n1", "n1", "n2", "n2", "c0", "c1", "c2"]
+    block = torch.ones(7, 7, dtype=torch.bool)
+    for name, clean in (("joint-5", False), ("mixture", False), ("learned-4", True)):
+        mask = ROWS[name].rule().mask(coords, coords)
+        assert torch.equal(mask[10:, 10:], torch.block_diag(block, block))
+        # The last frame before each chunk is seen whole where the others are made smaller.
+        assert mask[10:17, :10].any(0).tolist() == [clean, clean] + [False] * 8
+        assert mask[17:, :10].any(0).tolist() == [False] * 4 + [clean, clean] + [False] * 4
 
 
 def test_bad_rows_are_refused():

@@ -6,6 +6,7 @@ What is drawn is computed from the rule, so a page that shows it cannot disagree
 from __future__ import annotations
 
 from html import escape
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -13,19 +14,21 @@ from torch import Tensor
 from loci.memory.base import Memory
 from loci.visibility import Coords, Kind
 
-LETTERS = {Kind.CLEAN: "f", Kind.GIST: "g", Kind.NOISY: "n", Kind.ACTION: "a"}
+LETTERS = {Kind.CLEAN: "f", Kind.GIST: "g", Kind.NOISY: "n", Kind.ACTION: "a",
+           Kind.CONTEXT: "c"}
 COLOURS = {Kind.CLEAN: "#4878a8", Kind.GIST: "#d98a29", Kind.NOISY: "#7a9a50",
-           Kind.ACTION: "#a05a8c"}
+           Kind.ACTION: "#a05a8c", Kind.CONTEXT: "#4a9c9c"}
 
 
 def episode_coords(
     frames: int, tokens: int, gists: int, chunk: int = 1, actions: int = 0,
-    selected: Tensor | None = None,
+    selected: Tensor | None = None, beside: tuple[int, int] = (0, 0),
 ) -> Coords:
     """An episode laid out for drawing: f_0 g_0 f_1 g_1 ..., then actions, then noisy chunks.
 
     `tokens` L and `gists` M a frame; every chunk of `chunk` frames after the first frame is drawn
-    as noise, and `actions` noisy action tokens after every frame.
+    as noise, and `actions` noisy action tokens after every frame. `beside`: how many context frames
+    of a joint memory follow each chunk, and the tokens of one; they are numbered in their order.
     """
     parts = []
     for t in range(frames):
@@ -42,6 +45,9 @@ def episode_coords(
         covered = torch.arange(start, start + chunk)
         now, owner = torch.full_like(covered, start - 1), torch.full_like(covered, group)
         parts.append(Coords.grid(covered, (1, tokens), Kind.NOISY, now, owner))
+        order = torch.arange(beside[0])
+        now, owner = torch.full_like(order, start - 1), torch.full_like(order, group)
+        parts.append(Coords.grid(order, (1, beside[1]), Kind.CONTEXT, now, owner))
     return Coords.cat(parts).with_selected(selected)
 
 
@@ -74,13 +80,15 @@ def svg(memory: Memory, coords: Coords, cell: int = 14) -> str:
     mask = mask[0] if mask.dim() == 3 else mask
     names, kinds = labels(coords), [Kind(k) for k in coords.kind.tolist()]
     margin = 30
-    size = margin + cell * len(names) + 2
+    side = cell * len(names)
+    size = margin + side + 2
     title = escape(str(memory.to_dict()))
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" '
         f'height="{size}" font-family="monospace" font-size="{cell * 0.62:.1f}" role="img">',
         f"<title>Who sees whom: {title}</title>",
         f'<rect width="{size}" height="{size}" fill="#ffffff"/>',
+        f'<rect x="{margin}" y="{margin}" width="{side}" height="{side}" fill="#eeeeee"/>',
     ]
     for i, name in enumerate(names):
         middle = margin + cell * (i + 0.5)
@@ -89,10 +97,17 @@ def svg(memory: Memory, coords: Coords, cell: int = 14) -> str:
             f'<text transform="translate({middle + 3:.1f} {margin - 4}) rotate(-90)">{name}</text>'
         )
     for q, row in enumerate(mask.tolist()):
-        for k, seen in enumerate(row):
-            fill = COLOURS[kinds[k]] if seen else "#eeeeee"
-            out.append(
-                f'<rect x="{margin + cell * k}" y="{margin + cell * q}" width="{cell - 1}" '
-                f'height="{cell - 1}" fill="{fill}"/>'
-            )
+        at = 0
+        # One rectangle for neighbouring keys of a kind.
+        for (seen, kind), run in groupby(zip(row, kinds, strict=True)):
+            width = len(list(run))
+            if seen:
+                out.append(
+                    f'<rect x="{margin + cell * at}" y="{margin + cell * q}" '
+                    f'width="{cell * width}" height="{cell}" fill="{COLOURS[kind]}"/>'
+                )
+            at += width
+    lines = [margin + cell * i for i in range(len(names) + 1)]
+    grid = "".join(f"M{x} {margin}v{side}M{margin} {x}h{side}" for x in lines)
+    out.append(f'<path d="{grid}" stroke="#ffffff"/>')
     return "\n".join([*out, "</svg>"]) + "\n"
