@@ -105,9 +105,11 @@ class Memory(Config, family=True):
 
     @property
     def placement(self) -> str:
-        """Where joint frames stand in time for Wan's own rotary positions: "prefix", right before
-        the chunk, or "suffix", right after it (Echo-Memory)."""
-        return "prefix"
+        """Where joint frames stand in time for Wan's own rotary positions: "suffix", right after
+        the chunk (Echo-Memory), or "prefix", right before it. Where angles come from camera rays
+        (`WanConfig.camera` "rotary") there is no such place, and a world model takes "suffix" alone
+        so that no two rows differ by name only."""
+        return "suffix"
 
     def mixer(self, channels: int) -> nn.Module | None:
         """What makes other frames of the joint ones: a module from (picked, chunk), two `Frames`

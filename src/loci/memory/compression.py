@@ -55,6 +55,11 @@ class Compressed(Joint, name="compressed"):
                 f"learned compression by {self.ratio} is no square; frames shrink by its root a "
                 "side: use 1, 4, 9, ..."
             )
+        if self.scheme == "learned" and (self.gain, self.decay) != (1, 1):
+            raise LociError(
+                "learned compression weighs no frames: gain and decay would change nothing; leave "
+                "them out"
+            )
         if self.gain <= 0 or not 0 < self.decay <= 1:
             raise LociError(
                 f"weights of gain {self.gain} and decay {self.decay}; use a gain above 0 and a "

@@ -21,8 +21,9 @@ PLACEMENTS = ("prefix", "suffix")
 class Joint(Context, name="joint"):
     """The first frame, `frames` - 1 retrieved ones and the last, raw, beside each chunk.
 
-    placement: "suffix" puts them behind the chunk in time, "prefix" before it. That moves Wan's own
-    rotary positions; the angles of camera rays know no time.
+    placement: "suffix" puts them behind the chunk in time, "prefix" before it. It moves Wan's own
+    rotary positions and nothing else: the angles of camera rays know no time, and a world model
+    with camera "rotary", as in the recipes, refuses "prefix".
     """
 
     placement: str = "suffix"

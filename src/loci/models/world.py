@@ -50,6 +50,11 @@ class WorldConfig(Config):
             raise LociError("chunk and steps must be 1 or more")
         if self.dit.patch[0] != 1:
             raise LociError("a latent frame is one step of time; use a patch of 1 in time")
+        if self.memory.joint and self.dit.camera == "rotary" and self.memory.placement != "suffix":
+            raise LociError(
+                f"placement '{self.memory.placement}' would change nothing: it is a place in time, "
+                "and the angles of camera 'rotary' know none; leave it out, or use camera 'inject'"
+            )
 
     def build(self) -> WorldModel:
         return WorldModel(self)
