@@ -208,12 +208,16 @@ class Block(nn.Module):
         """Take in the text, then feed forward."""
         *_, shift, scale, gate = six
         if text is not None:
-            rows = self.norm3(x).reshape(len(text.bias), -1, x.shape[-1])
-            q = self.cross_attn.queries(rows)
-            y = F.scaled_dot_product_attention(
-                q, text.keys[layer], text.values[layer], attn_mask=text.bias.to(q.dtype)
-            )
-            x = x + self.cross_attn.output(y).view_as(x)
+            rows = x.reshape(len(text.bias), -1, x.shape[-1])
+            keys, values = text.keys[layer], text.values[layer]
+            if keys.shape[2] == 1:
+                y = values  # whoever asks, a single key has all the weight
+            else:
+                q = self.cross_attn.queries(self.norm3(rows))
+                y = F.scaled_dot_product_attention(
+                    q, keys, values, attn_mask=text.bias.to(q.dtype)
+                )
+            x = (rows + self.cross_attn.output(y)).view_as(x)
         return x + self.ffn(modulated_norm(x, shift, scale, self.eps)) * gate
 
 
