@@ -210,6 +210,32 @@ def test_a_memory_in_place_of_the_models_own_is_another_rule_for_the_same_weight
         assert not torch.allclose(packed_actions(wide, *inputs)[0], expected)
 
 
+def test_pauses_move_later_frames_in_time_and_change_nothing_else():
+    """The same pause before everything is none at all, since places only meet through their
+    differences; one in the middle leaves what came before it as it was."""
+    model = tiny_policy(MEMORIES["hybrid"])
+    data = episodes(model, 8)
+    inputs = [data[name] for name in ("latents", "actions", "time", "proprio")]
+    ahead = {"noisy": data["noisy"], "time": data["noisy_time"], "ahead": range(1, 8)}
+    first, middle = torch.zeros(2, 2, 8, dtype=torch.long)
+    first[:, 0], middle[1, 4] = 9, 6
+    with torch.no_grad():
+        plain = packed_actions(model, *inputs, **ahead)
+        early = packed_actions(model, *inputs, **ahead, pauses=first)
+        later = packed_actions(model, *inputs, **ahead, pauses=middle)
+        dense = packed_actions(model, *inputs, **ahead, pauses=middle, attention="dense")
+    for found, expected in zip(early, plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for found, expected in zip(later, dense, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    (actions, frames), (same, video) = later, plain
+    torch.testing.assert_close(actions[0], same[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actions[1, :4], same[1, :4], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(frames[1, :3], video[1, :3], atol=1e-5, rtol=1e-5)
+    assert (actions[1, 4:] - same[1, 4:]).abs().amax((1, 2)).min() > 1e-4
+    assert (frames[1, 3:] - video[1, 3:]).abs().flatten(1).amax(1).min() > 1e-4
+
+
 def begun():
     model = tiny_policy(MEMORIES["hybrid"])
     data = episodes(model, 4)

@@ -87,6 +87,7 @@ def packed_actions(
     ahead: Sequence[int] = (),
     clean_time: Tensor | None = None,
     after: Sequence[int] | None = None,
+    pauses: Tensor | None = None,
     memory: Memory | None = None,
     attention: str = "windowed",
     texts: Texts = NO_TEXT,
@@ -99,31 +100,40 @@ def packed_actions(
     each other); action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
     state at these frames. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of
     them, 1 or more each), of which each knows what came before it and never its own clean copy.
-    clean_time (B, T): noise levels of the clean frames where they were noised. memory: in place of
-    the model's own, with as many gists. recompute: as for `mot.run`. Returns the network's
-    outputs, of the shapes of `actions` and of `noisy`.
+    clean_time (B, T): noise levels of the clean frames where they were noised. pauses (B, T): by
+    how many frames each frame and all after it stand later in time than they were seen; nothing
+    but the rotary positions knows. memory: in place of the model's own, with as many gists.
+    recompute: as for `mot.run`. Returns the network's outputs, of the shapes of `actions` and of
+    `noisy`.
     """
     world, expert = model.world, model.expert
     place = torch.arange(clean.shape[1], device=clean.device)
     still = torch.eye(4, dtype=torch.float64, device=clean.device)
     if clean_time is None:
         clean_time = torch.zeros(clean.shape[:2], device=clean.device)
+    shift = None if pauses is None else pauses.long().cumsum(1)
+
+    def placed(coords: Coords) -> Coords:
+        """Where tokens stand in time for the rotary positions."""
+        return coords if shift is None else coords.later(shift[:, coords.frame])
+
     lanes, coords, readers = [], [], []
     if world.writes:
         coords.append(world.clean_coords(place))
         poses = still.expand(*clean.shape[:2], 4, 4)
-        segment = world.clean_segment(clean, poses, coords[0], clean_time)
+        segment = world.clean_segment(clean, poses, placed(coords[0]), clean_time)
         lanes.append(Lane(world.dit, segment, texts.video))
     if noisy is not None and time is not None:
         coords.append(world.chunk_coords(torch.tensor(ahead, device=clean.device), 1))
         poses = still.expand(len(noisy), len(ahead), 1, 4, 4)
-        segment = world.chunk_segment(noisy[:, :, None], poses, coords[-1], time, None)
+        segment = world.chunk_segment(noisy[:, :, None], poses, placed(coords[-1]), time, None)
         lanes.append(Lane(world.dit, segment, texts.video))
         readers.append(_Reader([frame - 1 for frame in ahead], own))
     after = list(range(actions.shape[1])) if after is None else list(after)
     coords.append(expert.coords(torch.tensor(after, device=clean.device), len(ahead)))
     context = expert.context(proprio, texts.actions)
-    lanes.append(Lane(expert, expert.segment(actions, action_time, coords[-1]), context))
+    segment = expert.segment(actions, action_time, placed(coords[-1]))
+    lanes.append(Lane(expert, segment, context))
     readers.append(_Reader(after, model.read_carry))
 
     groups = [len(reader.before) for reader in readers]

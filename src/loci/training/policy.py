@@ -37,8 +37,10 @@ class PolicyRun(RunConfig, name="policy"):
     batch: episodes a step. draws: noise draws of each chunk in a step, side by side. clean_noise:
     clean frames are noised up to this level. video, actions: weights of the two losses. ahead:
     frames of an episode whose prediction is supervised in a step, picked at random (None: all of
-    them); without a video loss there are none. windows: where given, each step picks the memory's
-    window among these. attention, recompute: see `packed_actions`.
+    them); without a video loss there are none. pause, longest: before every frame time goes on,
+    with this chance, by up to so many frames that nobody saw, so that a fact can be held for longer
+    than any demonstration lasts (randomised positions, arXiv 2305.16843). windows: where given,
+    each step picks the memory's window among these. attention, recompute: see `packed_actions`.
     """
 
     kind: ClassVar[str] = KIND
@@ -50,6 +52,8 @@ class PolicyRun(RunConfig, name="policy"):
     video: float = 1.0
     actions: float = 1.0
     ahead: int | None = None
+    pause: float = 0.0
+    longest: int = 24
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False
@@ -61,6 +65,8 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError("batch, draws and ahead count; use 1 or more")
         if self.video < 0 or self.actions <= 0:
             raise LociError("the losses' weights: actions more than 0, video 0 or more")
+        if not 0 <= self.pause <= 1 or self.longest < 1:
+            raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
         if self.windows and not hasattr(self.model.world.memory, "window"):
             name = type(self.model.world.memory).__name__
             raise LociError(f"{name} has no window to vary; leave `windows` out")
@@ -92,7 +98,8 @@ class PolicyTask:
         latents, clean_noise (B, T, C, h, w); clean_time (B, T); proprio (B, T, P); actions, valid
         (B, T, n, A) and (B, T, n); noise (B, T * draws, n, A) and time (B, T * draws), draw by
         draw; with a video loss noisy (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the
-        same for all), and seen (B, V), where they are in the episode; window (B,) where it varies.
+        same for all), and seen (B, V), where they are in the episode; pauses (B, T) and window (B,)
+        where there are any.
         """
         config, model = self.config, self.config.model
         picks = picked(config.train.seed, step, config.batch, len(self.data))
@@ -108,6 +115,10 @@ class PolicyTask:
             "clean_time": config.clean_noise * torch.rand(rows, frames, generator=draw),
             "clean_noise": torch.randn(latents.shape, generator=draw),
         }
+        if config.pause:
+            happens = torch.rand(rows, frames, generator=draw) < config.pause
+            length = torch.randint(1, config.longest + 1, (rows, frames), generator=draw)
+            batch["pauses"] = length * happens
         if config.video and frames > 1:
             wanted = frames - 1 if config.ahead is None else min(config.ahead, frames - 1)
             ahead = 1 + torch.randperm(frames - 1, generator=draw)[:wanted].sort().values
@@ -139,6 +150,7 @@ class PolicyTask:
             model, clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]).repeat(1, config.draws, 1),
             after=list(range(frames)) * config.draws, clean_time=clean_time,
+            pauses=batch.get("pauses"),
             memory=self._memory(batch), attention=config.attention, recompute=config.recompute,
             **extra,
         )
