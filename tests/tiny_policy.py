@@ -8,6 +8,7 @@ from torch import Tensor
 from loci.flow import Flow
 from loci.memory import (
     TTT,
+    ActionHistory,
     FullHistory,
     GatedDelta,
     Hybrid,
@@ -21,6 +22,7 @@ from loci.models.codecs import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig, WorldActionModel
+from loci.policy import Policy
 from loci.types import Camera
 
 # What the study of policies compares, and the rest that a policy can have.
@@ -36,6 +38,10 @@ MEMORIES: dict[str, Memory] = {
     "ttt-muon": TTT(window=2, momentum=0.9, muon=True),
     "tower": Tower(anchors=1, window=1, gists_per_frame=2, branching=3),
     "none": NoMemory(),
+    "hybrid-acts": ActionHistory(memory=Hybrid(anchors=2, window=2, gists_per_frame=3)),
+    "full-acts": ActionHistory(memory=FullHistory()),
+    "window-acts": ActionHistory(memory=SlidingWindow(window=2)),
+    "ttt-acts": ActionHistory(memory=TTT(window=2)),
 }
 HORIZON, ACTIONS, PROPRIO, TEXT = 4, 5, 6, 8
 
@@ -73,7 +79,8 @@ def tiny_policy(memory: Memory, text: bool = False, layers: int = 2) -> WorldAct
 def episodes(
     model: WorldActionModel, frames: int, batch: int = 2, seed: int = 1
 ) -> dict[str, Tensor]:
-    """Latents (B, T, C, h, w), noisy actions (B, T, n, A), their times, states, noisy frames."""
+    """Latents (B, T, C, h, w), noisy actions (B, T, n, A), their times, states, noisy frames, and
+    normalised actions that were carried out (B, T, n, A)."""
     draw = torch.Generator().manual_seed(seed)
     shape = model.world.latent_shape
     return {
@@ -83,7 +90,16 @@ def episodes(
         "proprio": torch.randn(batch, frames, PROPRIO, generator=draw),
         "noisy": torch.randn(batch, frames - 1, *shape, generator=draw),
         "noisy_time": torch.rand(batch, frames - 1, generator=draw),
+        "executed": torch.randn(batch, frames, HORIZON, ACTIONS, generator=draw),
     }
+
+
+def watch(policy: Policy, data: dict[str, Tensor], frames: range) -> Policy:
+    """Show a policy some frames of an episode, one by one, with what was done between them."""
+    for t in frames:
+        done = policy.model.actions.inverse(data["executed"][:, t - 1]) if t else None
+        policy.observe_latents(data["latents"][:, t : t + 1], data["proprio"][:, t], done)
+    return policy
 
 
 def instructions(batch: int = 2) -> Tensor:

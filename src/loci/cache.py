@@ -5,8 +5,10 @@ is free:
 
     [ gists in a window | recent frames (a ring) | kept for ever: anchors and gists -> | scratch ]
 
-The ring fills from the right, so that what is alive is always one slice. Gists that are summed up
-stand on a stack instead, behind the anchors: a new set takes the place of those that it sums up.
+The ring fills from the right, so that what is alive is always one slice. Actions that were carried
+out between two frames stay for ever too, before what stays of the later frame. Gists that are
+summed up stand on a stack instead, behind the anchors: a new set takes the place of those that it
+sums up.
 Which tokens go where follows from the rule (`Memory.plan`); every slot carries the coordinates of
 its token, so that what the cache shows can be checked against the rule at any time. Tokens being
 denoised use the scratch behind the last kept one: it belongs to nobody, and no commit ever looks at
@@ -34,17 +36,24 @@ ordinary = partial(torch.inference_mode, mode=False)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of each frame stand, by arithmetic alone. L tokens and M gists a frame."""
+    """Where the tokens of each frame stand, by arithmetic alone. L tokens and M gists a frame, and
+    n executed actions between two frames, where these are kept."""
 
     plan: Plan
     tokens: int
     gists: int
+    actions: int = 0
 
     def __post_init__(self) -> None:
         if self.stack and self.plan.clean.recent is None:
             raise LociError(
                 "frames that stay for ever and gists that are summed up cannot both be last in the "
                 "cache; give the memory a window, or keep every gist"
+            )
+        if self.actions and (self.stack or self.plan.executed.recent is not None):
+            raise LociError(
+                "executed actions stay for ever, last in the cache; let the rule show all of them, "
+                "and sum up no gists"
             )
 
     @property
@@ -65,7 +74,7 @@ class Layout:
             return self.stack.held(frames) * self.gists
         whole = frames if clean.recent is None else min(frames, clean.anchors)
         marks = frames if gist.recent is None else min(frames, gist.anchors)
-        return whole * self.tokens + marks * self.gists
+        return whole * self.tokens + marks * self.gists + max(frames - 1, 0) * self.actions
 
     def end(self, frames: int) -> int:
         """One past the last slot in use after `frames` frames: where the scratch begins."""
@@ -82,10 +91,14 @@ class Layout:
         return self.stack is not None and (frame + 1) % self.stack.base == 0
 
     def place(self, frame: int) -> list[tuple[Kind, int, int]]:
-        """(kind, first slot, count) for each part of a frame that is about to be written."""
+        """(kind, first slot, count) for each part of a frame that is about to be written, the
+        actions that led to it first."""
         clean, gist = self.plan.clean, self.plan.gist
         stays = clean.recent is None or frame < clean.anchors
         kept, parts = self.end(frame), []
+        if self.actions and frame:
+            parts.append((Kind.EXECUTED, kept, self.actions))
+            kept += self.actions
         if stays and self.stack:
             # From the right, as in the ring, so that what is alive is one slice from the start.
             parts.append((Kind.CLEAN, self.rings - (frame + 1) * self.tokens, self.tokens))
@@ -157,12 +170,16 @@ class Cache:
     def mark(self, streams: slice, coords: Coords, frame: int) -> list[tuple[slice, int]]:
         """Give a frame its slots (evicting whoever stood there) and say which token goes where.
 
-        coords: tokens (S,), those of one frame and kind side by side. Returns (tokens, first
-        slot) pairs.
+        coords: tokens (S,), those of one frame and kind side by side: all of the frame's own, or
+        the actions that led to it, which bear the number of the frame before. Returns (tokens,
+        first slot) pairs.
         """
-        moves = []
+        executed = bool((coords.kind == int(Kind.EXECUTED)).all())
+        number, moves = frame - executed, []
         for kind, start, count in self.layout.place(frame):
-            begin = int(((coords.frame == frame) & (coords.kind == int(kind))).nonzero()[0, 0])
+            if (kind == Kind.EXECUTED) != executed:
+                continue  # it goes through the network in a pass of its own
+            begin = int(((coords.frame == number) & (coords.kind == int(kind))).nonzero()[0, 0])
             which = slice(begin, begin + count)
             values = torch.stack([getattr(coords, name)[which] for name in FIELDS], dim=-1)
             self.slots[streams, start : start + count] = values

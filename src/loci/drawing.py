@@ -15,28 +15,31 @@ from loci.memory.base import Memory
 from loci.visibility import Coords, Kind
 
 LETTERS = {Kind.CLEAN: "f", Kind.GIST: "g", Kind.NOISY: "n", Kind.ACTION: "a",
-           Kind.CONTEXT: "c"}
+           Kind.CONTEXT: "c", Kind.EXECUTED: "e"}
 COLOURS = {Kind.CLEAN: "#4878a8", Kind.GIST: "#d98a29", Kind.NOISY: "#7a9a50",
-           Kind.ACTION: "#a05a8c", Kind.CONTEXT: "#4a9c9c"}
+           Kind.ACTION: "#a05a8c", Kind.CONTEXT: "#4a9c9c", Kind.EXECUTED: "#b04a4a"}
 
 
 def episode_coords(
     frames: int, tokens: int, gists: int, chunk: int = 1, actions: int = 0,
-    selected: Tensor | None = None, beside: tuple[int, int] = (0, 0),
+    selected: Tensor | None = None, beside: tuple[int, int] = (0, 0), executed: int = 0,
 ) -> Coords:
-    """An episode laid out for drawing: f_0 g_0 f_1 g_1 ..., then actions, then noisy chunks.
+    """An episode laid out for drawing: f_0 g_0 e_0 f_1 g_1 ..., then actions, then noisy chunks.
 
-    `tokens` L and `gists` M a frame; every chunk of `chunk` frames after the first frame is drawn
-    as noise, and `actions` noisy action tokens after every frame. `beside`: how many context frames
-    of a joint memory follow each chunk, and the tokens of one; they are numbered in their order.
+    `tokens` L and `gists` M a frame, and `executed` actions between two frames; every chunk of
+    `chunk` frames after the first frame is drawn as noise, and `actions` noisy action tokens after
+    every frame. `beside`: how many context frames of a joint memory follow each chunk, and the
+    tokens of one; they are numbered in their order.
     """
-    parts = []
+    parts, starts = [], range(1, frames - chunk + 1, chunk)
     for t in range(frames):
         now, nobody = torch.tensor([t]), torch.tensor([-1])
         parts.append(Coords.grid(now, (1, tokens), Kind.CLEAN, now, nobody))
         if gists:
             parts.append(Coords.grid(now, (1, gists), Kind.GIST, now, nobody))
-    starts = range(1, frames - chunk + 1, chunk)
+        if executed and t < frames - 1:
+            owner = torch.tensor([len(starts) + frames + t])
+            parts.append(Coords.grid(now, (1, executed), Kind.EXECUTED, now, owner))
     for t in range(frames) if actions else ():
         now = torch.tensor([t])
         owner = torch.tensor([len(starts) + t])

@@ -23,7 +23,7 @@ from loci.models.trunk import Text, Turn
 from loci.models.world import WorldModel
 from loci.models.world_action import NO_TEXT, Texts, WorldActionModel
 from loci.types import Frames
-from loci.visibility import Coords
+from loci.visibility import Coords, Kind
 
 
 def packed_pass(
@@ -69,7 +69,8 @@ def packed_pass(
         lanes.insert(0, Lane(model.dit, model.clean_segment(clean, poses, written, clean_time),
                              text))
         coords.insert(0, written)
-    attend = _executor(model, coords, attention, clean.shape[:2], [len(starts)])
+    memory = model.config.memory
+    attend = _executor(model, coords, attention, clean.shape[:2], [len(starts)], memory)
     reader = _Reader([start - 1 for start in starts], own)
     tokens = run(lanes, attend, _recall(model, [reader]))[-1]
     return model.head(tokens, time, span)
@@ -87,6 +88,7 @@ def packed_actions(
     ahead: Sequence[int] = (),
     clean_time: Tensor | None = None,
     after: Sequence[int] | None = None,
+    executed: Tensor | None = None,
     pauses: Tensor | None = None,
     memory: Memory | None = None,
     attention: str = "windowed",
@@ -100,13 +102,16 @@ def packed_actions(
     each other); action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
     state at these frames. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of
     them, 1 or more each), of which each knows what came before it and never its own clean copy.
+    executed (B, T - 1 or T, n, A), normalised: the chunks that were carried out after the frames;
+    wanted where the memory keeps them, unused elsewhere. They are read with the first states of
+    `proprio`, so that `after` must begin with those frames; nobody sees the one after the last.
     clean_time (B, T): noise levels of the clean frames where they were noised. pauses (B, T): by
     how many frames each frame and all after it stand later in time than they were seen; nothing
     but the rotary positions knows. memory: in place of the model's own, with as many gists.
     recompute: as for `mot.run`. Returns the network's outputs, of the shapes of `actions` and of
-    `noisy`.
+    `noisy`. LociError for executed actions that are missing or do not fit.
     """
-    world, expert = model.world, model.expert
+    world, expert, memory = model.world, model.expert, memory or model.config.world.memory
     place = torch.arange(clean.shape[1], device=clean.device)
     still = torch.eye(4, dtype=torch.float64, device=clean.device)
     if clean_time is None:
@@ -123,13 +128,22 @@ def packed_actions(
         poses = still.expand(*clean.shape[:2], 4, 4)
         segment = world.clean_segment(clean, poses, placed(coords[0]), clean_time)
         lanes.append(Lane(world.dit, segment, texts.video))
+    after = list(range(actions.shape[1])) if after is None else list(after)
+    between = clean.shape[1] - 1
+    if memory.executed and between:
+        done = _checked(executed, actions, between, after)
+        coords.append(expert.coords(place[:-1], len(ahead) + len(after), Kind.EXECUTED))
+        zero = torch.zeros(done.shape[:2], device=clean.device)
+        segment = expert.segment(done, zero, placed(coords[-1]), silent=True)
+        context = expert.context(proprio[:, :between], texts.actions)
+        lanes.append(Lane(expert, segment, context))
+        readers.append(_Reader(list(range(between)), model.read_carry))
     if noisy is not None and time is not None:
         coords.append(world.chunk_coords(torch.tensor(ahead, device=clean.device), 1))
         poses = still.expand(len(noisy), len(ahead), 1, 4, 4)
         segment = world.chunk_segment(noisy[:, :, None], poses, placed(coords[-1]), time, None)
         lanes.append(Lane(world.dit, segment, texts.video))
         readers.append(_Reader([frame - 1 for frame in ahead], own))
-    after = list(range(actions.shape[1])) if after is None else list(after)
     coords.append(expert.coords(torch.tensor(after, device=clean.device), len(ahead)))
     context = expert.context(proprio, texts.actions)
     segment = expert.segment(actions, action_time, placed(coords[-1]))
@@ -143,6 +157,26 @@ def packed_actions(
     if noisy is not None and time is not None:
         video = world.head(tokens[-2], time, 1)[:, :, 0]
     return expert.head(tokens[-1]), video
+
+
+def _checked(
+    executed: Tensor | None, actions: Tensor, between: int, after: Sequence[int]
+) -> Tensor:
+    """The chunks that were carried out between frames, (B, T - 1, n, A)."""
+    if executed is None:
+        raise LociError("this memory keeps action history: give the `executed` chunks too")
+    rows, _, *chunk = actions.shape
+    if executed.shape not in [(rows, count, *chunk) for count in (between, between + 1)]:
+        raise LociError(
+            f"executed actions of shape {tuple(executed.shape)}; give all chunks between the "
+            f"frames, {(rows, between, *chunk)}"
+        )
+    if after[:between] != list(range(between)):
+        raise LociError(
+            "executed chunks are read with the states that `proprio` begins with: let `after` "
+            "begin with all frames in their order"
+        )
+    return executed[:, :between]
 
 
 def retrieve(
@@ -229,11 +263,10 @@ def _read_apart(
 
 def _executor(
     model: WorldModel, coords: list[Coords], form: str, clean: Sequence[int],
-    groups: Sequence[int], memory: Memory | None = None,
+    groups: Sequence[int], memory: Memory,
 ) -> Attend:
     """Attention over lanes at `coords`: the clean frames (B, T) `clean`, where the model writes
     them, then lanes of so many `groups` each."""
-    memory = memory or model.config.memory
     rule, (streams, frames) = memory.rule(), clean
     if form == "dense":
         return Dense(rule, coords)

@@ -2,13 +2,16 @@
 
 What the cameras saw is encoded and committed to a `Session` by one clean pass of the video
 transformer; an act is Euler over action tokens alone, which read the cached keys, values and
-states and leave no trace. No video is generated (MemoryWAM, arXiv 2606.20562, Inference).
-`packed_actions` executes the same model under the same rule over a whole episode.
+states and leave no trace. No video is generated (MemoryWAM, arXiv 2606.20562, Inference). Where the
+memory keeps action history, the chunk that was carried out goes once through the expert, and then
+what was seen after it through the video transformer. `packed_actions` executes the same model under
+the same rule over a whole episode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,8 @@ from loci.cache import ordinary
 from loci.errors import LociError
 from loci.models.mot import Lane, run
 from loci.models.trunk import Text
+from loci.session import Session
+from loci.visibility import Coords, Kind
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
@@ -36,7 +41,7 @@ class Policy:
         gradients: bool = False,
     ):
         self.model = model
-        self.session = model.world.session(batch, capacity, gradients)
+        self.session = Session(model.world, batch, capacity, gradients, model.history)
         self.batch, self.gradients = batch, gradients
         self.text: Text | None = None
         self.proprio = torch.zeros(batch, model.config.expert.proprio, device=self.session.device)
@@ -67,17 +72,21 @@ class Policy:
             self.proprio[name] = 0
 
     def observe(
-        self, images: Tensor, proprio: Tensor, streams: Sequence[int] | None = None
+        self, images: Tensor, proprio: Tensor, executed: Tensor | None = None,
+        streams: Sequence[int] | None = None,
     ) -> None:
-        """Commit what the cameras saw: images (B, n, H, W, 3) uint8, one mosaic each.
+        """Commit what the cameras saw: images (B, m, H, W, 3) uint8, one mosaic each.
 
         One image at the start of an episode, then those of the codec's `images_per_frame` moments
         of each chunk that was carried out. proprio (B, P): the robot's state now, in its own units.
-        Raises LociError, with nothing changed, for other shapes and for numbers that are not
-        finite.
+        executed (B, n, A), in the robot's units: the actions that were carried out since the last
+        observation, whatever `act` had returned. Wanted after the first observation of an episode
+        where the memory keeps action history, checked and unused elsewhere. Raises LociError, with
+        nothing changed, for other shapes and for numbers that are not finite.
         """
         names = self._names(streams, len(images))
         proprio = self._check_proprio(proprio, len(names))
+        executed = self._check_executed(executed, names)
         codec = self.model.world.codec
         camera = self.model.config.world.camera
         if images.dim() != 5 or images.shape[2:] != (camera.height, camera.width, 3):
@@ -95,16 +104,19 @@ class Policy:
                 for row, name in enumerate(names)
             ]
             latents, states = torch.cat([new for new, _ in pushed]), [s for _, s in pushed]
-        self._commit(latents, proprio, names)
+        self._commit(latents, proprio, executed, names)
         for name, state in zip(names, states, strict=True):
             self._encoder[name] = state
 
     def observe_latents(
-        self, latents: Tensor, proprio: Tensor, streams: Sequence[int] | None = None
+        self, latents: Tensor, proprio: Tensor, executed: Tensor | None = None,
+        streams: Sequence[int] | None = None,
     ) -> None:
-        """As `observe`, for frames that were encoded before: latents (B, T, C, h, w)."""
+        """As `observe`, for frames that were encoded before: latents (B, T, C, h, w), one by one
+        where the memory keeps action history."""
         names = self._names(streams, len(latents))
-        self._commit(latents, self._check_proprio(proprio, len(names)), names)
+        proprio = self._check_proprio(proprio, len(names))
+        self._commit(latents, proprio, self._check_executed(executed, names), names)
 
     def act(
         self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None
@@ -169,45 +181,72 @@ class Policy:
         tree = memory_file.load(path, model)
         return cls(model, len(tree["proprio"])).restore(tree)
 
-    def _commit(self, latents: Tensor, proprio: Tensor, names: list[int]) -> None:
+    def _commit(
+        self, latents: Tensor, proprio: Tensor, executed: Tensor | None, names: list[int]
+    ) -> None:
+        if self.model.history and latents.shape[1] != 1:
+            raise LociError(
+                f"{latents.shape[1]} frames at once, and actions were carried out between them; "
+                "with action history, observe one frame after the other"
+            )
         still = torch.eye(4, dtype=torch.float64).expand(*latents.shape[:2], 4, 4)
+        if executed is not None:
+            # They count once the frame is written: until then, nothing is changed.
+            with self._graph():
+                keep = partial(streaming.keep, self.session.cache, self.session.rule)
+                self._expert(names, Kind.EXECUTED, keep)(executed, 0.0)
         self.session.write(latents, still, names)
         self.proprio[names] = proprio
 
     def _step(self, names: list[int]) -> Any:
-        """One pass of the expert, (actions (B, n, A), time) -> its output: what these chunks may
-        see of the past is looked up once."""
-        model, cache = self.model, self.session.cache
-        horizon, width = model.config.expert.horizon, model.config.expert.actions
-        written = [cache.written[name] for name in names]
-        if not all(written):
+        """One pass over noisy chunks, (actions (B, n, A), time) -> the expert's output: what these
+        chunks may see of the past is looked up once."""
+        config = self.model.config.expert
+        if not all(self.session.cache.written[name] for name in names):
             raise LociError("nothing to act on: observe the scene before acting")
-        cache.reserve(cache.layout.room(max(written)) + horizon)
-        coords = model.expert.coords(torch.tensor([-1]))
+
+        def job(group: streaming.Group, coords: Coords) -> streaming.Job:
+            cache = self.session.cache
+            return streaming.denoise(cache, streaming.look(cache, self.session.rule, group, coords))
+
+        forward = self._expert(names, Kind.ACTION, job)
+
+        def step(actions: Tensor, time: float | Tensor) -> Tensor:
+            if actions.shape[1:] != (config.horizon, config.actions):
+                raise LociError(
+                    f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
+                    f"(B, {config.horizon}, {config.actions})"
+                )
+            return self.model.expert.head(forward(actions, time))[:, 0]
+
+        return step
+
+    def _expert(
+        self, names: list[int], kind: Kind,
+        job: Callable[[streaming.Group, Coords], streaming.Job],
+    ) -> Callable[[Tensor, float | Tensor], Tensor]:
+        """Passes of the expert over the chunks after the last frames, (actions (B, n, A), time) ->
+        tokens (B, 1, n, D); job: the attention of a group of robots."""
+        model, cache = self.model, self.session.cache
+        written = [cache.written[name] for name in names]
+        cache.reserve(cache.layout.room(max(written)) + model.config.expert.horizon)
+        coords = model.expert.coords(torch.tensor([-1]), kind=kind)
         groups = streaming.group(cache, names)
-        views = [
-            streaming.look(cache, self.session.rule, g, coords.later(g.written)) for g in groups
-        ]
-        attend = streaming.attend(groups, [streaming.denoise(cache, view) for view in views])
+        attend = streaming.attend(groups, [job(g, coords.later(g.written)) for g in groups])
         recall = self.session.carried.reading(names, model.read_carry)
         place = coords.later(torch.tensor(written)[:, None]).to(self.session.device)
         text = None if self.text is None else self.text.rows(names)
         context = model.expert.context(self.proprio[names][:, None], text)
 
-        def step(actions: Tensor, time: float | Tensor) -> Tensor:
-            if actions.shape[1:] != (horizon, width):
-                raise LociError(
-                    f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
-                    f"(B, {horizon}, {width})"
-                )
+        def forward(actions: Tensor, time: float | Tensor) -> Tensor:
             times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
             segment = model.expert.segment(
-                actions[:, None], times.expand(len(names))[:, None], place, self._six(time)
+                actions[:, None], times.expand(len(names))[:, None], place, self._six(time),
+                silent=kind == Kind.EXECUTED,
             )
-            tokens = run([Lane(model.expert, segment, context)], attend, recall)[0]
-            return model.expert.head(tokens)[:, 0]
+            return run([Lane(model.expert, segment, context)], attend, recall)[0]
 
-        return step
+        return forward
 
     def _six(self, time: float | Tensor) -> Tensor | None:
         """What the expert makes of a time, worked out once for the fixed times of Euler's grid."""
@@ -238,6 +277,35 @@ class Policy:
         if not bool(torch.isfinite(proprio).all()):
             raise LociError("proprioception holds NaN or infinity; check the robot's joints")
         return self.model.proprio(proprio.to(self.session.device, torch.float32))
+
+    def _check_executed(self, executed: Tensor | None, names: list[int]) -> Tensor | None:
+        """The actions that were carried out, normalised; None where they are not kept."""
+        config, history = self.model.config.expert, self.model.history
+        begun = [name for name in names if self.session.cache.written[name]]
+        if executed is None:
+            if history and begun:
+                raise LociError(
+                    f"this memory keeps action history: give the actions that robots {begun} "
+                    f"carried out since their last observation, (B, {config.horizon}, "
+                    f"{config.actions})"
+                )
+            return None
+        if len(begun) < len(names):
+            raise LociError(
+                f"robots {sorted({*names} - {*begun})} begin an episode and have carried out "
+                "nothing yet; observe them in a call of their own, without executed actions"
+            )
+        shape = (len(names), config.horizon, config.actions)
+        if executed.shape != shape:
+            raise LociError(
+                f"executed actions of shape {tuple(executed.shape)}; this model wants {shape}: "
+                "the whole chunk, a row a robot"
+            )
+        if not bool(torch.isfinite(executed).all()):
+            raise LociError("executed actions hold NaN or infinity; check what was carried out")
+        if not history:
+            return None
+        return self.model.actions(executed.to(self.session.device, torch.float32))
 
     def _graph(self) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(self.gradients and torch.is_grad_enabled())

@@ -56,12 +56,13 @@ class Session:
     capacity: frames that fit before the buffers grow, by doubling (default: one and a chunk).
     gradients: writes and reads keep the graph, as far as autograd is on, until the streams are
     reset. They do not by default: a stream has no end, and its graph would have none either.
+    actions: places for so many executed actions between two frames, which a `Policy` fills.
     """
 
     @ordinary()
     def __init__(
         self, model: WorldModel, batch: int = 1, capacity: int | None = None,
-        gradients: bool = False,
+        gradients: bool = False, actions: int = 0,
     ):
         if batch < 1:
             raise LociError(f"a session of {batch} streams; use 1 or more")
@@ -71,7 +72,7 @@ class Session:
         memory, dit, weight = model.config.memory, model.config.dit, model.gist_bank
         self.device, self.dtype = weight.device, weight.dtype
         self.rule = memory.rule()
-        layout = Layout(memory.plan(), model.tokens, memory.gists)
+        layout = Layout(memory.plan(), model.tokens, memory.gists, actions)
         chunk = model.config.chunk
         capacity = 1 + chunk if capacity is None else capacity
         self.cache = Cache(
@@ -253,7 +254,9 @@ class Session:
 
     def fork(self, capacity: int | None = None) -> Session:
         """An independent session with the same past; capacity as for a new one."""
-        return Session(self.model, self.batch, capacity, self.gradients).restore(self.snapshot())
+        actions = self.cache.layout.actions
+        fork = Session(self.model, self.batch, capacity, self.gradients, actions)
+        return fork.restore(self.snapshot())
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Empty streams (default: all). Their text stays: `init` starts over with another."""

@@ -3,7 +3,8 @@
 Streams of one length that lie side by side go together, others one after the other: padding a
 ragged batch and masking it costs more than a loop over slices, and the linear layers stay batched.
 A job is the attention of one such group in every layer: `step` and `prefill` commit new frames
-while they attend, `look` finds what a chunk may see and `denoise` attends to it without a trace.
+while they attend, `look` finds what a chunk may see, `denoise` attends to it without a trace and
+`keep` leaves the chunk in the cache.
 """
 
 from __future__ import annotations
@@ -197,6 +198,20 @@ def denoise(cache: Cache, view: View) -> Job:
             keys[rows, :, stop:high], values[rows, :, stop:high] = k, v
             keys, values = keys[rows, :, low:high], values[rows, :, low:high]
         return None if q is None else F.scaled_dot_product_attention(q, keys, values, view.mask)
+
+    return job
+
+
+def keep(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
+    """Actions that were carried out after the last frame: they attend, then take their slots behind
+    all that is in use, where they count once the next frame is written."""
+    attend_ = denoise(cache, look(cache, rule, group, coords))
+    moves = cache.mark(group.streams, coords, group.written)
+
+    def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
+        seen = attend_(layer, q, k, v)
+        _commit(cache, layer, group, moves, k, v)
+        return seen
 
     return job
 

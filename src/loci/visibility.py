@@ -31,6 +31,7 @@ class Kind(IntEnum):
     GIST = 2  # one of the learnable tokens that summarise a frame
     ACTION = 3  # a robot action being denoised
     CONTEXT = 4  # a copy of the past that goes through the network beside a chunk
+    EXECUTED = 5  # a robot action that was carried out after its frame
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def recent(count: int) -> Rule:
 
 
 past = Rule(lambda q, k, s: k.frame <= q.now, "past")
+before = Rule(lambda q, k, s: k.frame < q.now, "before")
 same_frame = Rule(lambda q, k, s: k.frame == q.frame, "same_frame")
 same_group = Rule(lambda q, k, s: (k.group == q.group) & (k.group >= 0), "same_group")
 
@@ -278,6 +280,7 @@ class Plan:
 
     clean: Keep
     gist: Keep
+    executed: Keep = Keep(anchors=0, recent=0)
 
 
 FAR = 2**30  # a frame number at the end of time
@@ -291,7 +294,8 @@ def compile_plan(rule: Rule, reach: int = 4096) -> Plan:
     query at the end of time sees. What may be retrieved counts as visible. `Memory.plan` is what a
     mechanism's cache follows: this, unless it knows better.
     """
-    return Plan(clean=_keep(rule, Kind.CLEAN, reach), gist=_keep(rule, Kind.GIST, reach))
+    kinds = (Kind.CLEAN, Kind.GIST, Kind.EXECUTED)
+    return Plan(*(_keep(rule, kind, reach) for kind in kinds))
 
 
 def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
@@ -321,9 +325,9 @@ def _seen_later(rule: Rule, kind: Kind, frame: Tensor, now: Tensor) -> Tensor:
     zero = torch.zeros_like(frame)
     key_ = Coords(frame, zero, zero, zero + int(kind), frame, zero - 1)
     seen = torch.zeros_like(now, dtype=torch.bool)
-    for asker in (Kind.CLEAN, Kind.GIST, Kind.NOISY, Kind.ACTION):
+    for asker in (Kind.CLEAN, Kind.GIST, Kind.NOISY, Kind.ACTION, Kind.EXECUTED):
         ahead = now + (asker == Kind.NOISY)
-        group = zero if asker in (Kind.NOISY, Kind.ACTION) else zero - 1
+        group = zero if asker not in (Kind.CLEAN, Kind.GIST) else zero - 1
         everything = torch.ones(1, 1, 1, dtype=torch.bool)
         asking = Coords(ahead, zero, zero, zero + int(asker), now, group, everything)
         seen = seen | rule(asking, key_)

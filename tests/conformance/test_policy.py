@@ -14,7 +14,16 @@ import torch
 from loci.models.world_action import NO_TEXT
 from loci.packed import packed_actions
 from loci.policy import Policy
-from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, episodes, instructions, tiny_policy
+from tiny_policy import (
+    ACTIONS,
+    HORIZON,
+    MEMORIES,
+    PROPRIO,
+    episodes,
+    instructions,
+    tiny_policy,
+    watch,
+)
 from tiny_world import same
 
 FRAMES, BATCH = 13, 2
@@ -32,7 +41,7 @@ def packed(model, data, form, texts=NO_TEXT, video=True):
         extra = {"noisy": data["noisy"], "time": data["noisy_time"], "ahead": ahead}
     return packed_actions(
         model, data["latents"], data["actions"], data["time"], model.proprio(data["proprio"]),
-        attention=form, texts=texts, **extra,
+        executed=data["executed"], attention=form, texts=texts, **extra,
     )
 
 
@@ -40,7 +49,7 @@ def streamed(model, data, text=None):
     """Every chunk predicted by a policy that observes one frame after the other."""
     policy, outputs = model.policy(BATCH, capacity=2, gradients=True).init(text), []
     for t in range(FRAMES):
-        policy.observe_latents(data["latents"][:, t : t + 1], data["proprio"][:, t])
+        watch(policy, data, range(t, t + 1))
         outputs.append(policy.denoise(data["actions"][:, t], data["time"][:, t]))
     return torch.stack(outputs, dim=1)
 
@@ -53,7 +62,8 @@ def test_packed_equals_closed_loop_in_values_and_gradients(name, text):
     for form in ("dense", "windowed", "stream"):
         latents = data["latents"].clone().requires_grad_()
         actions = data["actions"].clone().requires_grad_()
-        here = data | {"latents": latents, "actions": actions}
+        executed = data["executed"].clone().requires_grad_()
+        here = data | {"latents": latents, "actions": actions, "executed": executed}
         model.zero_grad()
         if form == "stream":
             output = streamed(model, here, words)
@@ -63,6 +73,8 @@ def test_packed_equals_closed_loop_in_values_and_gradients(name, text):
         grads = {n: p.grad.clone() for n, p in model.named_parameters()
                  if p.grad is not None and p.grad.any()}
         grads |= {"latents": latents.grad, "actions": actions.grad}
+        grads |= {"executed": executed.grad} if executed.grad is not None else {}
+        assert ("executed" in grads) == (model.history > 0)
         results.append((output.detach(), grads))
     expected, wanted = results[0]
     for output, grads in results[1:]:
@@ -96,7 +108,7 @@ def test_recomputed_blocks_and_chunks_in_any_number_give_the_same(name):
         after = [*range(FRAMES)] * 2
         output, _ = packed_actions(
             model, data["latents"], *twice[:2], model.proprio(twice[2]), after=after,
-            recompute=recompute,
+            executed=data["executed"], recompute=recompute,
         )
         output.square().mean().backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -123,6 +135,7 @@ def test_nobody_sees_the_future_or_what_others_denoise(name):
         later["actions"][:, t + 1 :] += 1
         later["actions"][:, :t] += 1
         later["proprio"][:, t + 1 :] += 1
+        later["executed"][:, t:] += 1
         later["noisy"][:, :t] += 1
         later["noisy"][:, t + 1 :] += 1
         after, others = packed(model, later, "dense")
@@ -130,6 +143,17 @@ def test_nobody_sees_the_future_or_what_others_denoise(name):
     assert not torch.allclose(after[:, t + 1], before[:, t + 1])
     # The frame ahead of t is number t of the noisy ones: it never saw its own clean copy.
     torch.testing.assert_close(others[:, t], frames[:, t], atol=1e-6, rtol=1e-6)
+
+
+def test_what_was_done_is_known_from_the_next_frame_on_where_it_is_kept(name):
+    model = tiny_policy(MEMORIES[name])
+    data = episodes(model, FRAMES)
+    other = data | {"executed": data["executed"].clone()}
+    other["executed"][:, 3] += 1
+    with torch.no_grad():
+        before, after = (packed(model, each, "windowed", video=False)[0] for each in (data, other))
+    changed = (after - before).flatten(2).abs().amax((0, 2)) > 1e-6
+    assert changed.tolist() == [model.history > 0 and t > 3 for t in range(FRAMES)]
 
 
 def act(policy, seed: int = 0, steps: int = 3):
@@ -142,14 +166,14 @@ def test_acting_changes_nothing_and_forks_go_their_own_way(name):
     model = tiny_policy(MEMORIES[name])
     data = episodes(model, FRAMES)
     policy = model.policy(BATCH)
-    policy.observe_latents(data["latents"][:, :5], data["proprio"][:, 4])
+    watch(policy, data, range(5))
     before, first = policy.snapshot(), act(policy)
     for seed in range(3):
         act(policy, seed)
     assert same(policy.snapshot(), before)
     assert torch.equal(act(policy), first)
     fork = policy.fork()
-    fork.observe_latents(data["latents"][:, 5:6], data["proprio"][:, 5])
+    watch(fork, data, range(5, 6))
     assert torch.equal(act(policy), first)
     assert not torch.equal(act(fork), first)
     assert torch.equal(act(fork.restore(before)), first)
@@ -166,10 +190,15 @@ def test_ragged_robots_equal_each_alone(name):
         at = torch.tensor([t - starts[n] for n in awake])
         latents, proprio = data["latents"][awake, at][:, None], data["proprio"][awake, at]
         noise = data["actions"][awake, at]
-        many.observe_latents(latents, proprio, awake)
+        done = model.actions.inverse(data["executed"][awake, at - 1])
+        for rows, known in ((at == 0, None), (at > 0, done[at > 0])):
+            if rows.any():
+                who = [n for n, row in zip(awake, rows, strict=True) if row]
+                many.observe_latents(latents[rows], proprio[rows], known, who)
         together = many.act(noise, 3, awake)
         for row, n in enumerate(awake):
-            alone[n].observe_latents(latents[row : row + 1], proprio[row : row + 1])
+            known = done[row : row + 1] if at[row] else None
+            alone[n].observe_latents(latents[row : row + 1], proprio[row : row + 1], known)
             single = alone[n].act(noise[row : row + 1], 3)
             torch.testing.assert_close(together[row : row + 1], single, atol=1e-5, rtol=1e-5)
     many.reset([1])
@@ -180,7 +209,7 @@ def resume(name: str, folder: Path) -> np.ndarray:
     """What a policy goes on with from the memory and the data in `folder`."""
     data, model = torch.load(folder / "data.pt"), tiny_policy(MEMORIES[name], text=True)
     policy = Policy.load(model, folder / "memory.safetensors")
-    policy.observe(data["images"], data["proprio"])
+    policy.observe(data["images"], data["proprio"], data["executed"])
     return act(policy).numpy()
 
 
@@ -195,12 +224,15 @@ def test_a_policy_from_disk_continues_to_the_same_actions(name, tmp_path, elsewh
     model = tiny_policy(MEMORIES[name], text=True)
     policy = model.policy(BATCH).init(instructions())
     draw = torch.Generator().manual_seed(4)
+    executed = None
     for _ in range(5):
         images = torch.randint(256, (BATCH, 1, 32, 32, 3), dtype=torch.uint8, generator=draw)
         proprio = torch.randn(BATCH, PROPRIO, generator=draw)
-        policy.observe(images, proprio)
+        policy.observe(images, proprio, executed)
+        executed = torch.randn(BATCH, HORIZON, ACTIONS, generator=draw)
     policy.save(tmp_path / "memory.safetensors")
-    torch.save({"images": images, "proprio": proprio}, tmp_path / "data.pt")
-    policy.observe(images, proprio)
+    data = {"images": images, "proprio": proprio, "executed": executed}
+    torch.save(data, tmp_path / "data.pt")
+    policy.observe(images, proprio, executed)
     found = elsewhere.submit(resume, name, tmp_path).result()
     np.testing.assert_allclose(found, act(policy).numpy(), atol=1e-5)

@@ -67,7 +67,7 @@ class Stepped:
 
 @dataclass
 class _Robot:
-    """One episode in progress, and the pictures of its last chunk."""
+    """One episode in progress, the actions of its last chunk and their pictures."""
 
     env: Environment
     episode: int
@@ -75,6 +75,7 @@ class _Robot:
     info: dict[str, Any] = field(default_factory=dict)
     views: list[np.ndarray] = field(default_factory=list)
     film: list[np.ndarray] = field(default_factory=list)
+    executed: np.ndarray | None = None
     chunks: int = 0
     over: bool = False
 
@@ -115,7 +116,11 @@ def play(
     while awake := [n for n, robot in enumerate(robots) if not robot.over]:
         images = np.stack([np.stack(robots[n].views) for n in awake])
         joints = np.stack([np.asarray(robots[n].observation["agent_pos"]) for n in awake])
-        policy.observe(torch.from_numpy(images), torch.from_numpy(joints).float(), awake)
+        done = [a for n in awake if (a := robots[n].executed) is not None]
+        policy.observe(
+            torch.from_numpy(images), torch.from_numpy(joints).float(),
+            torch.from_numpy(np.stack(done)) if done else None, awake,
+        )
         noise = torch.stack([_noise(model, loop, robots[n]) for n in awake])
         actions = policy.act(noise, loop.steps, awake).cpu().numpy()
         for n, chunk in zip(awake, actions, strict=True):
@@ -127,7 +132,7 @@ def _carry_out(
     robot: _Robot, chunk: np.ndarray, model: WorldActionModel, loop: Loop, every: int
 ) -> None:
     """Execute a chunk, and keep the pictures that the next frame is made of."""
-    robot.views = []
+    robot.views, robot.executed = [], chunk
     for step, action in enumerate(chunk, start=1):
         _, ended, cut, robot.info = robot.env.advance(action)
         shown = robot.episode < loop.film and step % FILM_EVERY == 0

@@ -7,6 +7,7 @@ ends in such a line and is named in LOCI_ROWS (`registry.py`, `examples/add_a_me
 from __future__ import annotations
 
 from loci.errors import LociError, nearest
+from loci.memory.action_history import ActionHistory
 from loci.memory.base import Memory
 from loci.memory.compression import Compressed
 from loci.memory.context import Context
@@ -70,7 +71,7 @@ def row(name: str) -> Memory:
 
 
 __all__ = [
-    "ROWS", "TTT", "BlockSSM", "Compressed", "Context", "FullHistory", "GatedDelta", "Hybrid",
-    "Joint", "Memory", "Mixture", "NoMemory", "ShortConv", "SlidingWindow", "SpatialGrid",
-    "Tower", "row",
+    "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compressed", "Context", "FullHistory",
+    "GatedDelta", "Hybrid", "Joint", "Memory", "Mixture", "NoMemory", "ShortConv",
+    "SlidingWindow", "SpatialGrid", "Tower", "row",
 ]

@@ -4,6 +4,7 @@ A mechanism is a frozen configuration that answers a few questions, most of whic
 
 - `rule()`: who sees whom. The streaming cache, the training mask and the fast forms follow.
 - `gists`: how many learnable tokens summarise each frame (0: none).
+- `executed`: whether actions that a robot carried out are kept as well.
 - `select(...)`: which past frames a chunk that is about to be generated retrieves, if any.
 - `joint`: whether these go through the network beside the chunk, as raw frames that both see the
   chunk and are seen by it, maybe after a `mixer` made fewer of them.
@@ -28,9 +29,9 @@ from loci.memory.registry import VARIABLE, load_rows
 from loci.types import Camera
 from loci.visibility import Kind, Plan, Rule, compile_plan, key, query, same_group
 
-# What holds for every mechanism: tokens that are denoised together see each other, and nobody
-# sees the noise of anybody else.
-_chunk = (Kind.NOISY, Kind.ACTION, Kind.CONTEXT)
+# What holds for every mechanism: tokens of one chunk see each other, and nobody sees the noise of
+# anybody else.
+_chunk = (Kind.NOISY, Kind.ACTION, Kind.CONTEXT, Kind.EXECUTED)
 together = query(*_chunk) & key(*_chunk) & same_group
 
 
@@ -51,6 +52,11 @@ class Memory(Config, family=True):
         return 0
 
     @property
+    def executed(self) -> bool:
+        """Whether a robot's executed actions are kept; see `action_history.py`."""
+        return False
+
+    @property
     def retrieves(self) -> int:
         """Past frames that `select` returns for a chunk, at most."""
         return 0
@@ -62,6 +68,7 @@ class Memory(Config, family=True):
         plan = self.plan()
         kinds = [plan.clean.growth, "linear" if self.joint else "constant"]
         kinds += [plan.gist.growth] if self.gists else []
+        kinds += [plan.executed.growth] if self.executed else []
         return next(g for g in ("linear", "logarithmic", "constant") if g in kinds)
 
     @property
@@ -69,10 +76,13 @@ class Memory(Config, family=True):
         """Whether the state stops growing."""
         return self.growth == "constant"
 
-    def tokens_held(self, frames: int, tokens: int) -> int:
-        """Tokens that a stream holds after `frames` frames of `tokens` tokens each."""
+    def tokens_held(self, frames: int, tokens: int, actions: int = 0) -> int:
+        """Tokens that a stream holds after `frames` frames of `tokens` tokens each, and chunks of
+        `actions` actions between them."""
         plan, raw = self.plan(), frames if self.joint else 0
-        return (plan.clean.held(frames) + raw) * tokens + plan.gist.held(frames) * self.gists
+        chunks = plan.executed.held(max(frames - 1, 0)) if self.executed else 0
+        whole = (plan.clean.held(frames) + raw) * tokens
+        return whole + plan.gist.held(frames) * self.gists + chunks * actions
 
     def plan(self) -> Plan:
         """What a stream keeps, and for how long. It is read off the rule; a mechanism overrides it

@@ -70,23 +70,28 @@ class ActionExpert(Trunk):
         self.proprio_embedding = nn.Linear(config.proprio, config.text_dim)
         self.head = nn.Linear(config.dim, config.actions)
 
-    def coords(self, frames: Tensor, first_group: int = 0) -> Coords:
+    def coords(
+        self, frames: Tensor, first_group: int = 0, kind: Kind = Kind.ACTION
+    ) -> Coords:
         """Coordinates of the chunks that are carried out after `frames` (G,), (G * n,).
 
         A chunk knows of its frame and of nothing later; `first_group` numbers the first of them.
+        kind: `EXECUTED` for chunks that were carried out, which stand at the same places.
         """
         groups = first_group + torch.arange(len(frames), device=frames.device)
-        grid = Coords.grid(frames, (1, self.config.horizon), Kind.ACTION, frames, groups)
+        grid = Coords.grid(frames, (1, self.config.horizon), kind, frames, groups)
         return replace(grid, row=torch.full_like(grid.row, ROW))
 
     def segment(
-        self, actions: Tensor, time: Tensor, coords: Coords, six: Tensor | None = None
+        self, actions: Tensor, time: Tensor, coords: Coords, six: Tensor | None = None,
+        silent: bool = False,
     ) -> Segment:
-        """Chunks (B, G, n, A) at noise levels (B, G); six: what `modulate` makes of these."""
+        """Chunks (B, G, n, A) at noise levels (B, G); six: what `modulate` makes of these; silent:
+        as for `Segment`."""
         angles = wan_angles(coords, self.sizes.head_dim, self.theta)
         return Segment(
             self.encoder(actions), time, angles if angles.dim() == 3 else angles[None],
-            self.config.horizon, six=six,
+            self.config.horizon, silent=silent, six=six,
         )
 
     def context(self, proprio: Tensor, text: Text | None) -> Text:

@@ -2,7 +2,8 @@
 
 MemoryWAM (arXiv 2606.20562). The video transformer takes in clean frames and leaves keys, values,
 gists and carried states; noisy actions see what the memory's rule lets them see of it, and each
-other. Frames that are predicted beside them are a training signal alone. The model owns no state:
+other. Actions that were carried out are kept beside the frames where the memory wants them. Frames
+that are predicted beside the actions are a training signal alone. The model owns no state:
 a stream's memory is held by a `Policy`.
 """
 
@@ -96,6 +97,12 @@ class WorldActionModel(nn.Module):
                     f"the state that block {layer} carries is read by whole frames, and actions "
                     "are none; choose a memory of tokens, the delta rule or test-time training"
                 )
+
+    @property
+    def history(self) -> int:
+        """Executed actions that a stream keeps between two frames; 0: none."""
+        config = self.config
+        return config.expert.horizon if config.world.memory.executed else 0
 
     def read_text(self, text: Tensor | None, lengths: Sequence[int] | None = None) -> Texts:
         """Text embeddings (B, S, text_dim) as both transformers read them, once an episode."""
