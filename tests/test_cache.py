@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loci.cache import Cache, Layout
 from loci.errors import LociError
-from loci.memory import Hybrid
+from loci.memory import ActionHistory, Hybrid
 from loci.visibility import Coords, Keep, Kind, Plan, compile_plan
 
 HEADS, WIDTH, LAYERS = 2, 4, 2
@@ -24,6 +24,11 @@ def frame_coords(frame: int, tokens: int, gists: int) -> Coords:
     return Coords.cat(parts)
 
 
+def action_coords(frame: int, actions: int) -> Coords:
+    number = torch.tensor([frame])
+    return Coords.grid(number, (1, actions), Kind.EXECUTED, number, number)
+
+
 def content(frame: int, count: int) -> torch.Tensor:
     """Keys (1, N, count, d) that say which frame and token they belong to."""
     values = 1000.0 * (frame + 1) + torch.arange(count)
@@ -36,12 +41,16 @@ def make(layout: Layout, slots: int, streams: int = 1) -> Cache:
 
 def write(cache: Cache, frame: int, streams: slice = WHOLE) -> None:
     layout = cache.layout
-    coords = frame_coords(frame, layout.tokens, layout.gists)
+    passes = [(frame, frame_coords(frame, layout.tokens, layout.gists), 1)]
     cache.reserve(layout.end(frame + 1))
-    for which, start in cache.mark(streams, coords, frame):
-        for layer in range(LAYERS):
-            new = content(frame, len(coords))[:, :, which] + 0.5 * layer
-            cache.put(layer, streams, start, new, -new)
+    if layout.actions and frame:
+        # What was done before it comes in a pass of its own; its keys are negative.
+        passes.insert(0, (frame - 1, action_coords(frame - 1, layout.actions), -1))
+    for number, coords, sign in passes:
+        for which, start in cache.mark(streams, coords, frame):
+            for layer in range(LAYERS):
+                new = sign * (content(number, len(coords))[:, :, which] + 0.5 * layer)
+                cache.put(layer, streams, start, new, -new)
     for stream in range(len(cache.written))[streams]:
         cache.written[stream] += 1
 
@@ -62,10 +71,13 @@ forever = st.just(Keep(anchors=0, recent=None))
 
 
 @settings(max_examples=60, deadline=None)
-@given(keeps | forever, keeps | forever, st.integers(1, 3), st.integers(0, 3))
-def test_the_cache_holds_exactly_what_the_plan_keeps(clean, gist, tokens, gists):
+@given(
+    keeps | forever, keeps | forever, st.integers(1, 3), st.integers(0, 3), st.integers(0, 2)
+)
+def test_the_cache_holds_exactly_what_the_plan_keeps(clean, gist, tokens, gists, actions):
     """Against a simulation that knows nothing of slots: a set of tokens, frame after frame."""
-    layout = Layout(Plan(clean=clean, gist=gist), tokens, gists)
+    plan = Plan(clean=clean, gist=gist, executed=Keep(anchors=0, recent=None))
+    layout = Layout(plan, tokens, gists, actions)
     cache = make(layout, slots=1)
 
     def stays(keep: Keep, frame: int, last: int) -> bool:
@@ -78,23 +90,28 @@ def test_the_cache_holds_exactly_what_the_plan_keeps(clean, gist, tokens, gists)
             for kind, keep, count in ((Kind.CLEAN, clean, tokens), (Kind.GIST, gist, gists))
             for frame in range(last + 1) if stays(keep, frame, last)
             for col in range(count)
-        }
+        } | {(int(Kind.EXECUTED), chunk, col) for chunk in range(last) for col in range(actions)}
         found = held(cache)
         assert found.keys() == expected
         for (kind, frame, col), slot in found.items():
             offset = col + (tokens if kind == Kind.GIST else 0)
             for layer in range(LAYERS):
                 here = cache.keys[layer][0, :, slot]
-                assert (here == 1000 * (frame + 1) + offset + 0.5 * layer).all()
+                sign = -1 if kind == Kind.EXECUTED else 1
+                assert (here == sign * (1000 * (frame + 1) + offset + 0.5 * layer)).all()
                 assert (cache.values[layer][0, :, slot] == -here).all()
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 3), st.integers(1, 4), st.integers(0, 3), st.integers(1, 5))
-def test_once_the_window_is_full_what_is_alive_is_one_slice(anchors, window, gists, tokens):
-    """A L + R L + M N tokens, side by side, as the paper counts them."""
-    memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)
-    layout = Layout(compile_plan(memory.rule(), reach=64), tokens, gists)
+@given(
+    st.integers(0, 3), st.integers(1, 4), st.integers(0, 3), st.integers(1, 5), st.integers(0, 3)
+)
+def test_once_the_window_is_full_what_is_alive_is_one_slice(
+    anchors, window, gists, tokens, actions
+):
+    """A L + R L + M N tokens, side by side, as the paper counts them, and n (N - 1) actions."""
+    memory = ActionHistory(memory=Hybrid(anchors=anchors, window=window, gists_per_frame=gists))
+    layout = Layout(compile_plan(memory.rule(), reach=64), tokens, gists, actions)
     cache = make(layout, slots=1)
     for frame in range(12):
         write(cache, frame)
@@ -103,7 +120,8 @@ def test_once_the_window_is_full_what_is_alive_is_one_slice(anchors, window, gis
         # Before that it is one slice too, but for the part of the ring that is still empty.
         assert slots == list(range(slots[0], layout.end(written)))
         whole = min(written, anchors + window)
-        assert cache.tokens(0) == len(slots) == whole * tokens + gists * written
+        count = whole * tokens + gists * written + actions * frame
+        assert cache.tokens(0) == len(slots) == count
         assert cache.bytes(0) == len(slots) * 2 * LAYERS * HEADS * WIDTH * 4
         if written >= anchors + window:
             assert slots[0] == 0

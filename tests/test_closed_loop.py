@@ -66,18 +66,21 @@ def test_an_episode_is_the_same_in_any_company(model):
     assert [line["chunks"] for line in other] == [line["chunks"] for line in alone]
 
 
-def test_the_policy_is_shown_what_the_environment_shows(model):
-    """The closed loop by hand, for one episode."""
-    env, policy, chunks = Corridor(), model.policy(), 0
+@pytest.mark.parametrize("name", ["window", "window-acts"])
+def test_the_policy_is_shown_what_the_environment_shows(name):
+    """The closed loop by hand, for one episode, with what was done where the memory keeps it."""
+    model = tiny_policy(MEMORIES[name])
+    env, policy, chunks, executed = Corridor(), model.policy(), 0, None
     observation, _ = env.reset(seed=4)
     over = False
     while not over:
         policy.observe(
             torch.from_numpy(observation["pixels"]["head"])[None, None],
-            torch.from_numpy(observation["agent_pos"])[None].float(),
+            torch.from_numpy(observation["agent_pos"])[None].float(), executed,
         )
         draw = torch.Generator().manual_seed(keyed(0, "act", 4, chunks))
-        for action in policy.act(torch.randn(HORIZON, ACTIONS, generator=draw)[None])[0].numpy():
+        executed = policy.act(torch.randn(HORIZON, ACTIONS, generator=draw)[None])
+        for action in executed[0].numpy():
             *_, over, _, info = env.advance(action)
             if over:
                 break
