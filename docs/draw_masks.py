@@ -3,7 +3,8 @@
 Seven frames of two tokens, chunks of two frames, one gist a frame where the row has gists, and two
 sets of them to a sum, so that a picture stays small. Retrieving rows are drawn with the frames they
 retrieve on a quarter turn; joint rows with what stands beside each chunk, made of four frames (or
-as many as become one) and the last.
+as many as become one) and the last. Action history, which is no row of its own, is drawn with the
+published mask: four frames, with the noisy actions after each.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from loci import drawing
-from loci.memory import ROWS, Memory
+from loci.memory import ROWS, ActionHistory, Hybrid, Memory
 from loci.types import Camera
 from loci.visibility import Coords
 
@@ -60,5 +61,14 @@ def main() -> None:
         print(folder / f"{name}.svg")
 
 
+def action_history() -> None:
+    memory = ActionHistory(memory=Hybrid(anchors=1, window=1, gists_per_frame=1))
+    coords = drawing.episode_coords(4, TOKENS, 1, actions=1, executed=1)
+    path = Path(__file__).parent / "masks" / "action-history.svg"
+    path.write_text(drawing.svg(memory, coords))
+    print(path)
+
+
 if __name__ == "__main__":
     main()
+    action_history()
