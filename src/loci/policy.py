@@ -11,7 +11,6 @@ the same rule over a whole episode.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from loci.errors import LociError
 from loci.models.mot import Lane, run
 from loci.models.trunk import Text
 from loci.session import Session
-from loci.visibility import Coords, Kind
+from loci.visibility import Kind
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
@@ -184,7 +183,7 @@ class Policy:
     def _commit(
         self, latents: Tensor, proprio: Tensor, executed: Tensor | None, names: list[int]
     ) -> None:
-        if self.model.history and latents.shape[1] != 1:
+        if self.model.history and latents.dim() == 5 and latents.shape[1] != 1:
             raise LociError(
                 f"{latents.shape[1]} frames at once, and actions were carried out between them; "
                 "with action history, observe one frame after the other"
@@ -193,8 +192,7 @@ class Policy:
         if executed is not None:
             # They count once the frame is written: until then, nothing is changed.
             with self._graph():
-                keep = partial(streaming.keep, self.session.cache, self.session.rule)
-                self._expert(names, Kind.EXECUTED, keep)(executed, 0.0)
+                self._expert(names, Kind.EXECUTED)(executed, 0.0)
         self.session.write(latents, still, names)
         self.proprio[names] = proprio
 
@@ -204,12 +202,7 @@ class Policy:
         config = self.model.config.expert
         if not all(self.session.cache.written[name] for name in names):
             raise LociError("nothing to act on: observe the scene before acting")
-
-        def job(group: streaming.Group, coords: Coords) -> streaming.Job:
-            cache = self.session.cache
-            return streaming.denoise(cache, streaming.look(cache, self.session.rule, group, coords))
-
-        forward = self._expert(names, Kind.ACTION, job)
+        forward = self._expert(names, Kind.ACTION)
 
         def step(actions: Tensor, time: float | Tensor) -> Tensor:
             if actions.shape[1:] != (config.horizon, config.actions):
@@ -222,17 +215,19 @@ class Policy:
         return step
 
     def _expert(
-        self, names: list[int], kind: Kind,
-        job: Callable[[streaming.Group, Coords], streaming.Job],
+        self, names: list[int], kind: Kind
     ) -> Callable[[Tensor, float | Tensor], Tensor]:
         """Passes of the expert over the chunks after the last frames, (actions (B, n, A), time) ->
-        tokens (B, 1, n, D); job: the attention of a group of robots."""
+        tokens (B, 1, n, D). Noisy actions leave no trace, executed ones stay."""
         model, cache = self.model, self.session.cache
         written = [cache.written[name] for name in names]
         cache.reserve(cache.layout.room(max(written)) + model.config.expert.horizon)
         coords = model.expert.coords(torch.tensor([-1]), kind=kind)
         groups = streaming.group(cache, names)
-        attend = streaming.attend(groups, [job(g, coords.later(g.written)) for g in groups])
+        job = streaming.keep if kind == Kind.EXECUTED else streaming.glance
+        attend = streaming.attend(
+            groups, [job(cache, self.session.rule, g, coords.later(g.written)) for g in groups]
+        )
         recall = self.session.carried.reading(names, model.read_carry)
         place = coords.later(torch.tensor(written)[:, None]).to(self.session.device)
         text = None if self.text is None else self.text.rows(names)
