@@ -14,14 +14,15 @@ from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode
 from loci.data.lerobot import Dataset
 from loci.data.record_command import record_tabletop
 from loci.errors import LociError
-from loci.memory import FullHistory, Hybrid
+from loci.memory import ActionHistory, FullHistory, Hybrid
 from loci.models.action import ActionConfig
 from loci.models.codecs import PixelCodecConfig
 from loci.models.world_action import WorldActionModel
+from loci.packed import packed_actions
 from loci.training.folder import RunFolder
 from loci.training.loop import fit
 from loci.training.parts import Parts
-from loci.training.policy import PolicyRun, PolicyTask
+from loci.training.policy import PolicyRun, PolicyTask, with_window
 from loci.training.recipes import recipes
 from loci.training.tabletop import POLICY_ROWS, tabletop
 from loci.types import Camera
@@ -189,6 +190,33 @@ def test_windows_vary_and_change_what_is_computed(folder):
     assert not torch.allclose(*losses)
     with pytest.raises(LociError, match="no window to vary"):
         small(folder, FullHistory(), windows=(1, 2))
+
+
+def test_a_memory_of_actions_learns_from_what_was_done(folder):
+    """Chunks that were carried out are seen by what comes after them, with any window."""
+    memory = ActionHistory(memory=Hybrid(anchors=1, window=2, gists_per_frame=2))
+    built = task(small(folder, memory, windows=(1, 3)))
+    batch = built.batch(0)
+    model, flow = built.model, built.config.model.flow
+    loss, _ = built.loss(batch)
+    loss.backward()
+    assert model.expert.encoder.weight.grad.abs().sum() > 0
+    assert with_window(memory, 3).memory.window == 3
+    later = batch | {"actions": batch["actions"].clone()}
+    later["actions"][:, 0] += 5.0
+    # The first chunk's own loss aside, those of others change since they saw it.
+    outputs = []
+    for each in (batch, later):
+        target = model.actions(batch["actions"]).repeat(1, 2, 1, 1)
+        noisy = flow.path(target, batch["noise"], batch["time"][:, :, None, None])
+        found, _ = packed_actions(
+            model, batch["latents"], noisy, batch["time"],
+            model.proprio(batch["proprio"]).repeat(1, 2, 1),
+            after=[*range(batch["latents"].shape[1])] * 2, executed=model.actions(each["actions"]),
+        )
+        outputs.append(found[:, : batch["latents"].shape[1]])
+    assert torch.equal(outputs[0][:, 0], outputs[1][:, 0])
+    assert not torch.allclose(outputs[0][:, 1], outputs[1][:, 1])
 
 
 def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
-from loci.memory import Memory
+from loci.memory import ActionHistory, Memory
 from loci.models.world_action import KIND, WorldActionConfig
 from loci.packed import packed_actions
 from loci.training.loop import keyed
@@ -67,9 +67,8 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError("the losses' weights: actions more than 0, video 0 or more")
         if not 0 <= self.pause <= 1 or self.longest < 1:
             raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
-        if self.windows and not hasattr(self.model.world.memory, "window"):
-            name = type(self.model.world.memory).__name__
-            raise LociError(f"{name} has no window to vary; leave `windows` out")
+        for window in self.windows:
+            with_window(self.model.world.memory, window)
 
     def task(self) -> PolicyTask:
         return PolicyTask(self)
@@ -150,7 +149,7 @@ class PolicyTask:
             model, clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]).repeat(1, config.draws, 1),
             after=list(range(frames)) * config.draws, clean_time=clean_time,
-            pauses=batch.get("pauses"),
+            executed=model.actions(batch["actions"]), pauses=batch.get("pauses"),
             memory=self._memory(batch), attention=config.attention, recompute=config.recompute,
             **extra,
         )
@@ -170,9 +169,17 @@ class PolicyTask:
         """The memory of this step, where its window varies."""
         if "window" not in batch:
             return None
-        memory = self.config.model.world.memory
-        changes: dict[str, Any] = {"window": int(batch["window"][0])}
-        return dataclasses.replace(memory, **changes)
+        return with_window(self.config.model.world.memory, int(batch["window"][0]))
+
+
+def with_window(memory: Memory, window: int) -> Memory:
+    """The same memory with another window. LociError for one that has none."""
+    changes: dict[str, Any] = {"window": window}
+    if isinstance(memory, ActionHistory):
+        changes = {"memory": with_window(memory.memory, window)}
+    elif not hasattr(memory, "window"):
+        raise LociError(f"{type(memory).__name__} has no window to vary; leave `windows` out")
+    return dataclasses.replace(memory, **changes)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
