@@ -1,5 +1,7 @@
 """The renderer against geometry that can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from loci.errors import LociError
 from loci.types import Camera
-from loci.worlds.casting import Caster
+from loci.worlds.casting import KINDS, Caster
 from loci.worlds.materials import PATTERNS, Material
 from loci.worlds.raycast import Geom, Scene
 from loci.worlds.rooms import camera_pose, sample_room
@@ -130,9 +132,57 @@ def test_patterns_blend_between_their_two_colours(pattern):
         assert blend.std() > 0.2
 
 
+def turn(rng: np.random.Generator) -> np.ndarray:
+    turned, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    return turned * np.linalg.det(turned)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_moved_geoms_look_as_if_compiled_where_they_are(seed):
+    """Bit for bit, for every kind and pattern, and for geoms compiled at the origin."""
+    rng = np.random.default_rng(seed)
+
+    def place() -> tuple[np.ndarray, np.ndarray]:
+        if rng.random() < 0.3:
+            return np.zeros(3), np.eye(3)
+        return rng.uniform(-3, 3, 3), turn(rng)
+
+    geoms = []
+    for index in range(10):
+        kind, pattern = str(rng.choice(list(KINDS))), str(rng.choice(list(PATTERNS)))
+        material = Material(tuple(rng.random(3)), tuple(rng.random(3)), pattern, 0.5)
+        size = tuple(rng.uniform(0.1, 0.9, 3))
+        geoms.append(Geom(kind, size, *place(), object=index, material=material))
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    for pose in poses:
+        pose[:3, :3], pose[:3, 3] = turn(rng), rng.uniform(-3, 3, 3)
+    scene, which = Scene(geoms), np.array([1, 3, 4, 8])
+    scene.render(poses, CAMERA)
+    for _ in range(2):
+        places = [place() for _ in which]
+        scene.move(which, np.stack([p for p, _ in places]), np.stack([r for _, r in places]))
+        for index, (position, rotation) in zip(which, places, strict=True):
+            geoms[index] = replace(geoms[index], position=position, rotation=rotation)
+        moved, fresh = scene.render(poses, CAMERA), Scene(geoms).render(poses, CAMERA)
+        np.testing.assert_array_equal(moved.rgb, fresh.rgb)
+        np.testing.assert_array_equal(moved.depth, fresh.depth)
+        np.testing.assert_array_equal(moved.identity, fresh.identity)
+
+
+def test_a_scene_is_lit_from_where_it_is_told():
+    floor = Geom("plane", (0, 0, 0), np.array([0, 0, 3.0]), FACING_BACK)
+    lights = (np.array([0, 0, -1.0]), np.array([0, 0, 1.0]))
+    towards, away = (Scene([floor], light).render(one_pose()).rgb.max() for light in lights)
+    assert towards > away + 30
+
+
 def test_other_picture_sizes():
     views = sample_room(0, "train").render(one_pose(), Camera(height=48, width=80, fov=75.0))
     assert views.rgb.shape == (1, 48, 80, 3)
+
+
+def ball() -> Scene:
+    return Scene([Geom("sphere", (1, 0, 0), np.zeros(3))])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +191,8 @@ def test_other_picture_sizes():
         (lambda: Geom("cone", (1, 1, 1), np.zeros(3)), "cone"),
         (lambda: Material((1, 1, 1), pattern="row"), "'rows'"),
         (lambda: Scene([]), "geom"),
+        (lambda: ball().move(np.array([1]), np.zeros((1, 3)), np.eye(3)[None]), "geoms 0 to 0"),
+        (lambda: ball().move(np.array([0]), np.zeros(3), np.eye(3)[None]), r"give \(1, 3\)"),
         (lambda: sample_room(0, "train").render(np.eye(4)), "shape"),
         (lambda: sample_room(0, "train").render(np.full((2, 4, 4), np.nan)), "pose 0"),
     ],

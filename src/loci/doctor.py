@@ -29,8 +29,8 @@ from loci.training.numerics import (
 )
 
 CORE = (
-    "torch", "numpy", "einops", "safetensors", "mujoco-core", "pyarrow", "av", "filelock",
-    "pillow", "scikit-image", "tyro", "rich", "matplotlib", "jinja2",
+    "torch", "numpy", "einops", "safetensors", "mujoco-core", "gymnasium", "pyarrow", "av",
+    "filelock", "pillow", "scikit-image", "tyro", "rich", "matplotlib", "jinja2",
 )
 # Package, module, what it is for, the line that installs it.
 OPTIONAL = (

@@ -50,8 +50,8 @@ class Tabletop(gymnasium.Env):
             raise LociError(f"no render mode '{render_mode}'; give rgb_array or None")
         self.task = make_task(task) if isinstance(task, str) else task
         self.head, self.render_mode = head, render_mode
-        self._start(0, None)
-        sizes = [self._view.head, self._view.wrist, self._view.wrist]
+        self.begin(0)
+        sizes = [self.view.head, self.view.wrist, self.view.wrist]
         pixels = {
             name: spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
             for name, camera in zip(CAMERAS, sizes, strict=True)
@@ -77,8 +77,20 @@ class Tabletop(gymnasium.Env):
         if options:
             name = next(iter(options))
             raise LociError(f"unknown option '{name}' of reset{nearest(name, ('fact',))}")
-        self._start(int(self.np_random.integers(2**31)) if seed is None else seed, fact)
+        self.begin(int(self.np_random.integers(2**31)) if seed is None else seed, fact)
         return self.observe(), self.verdict()
+
+    def begin(self, seed: int, fact: Fact | None = None) -> None:
+        """`reset` without pictures; `fact` replaces the episode's own."""
+        name = self.task.type_name or ""
+        drawn = self.task.draw(task_rng(name, seed, "fact"))
+        self.seed, self.fact = seed, drawn if fact is None else tuple(fact)
+        if self.fact not in self.task.facts:
+            raise LociError(f"{name} has no fact {self.fact}; give one of its facts")
+        self.table = Table(self.task.layout(task_rng(name, seed, "layout"), self.fact))
+        self.table.state.stages = dict.fromkeys(self.task.stages, False)
+        self.task.begin(self.table, self.fact)
+        self._view: TableView | None = None
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, Info]:
         reward, terminated, truncated, info = self.advance(action)
@@ -105,12 +117,19 @@ class Tabletop(gymnasium.Env):
     def observe(self) -> Observation:
         """What the cameras and the joints show now."""
         s = self.table.state
-        pixels = self._view.render(s, self.table.ready)
+        pixels = self.view.render(s, self.table.ready)
         return {"pixels": pixels, "agent_pos": s.joints.reshape(-1).astype(np.float32)}
 
     def render(self) -> np.ndarray:
         """The mosaic of the three cameras, uint8 (3 H / 2, W, 3)."""
-        return mosaic(self._view.render(self.table.state, self.table.ready))
+        return mosaic(self.view.render(self.table.state, self.table.ready))
+
+    @property
+    def view(self) -> TableView:
+        """The cameras, made when the first picture is wanted."""
+        if self._view is None:
+            self._view = TableView(self.table.layout, self.head)
+        return self._view
 
     @property
     def over(self) -> bool:
@@ -136,7 +155,7 @@ class Tabletop(gymnasium.Env):
                 f"a snapshot of {snapshot['task']} does not fit {self.task.to_dict()}; "
                 "restore it into an environment of its own task"
             )
-        self._start(snapshot["seed"], tuple(snapshot["fact"]))
+        self.begin(snapshot["seed"], tuple(snapshot["fact"]))
         fresh = self.table.state
         for field in dataclasses.fields(State):
             value, now = snapshot["state"][field.name], getattr(fresh, field.name)
@@ -145,18 +164,6 @@ class Tabletop(gymnasium.Env):
             elif isinstance(now, dict):
                 value = copy.deepcopy(value)
             setattr(fresh, field.name, value)
-
-    def _start(self, seed: int, fact: Fact | None) -> None:
-        name = self.task.type_name or ""
-        drawn = self.task.draw(task_rng(name, seed, "fact"))
-        self.seed, self.fact = seed, drawn if fact is None else tuple(fact)
-        if self.fact not in self.task.facts:
-            raise LociError(f"{name} has no fact {self.fact}; give one of its facts")
-        layout = self.task.layout(task_rng(name, seed, "layout"), self.fact)
-        self.table = Table(layout)
-        self.table.state.stages = dict.fromkeys(self.task.stages, False)
-        self.task.begin(self.table, self.fact)
-        self._view = TableView(layout, self.head)
 
     def _progress(self) -> float:
         stages = self.table.state.stages

@@ -57,13 +57,13 @@ def demonstrate(
     ask: Ask | None = None,
     fact: Fact | None = None,
 ) -> Iterator[Move]:
-    """Reset `env` to `seed` and let the expert do the task, to the end of the episode.
+    """Begin episode `seed` and let the expert do the task, to the end of the episode.
 
     Each move is given out before it is executed, so that `env.observe()` is what it answers to.
     The expert knows the fact, or asks `ask` for it; `fact` puts another in the episode's place.
     The same arguments give the same moves.
     """
-    env.reset(seed=seed, options=None if fact is None else {"fact": fact})
+    env.begin(seed, fact)
     rng = task_rng(env.task.type_name or "", seed, "push")
     expert = env.task.expert(env.table, ask or (lambda question: question.would(env.fact)))
     offset = np.zeros((CHUNK, len(ARMS), JOINTS))
