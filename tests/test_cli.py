@@ -59,7 +59,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
         (["data", "check", "--help"], ["FOLDER", "--config FILE", "--quick", "--json"]),
         (["data", "record", "--help"], ["--task TASK", "--episodes N", "--out DIR", "--steady"]),
         (["worlds", "--help"], ["render"]),
-        (["worlds", "render", "--help"], ["--split {train,heldout,open}", "loop180", "--task NAME"]),
+        (["worlds", "render", "--help"], ["{train,heldout,open}", "loop180", "--task NAME"]),
         (["doctor", "--help"], ["--json", "missing"]),
     ],
 )

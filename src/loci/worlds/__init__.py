@@ -1,1 +1,1 @@
-"""Worlds rendered by ray casting, with exact depth, identity masks and poses."""
+"""Worlds rendered by ray casting: rooms to look at, a table to work on, both with exact truth."""

@@ -21,7 +21,7 @@ ARMS = ("left", "right")
 JOINTS = 7  # six angles in radians, and the gripper: 0 closed, 1 open
 TABLE = 0.74
 BASES = np.array([[-0.27, -0.2, TABLE], [0.27, -0.2, TABLE]])
-SHOULDER, UPPER, FORE, HAND = 0.16, 0.3, 0.3, 0.15
+SHOULDER, UPPER, FORE, HAND = 0.16, 0.32, 0.32, 0.15
 LOWER = np.array([-2.8, -0.6, 0.1, -1.6, -1.2, -3.2, 0.0])
 HIGHER = np.array([2.8, 1.9, 2.9, 1.6, 2.2, 3.2, 1.0])
 # How far a joint may move in one control step: radians, and shares of the gripper's way.

@@ -76,10 +76,6 @@ class Layout:
     waits: tuple[int, ...] = ()
     shown: tuple[int, ...] = ()
 
-    def thing(self, name: str) -> int:
-        """The index of a thing."""
-        return [t.name for t in self.things].index(name)
-
 
 @dataclass(frozen=True)
 class Event:

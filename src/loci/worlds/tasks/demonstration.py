@@ -34,9 +34,9 @@ class Push(Config):
     """
 
     jitter: float = 0.004
-    chance: float = 0.06
-    least: float = 0.06
-    most: float = 0.16
+    chance: float = 0.1
+    least: float = 0.08
+    most: float = 0.18
 
 
 STEADY = Push(jitter=0.0, chance=0.0)
