@@ -1,8 +1,8 @@
-"""The pictures of the tabletop: a head camera, two wrist cameras, and their mosaic.
+"""The pictures of the tabletop: a head camera and two wrist cameras.
 
 World axes: x right, y away from the robot, z up, metres. Cameras follow OpenCV's axes. The head
 camera looks down on the whole table and does not move; the wrist cameras move with the hands.
-Source: ours; the mosaic is MemoryWAM's.
+Source: ours.
 """
 
 from __future__ import annotations
@@ -103,12 +103,6 @@ class TableView:
         frames[things:-2, 2, 3] += state.depths
         frames[-2:, :3, 3] = (_BELOW, _LAMP) if ready else (_LAMP, _BELOW)
         return frames
-
-
-def mosaic(pixels: dict[str, np.ndarray]) -> np.ndarray:
-    """The three pictures as one, (3 H / 2, W, 3): left and right wrist above the head's (H, W)."""
-    head, left, right = (pixels[name] for name in CAMERAS)
-    return np.concatenate([np.concatenate([left, right], axis=1), head], axis=0)
 
 
 def _pose(rotation: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -15,11 +15,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from loci.data.mosaic import mosaic
 from loci.errors import LociError, nearest
 from loci.types import Camera
 from loci.worlds.arms import ARMS, HIGHER, JOINTS, LOWER
 from loci.worlds.table import RATE, State, Table
-from loci.worlds.table_view import CAMERAS, HEAD, TableView, mosaic
+from loci.worlds.table_view import CAMERAS, HEAD, TableView
 from loci.worlds.tasks import TASKS, make_task
 from loci.worlds.tasks.base import Fact, Task, task_rng
 
@@ -122,7 +123,9 @@ class Tabletop(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """The mosaic of the three cameras, uint8 (3 H / 2, W, 3)."""
-        return mosaic(self.view.render(self.table.state, self.table.ready))
+        pixels = self.view.render(self.table.state, self.table.ready)
+        size = Camera(height=3 * self.head.height // 2, width=self.head.width)
+        return mosaic([pixels[name][None] for name in CAMERAS], size)[0]
 
     @property
     def view(self) -> TableView:
