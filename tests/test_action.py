@@ -190,8 +190,8 @@ def test_shared_modulation_of_fixed_times_is_that_of_each_row():
     policy = model.policy(2)
     policy.observe_latents(data["latents"], data["proprio"][:, 2])
     with torch.no_grad():
-        known = policy.denoise(data["actions"][:, 0], 0.4)
-        fresh = policy.denoise(data["actions"][:, 0], torch.full((2,), 0.4))
+        known = policy.denoise(policy.read(), data["actions"][:, 0], 0.4)
+        fresh = policy.denoise(policy.read(), data["actions"][:, 0], torch.full((2,), 0.4))
     torch.testing.assert_close(known, fresh, atol=1e-6, rtol=1e-6)
 
 

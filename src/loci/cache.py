@@ -186,6 +186,21 @@ class Cache:
             moves.append((which, start))
         return moves
 
+    @ordinary()
+    def fill(self, coords: Coords, frames: int) -> None:
+        """Stand as if `frames` frames had been written to every stream, which are empty: slots and
+        counts are those of a true history, keys and values are noise.
+
+        coords: the tokens of a first frame. For measuring costs, which do not depend on what keys
+        and values hold.
+        """
+        self.reserve(self.layout.room(frames))
+        for frame in range(frames):
+            self.mark(slice(None), coords.later(frame), frame)
+        self.written = [frames] * len(self.written)
+        for buffer in (*self.keys, *self.values):
+            buffer[:, :, : self.layout.end(frames)].normal_()
+
     def put(self, layer: int, streams: slice, start: int, keys: Tensor, values: Tensor) -> None:
         """Overwrite slots from `start` on: in place, or in a copy where a gradient flows."""
         stop = start + keys.shape[2]

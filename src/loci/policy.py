@@ -10,7 +10,9 @@ the same rule over a whole episode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,30 @@ from torch import Tensor
 from loci import memory_file, streaming
 from loci.cache import ordinary
 from loci.errors import LociError
-from loci.models.mot import Lane, run
+from loci.models.mot import Attend, Lane, Recall, run
 from loci.models.trunk import Text
 from loci.session import Session
-from loci.visibility import Kind
+from loci.visibility import Coords, Kind
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the chunks of the robots `streams` may see of the past. It holds until one of them
+    observes again, is reset or restored; `stamps` tell.
+
+    place: where their actions stand; context: the text that they read, their state included.
+    """
+
+    streams: list[int]
+    stamps: list[object]
+    views: list[streaming.View]
+    attend: Attend
+    recall: Recall
+    place: Coords
+    context: Text
 
 
 class Policy:
@@ -57,6 +76,8 @@ class Policy:
         self.reset()
         if text is not None and len(text) != self.batch:
             raise LociError(f"{len(text)} instructions for {self.batch} robots; give one each")
+        if text is not None:
+            text = text.to(self.session.device, self.session.dtype)
         with self._graph():
             texts = self.model.read_text(text, lengths)
         self.session.text, self.text = texts.video, texts.actions
@@ -129,18 +150,33 @@ class Policy:
         config = self.model.config
         steps = config.steps if steps is None else steps
         with torch.no_grad():
-            step = self._step(names)
+            predict, start = partial(self.denoise, self.read(names)), noise.to(self.session.device)
             return self.model.actions.inverse(
-                config.flow.euler(step, noise.to(self.session.device), steps)
+                config.flow.euler(predict, start, steps)
             ).to(noise.dtype)
 
-    def denoise(
-        self, actions: Tensor, time: float | Tensor, streams: Sequence[int] | None = None
-    ) -> Tensor:
+    def read(self, streams: Sequence[int] | None = None) -> Reading:
+        """What the next chunks of some robots (default: all) may see of the past, looked up once
+        for all steps. Changes nothing. Raises LociError for a robot that has seen nothing."""
+        names = self._names(streams, self.batch if streams is None else len(streams))
+        if not all(self.session.cache.written[name] for name in names):
+            raise LociError("nothing to act on: observe the scene before acting")
+        return self._reading(names, Kind.ACTION)
+
+    def denoise(self, reading: Reading, actions: Tensor, time: float | Tensor) -> Tensor:
         """The network's output for noisy, normalised chunks (B, n, A) at a time in 0..1, one or
-        (B,). Changes nothing."""
+        (B,). Changes nothing. Raises LociError for other shapes and a reading out of date."""
+        model, rows = self.model, len(reading.streams)
+        horizon, width = model.config.expert.horizon, model.config.expert.actions
+        if actions.shape != (rows, horizon, width):
+            raise LociError(
+                f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
+                f"({rows}, {horizon}, {width})"
+            )
+        self.session.check(reading.streams, reading.stamps)
         with self._graph():
-            return self._step(self._names(streams, len(actions)))(actions, time)
+            tokens = self._run(reading, actions, time)
+            return model.expert.head(tokens)[:, 0].to(actions.dtype)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""
@@ -192,56 +228,45 @@ class Policy:
         if executed is not None:
             # They count once the frame is written: until then, nothing is changed.
             with self._graph():
-                self._expert(names, Kind.EXECUTED)(executed, 0.0)
+                self._run(self._reading(names, Kind.EXECUTED), executed, 0.0, silent=True)
         self.session.write(latents, still, names)
         self.proprio[names] = proprio
 
-    def _step(self, names: list[int]) -> Any:
-        """One pass over noisy chunks, (actions (B, n, A), time) -> the expert's output: what these
-        chunks may see of the past is looked up once."""
-        config = self.model.config.expert
-        if not all(self.session.cache.written[name] for name in names):
-            raise LociError("nothing to act on: observe the scene before acting")
-        forward = self._expert(names, Kind.ACTION)
-
-        def step(actions: Tensor, time: float | Tensor) -> Tensor:
-            if actions.shape[1:] != (config.horizon, config.actions):
-                raise LociError(
-                    f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
-                    f"(B, {config.horizon}, {config.actions})"
-                )
-            return self.model.expert.head(forward(actions, time))[:, 0]
-
-        return step
-
-    def _expert(
-        self, names: list[int], kind: Kind
-    ) -> Callable[[Tensor, float | Tensor], Tensor]:
-        """Passes of the expert over the chunks after the last frames, (actions (B, n, A), time) ->
-        tokens (B, 1, n, D). Noisy actions leave no trace, executed ones stay."""
-        model, cache = self.model, self.session.cache
+    def _reading(self, names: list[int], kind: Kind) -> Reading:
+        """What the chunks after the last frames may see of the past. Noisy actions leave no trace,
+        executed ones stay."""
+        model, cache, rule = self.model, self.session.cache, self.session.rule
         written = [cache.written[name] for name in names]
         cache.reserve(cache.layout.room(max(written)) + model.config.expert.horizon)
         coords = model.expert.coords(torch.tensor([-1]), kind=kind)
         groups = streaming.group(cache, names)
-        job = streaming.keep if kind == Kind.EXECUTED else streaming.glance
-        attend = streaming.attend(
-            groups, [job(cache, self.session.rule, g, coords.later(g.written)) for g in groups]
-        )
-        recall = self.session.carried.reading(names, model.read_carry)
+        views: list[streaming.View] = []
+        if kind == Kind.EXECUTED:
+            jobs = [streaming.keep(cache, rule, g, coords.later(g.written)) for g in groups]
+        else:
+            views = [streaming.look(cache, rule, g, coords.later(g.written)) for g in groups]
+            jobs = [streaming.denoise(cache, view) for view in views]
         place = coords.later(torch.tensor(written)[:, None]).to(self.session.device)
         text = None if self.text is None else self.text.rows(names)
-        context = model.expert.context(self.proprio[names][:, None], text)
+        with self._graph():
+            state = self.proprio[names][:, None].to(self.session.dtype)
+            context = model.expert.context(state, text)
+        return Reading(
+            names, self.session.stamps(names), views, streaming.attend(groups, jobs),
+            self.session.carried.reading(names, model.read_carry), place, context,
+        )
 
-        def forward(actions: Tensor, time: float | Tensor) -> Tensor:
-            times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
-            segment = model.expert.segment(
-                actions[:, None], times.expand(len(names))[:, None], place, self._six(time),
-                silent=kind == Kind.EXECUTED,
-            )
-            return run([Lane(model.expert, segment, context)], attend, recall)[0]
-
-        return forward
+    def _run(
+        self, reading: Reading, actions: Tensor, time: float | Tensor, silent: bool = False
+    ) -> Tensor:
+        """The expert over chunks (B, n, A): tokens (B, 1, n, D)."""
+        times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
+        segment = self.model.expert.segment(
+            actions.to(self.session.dtype)[:, None], times.expand(len(actions))[:, None],
+            reading.place, self._six(time), silent=silent,
+        )
+        lane = Lane(self.model.expert, segment, reading.context)
+        return run([lane], reading.attend, reading.recall)[0]
 
     def _six(self, time: float | Tensor) -> Tensor | None:
         """What the expert makes of a time, worked out once for the fixed times of Euler's grid."""

@@ -179,7 +179,7 @@ class Session:
             ]
             picked = self._pick(names, relative) if self.model.config.memory.joint else None
         return Reading(
-            names, [self._stamps[name] for name in names], relative.to(self.device),
+            names, self.stamps(names), relative.to(self.device),
             coords.later(torch.tensor(written)[:, None]).to(self.device), self._text(names), views,
             picked,
         )
@@ -196,12 +196,7 @@ class Session:
                 f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of "
                 f"{tuple(reading.poses.shape[:2])}; read the poses of this chunk"
             )
-        for name, stamp in zip(reading.streams, reading.stamps, strict=True):
-            if name >= self.batch or stamp is not self._stamps[name]:
-                raise LociError(
-                    f"stream {name} was written, reset or restored after this reading, or belongs "
-                    "to another session; read again"
-                )
+        self.check(reading.streams, reading.stamps)
         batch, span = x.shape[:2]
         times = torch.as_tensor(time, dtype=torch.float32, device=self.device).expand(batch)
         with self._graph():
@@ -228,6 +223,36 @@ class Session:
         predict = partial(self.denoise, self.read(poses, streams))
         steps = config.steps if steps is None else steps
         return config.flow.euler(predict, noise.to(self.device), steps)
+
+    def fill(self, frames: int) -> Session:
+        """Stand as if `frames` frames had been written to every stream, in no time: true slots and
+        counts, keys and values of noise, carried states as they are. For measuring costs.
+
+        Raises LociError for streams that hold something, and for a memory that looks at poses.
+        """
+        memory = self.model.config.memory
+        if any(self.lengths) or memory.joint or memory.retrieves:
+            raise LociError(
+                "noise can stand in for the whole past of a memory without poses alone; write "
+                "frames, or fill a fresh session of another row"
+            )
+        self._reserve(frames, self.model.config.chunk)
+        self.cache.fill(self.model.clean_coords(torch.arange(1)), frames)
+        self._renew(range(self.batch))
+        return self
+
+    def stamps(self, names: Sequence[int]) -> list[object]:
+        """Marks of what streams hold now, for `check`."""
+        return [self._stamps[name] for name in names]
+
+    def check(self, names: Sequence[int], stamps: Sequence[object]) -> None:
+        """LociError for a reading of streams that have changed since they had these marks."""
+        for name, stamp in zip(names, stamps, strict=True):
+            if name >= self.batch or stamp is not self._stamps[name]:
+                raise LociError(
+                    f"stream {name} was written, reset or restored after this reading, or belongs "
+                    "to another session; read again"
+                )
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""

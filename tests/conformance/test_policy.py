@@ -50,7 +50,7 @@ def streamed(model, data, text=None):
     policy, outputs = model.policy(BATCH, capacity=2, gradients=True).init(text), []
     for t in range(FRAMES):
         watch(policy, data, range(t, t + 1))
-        outputs.append(policy.denoise(data["actions"][:, t], data["time"][:, t]))
+        outputs.append(policy.denoise(policy.read(), data["actions"][:, t], data["time"][:, t]))
     return torch.stack(outputs, dim=1)
 
 
