@@ -273,7 +273,8 @@ class Policy:
         if isinstance(time, Tensor) or torch.is_grad_enabled():
             return None
         if time not in self._sixes:
-            with ordinary():
+            # `ordinary` alone would turn gradients on, and keep the graph of each time.
+            with ordinary(), torch.no_grad():
                 times = torch.full((1, 1), time, device=self.session.device)
                 self._sixes[time] = self.model.expert.modulate(times)[1]
         return self._sixes[time]

@@ -86,13 +86,7 @@ def run_bench(
     chosen = list(dict.fromkeys([FLOOR, *(ROWS if names is None else names)]))
     for name in chosen:
         row(name)
-    if not frames or min(frames) < 1:
-        raise LociError("memory is measured after 1 frame or more; give --frames 25,100,400")
-    if repeats < 1:
-        raise LociError(f"{repeats} repeats measure nothing; give --repeats 1 or more")
-    if out is not None and Path(out).is_dir():
-        raise LociError(f"{out} is a folder; name a file in it")
-    lengths, device = sorted(set(frames)), pick_device()
+    lengths, device = checked(frames, 1, repeats, out), pick_device()
     began = time.monotonic()
     with torch.inference_mode(), matmul_precision("exact", device) as precision:
         rows = {name: Row(name, device) for name in chosen}
@@ -119,10 +113,7 @@ def run_bench(
             "warm_up": "a turn of all rows; for write, a frame at the start",
             "spread": "medians and quartiles; ratios turn by turn, rows interleaved",
             "chunk": first.chunk, "steps": first.steps, "tokens_a_frame": rows[FLOOR].model.tokens,
-            "block": BLOCK, "seed": SEED, "commit": commit(), "dtype": "float32",
-            "matmul": precision, "device": device_name(device), "cpu": cpu_features(),
-            "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "block": BLOCK, "dtype": "float32", "matmul": precision, **machine(device),
             "command": f"loci bench --rows {shlex.quote(','.join(chosen))} --frames "
             f"{','.join(map(str, lengths))} --repeats {repeats}",
             "seconds": round(time.monotonic() - began, 1),
@@ -163,6 +154,29 @@ def measure(
     return found
 
 
+def checked(
+    frames: Sequence[int], least: int, repeats: int, out: str | Path | None
+) -> list[int]:
+    """The numbers of frames in order. LociError for what cannot be measured or written."""
+    if not frames or min(frames) < least:
+        few = f"{least} frame" + "s" * (least > 1)
+        raise LociError(f"memory is measured after {few} or more; give --frames 25,100,400")
+    if repeats < 1:
+        raise LociError(f"{repeats} repeats measure nothing; give --repeats 1 or more")
+    if out is not None and Path(out).is_dir():
+        raise LociError(f"{out} is a folder; name a file in it")
+    return sorted(set(frames))
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Of a protocol: what was measured on, and with which code."""
+    return {
+        "seed": SEED, "commit": commit(), "device": device_name(device), "cpu": cpu_features(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
 def spread(values: Sequence[float]) -> dict[str, float | int]:
     """Median and quartiles, and of how many."""
     lo, median, hi = np.percentile(values, [25, 50, 75])
@@ -188,21 +202,23 @@ def table(results: Mapping[str, Any], spreads: bool = True) -> Table:
     ):
         found.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
 
-    def cell(costs: Mapping[str, Any], key: str, form: str) -> str:
-        value = costs[key]
-        text = format(value["median"], form)
-        return f"{text} [{value['lo']:{form}}, {value['hi']:{form}}]" if spreads else text
-
     for frames in rows[FLOOR]:
         for name, lengths in rows.items():
             costs = lengths[frames]
             found.add_row(
                 frames, name, f"{costs['tokens']:,}", f"{costs['bytes'] / 1000:,.0f}",
-                cell(costs, "write_ms", ".1f"), cell(costs, "evaluation_ms", ".1f"),
-                cell(costs, "chunk_ms", ".0f"), cell(costs, "chunk_ratio", ".2f"),
+                cell(costs["write_ms"], ".1f", spreads),
+                cell(costs["evaluation_ms"], ".1f", spreads),
+                cell(costs["chunk_ms"], ".0f", spreads), cell(costs["chunk_ratio"], ".2f", spreads),
             )
         found.add_section()
     return found
+
+
+def cell(value: Mapping[str, float], form: str, spreads: bool) -> str:
+    """A `spread` as text."""
+    text = format(value["median"], form)
+    return f"{text} [{value['lo']:{form}}, {value['hi']:{form}}]" if spreads else text
 
 
 def parse_frames(text: str) -> tuple[int, ...]:

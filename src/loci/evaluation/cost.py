@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from loci.evaluation.cases import chunk_noise
 from loci.evaluation.rollouts import World, WorldSession
@@ -71,6 +73,29 @@ def milliseconds(act: Callable[[], object], device: torch.device) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def allocated(act: Callable[[], object]) -> int:
+    """Bytes of the tensors that `act` makes: what its operations return, unless it is a view or was
+    overwritten in place. What a kernel takes for itself and gives back is not seen."""
+    made = 0
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+            nonlocal made
+            results = func(*args, **(kwargs or {}))
+            known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            new = [x for x in tree_leaves(results) if isinstance(x, Tensor)]
+            made += sum(x.untyped_storage().nbytes() for x in new if _storage(x) not in known)
+            return results
+
+    with Watching():
+        act()
+    return made
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def in_turns(

@@ -86,6 +86,9 @@ class AssociativeCarry(Carry):
         if scale is not None:
             found = found * scale
         found = found.to(x.dtype).transpose(1, 2).flatten(2)
+        # The gate goes to whichever is smaller, the weights or a few tokens.
+        if found.shape[0] * found.shape[1] < len(self.gate):
+            return (F.linear(found, self.o.weight) * self.gate).to(x.dtype).view_as(x)
         return F.linear(found, self.gate[:, None] * self.o.weight).to(x.dtype).view_as(x)
 
     def split(self, z: Tensor) -> Tensor:

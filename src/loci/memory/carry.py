@@ -167,7 +167,10 @@ class Carried:
         )
 
     def _rows(self, layer: int, names: list[int]) -> State:
-        return {name: value[names] for name, value in self.states[layer].items()}
+        state = self.states[layer]
+        if all(names == list(range(len(value))) for value in state.values()):
+            return state  # no copy a step; states are replaced, never changed
+        return {name: value[names] for name, value in state.items()}
 
 
 def _ordinary(value: Tensor) -> Tensor:
