@@ -1,6 +1,10 @@
 """A training step of the small default against plain SDPA with a dense mask.
 
     python benchmarks/training_step.py [--rows context-20,hybrid] [--lengths 33,65] [--json]
+    python benchmarks/training_step.py --policy --rows hybrid --lengths 33,65
+
+The model is the small world model of the rooms, or with --policy the small world-action model:
+every frame of an episode is also predicted, and a chunk of actions after it.
 
 Both steps are forward, backward and AdamW on the same batch in fp32, interleaved in one process;
 medians and the spread between the quartiles are printed. "Plain" is what one writes first: every
@@ -14,15 +18,19 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import tyro
+from torch import Tensor, nn
 
 from loci.checkpoint import commit
+from loci.evaluation.policy_sizes import policy_config
 from loci.memory import row
 from loci.models.world import WorldModel
-from loci.packed import packed_pass
+from loci.packed import packed_actions, packed_pass
 from loci.training.numerics import cpu_features, device_name
 from loci.training.parts import Parts
 from loci.training.recipes import recipes
@@ -34,6 +42,7 @@ class Options:
     lengths: str = "33,65"  # frames an episode; the recipe's is 65
     repeats: int = 7
     threads: int = 2
+    policy: bool = False
     json: bool = False
 
 
@@ -41,11 +50,11 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.rows.split(","):
-        row(name)
         for length in map(int, options.lengths.split(",")):
             results[f"{name}, {length} frames"] = compare(name, length, options)
     report = {
-        "protocol": {"threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
+        "protocol": {"model": "small policy" if options.policy else "rooms",
+                     "threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
                      "device": device_name(torch.device("cpu")), "cpu": cpu_features(),
                      "commit": commit(), "repeats": options.repeats},
         "rows": results,
@@ -59,29 +68,27 @@ def main(options: Options) -> None:
               f"ratio {result['ratio']:.2f} ({spread})  {result['tokens_per_second']:.0f} tokens/s")
 
 
+@dataclass
+class Task:
+    """A model, a batch of its episodes, the tokens in it, and the loss of a part of it."""
+
+    model: nn.Module
+    batch: dict[str, Tensor]
+    tokens: int
+    loss: Callable[[dict[str, Tensor], str], Tensor]
+
+
 def compare(name: str, length: int, options: Options) -> dict[str, float]:
     """Interleaved steps of both forms on one batch; longer episodes go in smaller batches."""
-    config = recipes()[f"rooms-{name}"]()
     torch.manual_seed(0)
-    model: WorldModel = config.world.build()
-    model.codec.requires_grad_(False)
-    chunk, batch = config.world.chunk, max(1, config.batch * config.length // length)
-    starts = list(range(1, length, chunk))
-    draw = torch.Generator().manual_seed(1)
-    shape = (batch, len(starts))
-    noise = torch.randn(*shape, chunk, *model.latent_shape, generator=draw)
-    held = {
-        "latents": torch.randn(batch, length, *model.latent_shape, generator=draw),
-        "poses": torch.eye(4, dtype=torch.float64).repeat(batch, length, 1, 1),
-        "time": config.world.flow.sample_times(shape, draw), "noise": noise,
-    }
-    trained = [p for p in model.parameters() if p.requires_grad]
+    task = robots(name, length) if options.policy else rooms(name, length)
+    trained = [p for p in task.model.parameters() if p.requires_grad]
     plain = torch.optim.AdamW(trained, foreach=False)
     loci = torch.optim.AdamW(trained, fused=True)
     ours = Parts(options.threads)
     steps = {
-        "plain": lambda: step(model, held, starts, "dense", Parts(1), trained, plain),
-        "loci": lambda: step(model, held, starts, "windowed", ours, trained, loci),
+        "plain": lambda: step(task, "dense", Parts(1), trained, plain),
+        "loci": lambda: step(task, "windowed", ours, trained, loci),
     }
     times: dict[str, list[float]] = {key: [] for key in steps}
     for repeat in range(options.repeats + 1):
@@ -91,30 +98,80 @@ def compare(name: str, length: int, options: Options) -> dict[str, float]:
             if repeat:
                 times[key].append(time.perf_counter() - began)
     ratios = [a / b for a, b in zip(times["plain"], times["loci"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)
-    tokens = batch * (
-        length * (model.tokens + config.world.memory.gists) + len(starts) * chunk * model.tokens
-    )
+    lo, ratio, hi = np.percentile(ratios, [25, 50, 75])
     seconds = statistics.median(times["loci"])
     return {
         "plain_ms": 1000 * statistics.median(times["plain"]), "loci_ms": 1000 * seconds,
-        "ratio": statistics.median(ratios), "ratio_lo": quartiles[0], "ratio_hi": quartiles[2],
-        "tokens_per_second": tokens / seconds,
+        "ratio": float(ratio), "ratio_lo": float(lo), "ratio_hi": float(hi),
+        "tokens_per_second": task.tokens / seconds,
+        "parameters": sum(p.numel() for p in trained),
     }
 
 
-def step(model, batch, starts, form, parts, trained, optimizer) -> None:
-    """One optimiser step with attention in the given form, the batch in the given parts."""
-    flow, span = model.config.flow, model.config.chunk
+def rooms(name: str, length: int) -> Task:
+    """The world model of the rooms."""
+    row(name)
+    config = recipes()[f"rooms-{name}"]()
+    model: WorldModel = config.world.build()
+    model.codec.requires_grad_(False)
+    flow, span = config.world.flow, config.world.chunk
+    batch, starts = max(1, config.batch * config.length // length), list(range(1, length, span))
+    draw, shape = torch.Generator().manual_seed(1), (batch, len(starts))
+    held = {
+        "latents": torch.randn(batch, length, *model.latent_shape, generator=draw),
+        "poses": torch.eye(4, dtype=torch.float64).repeat(batch, length, 1, 1),
+        "time": flow.sample_times(shape, draw),
+        "noise": torch.randn(*shape, span, *model.latent_shape, generator=draw),
+    }
 
-    def loss(part):
+    def loss(part: dict[str, Tensor], form: str) -> Tensor:
         latents, time, noise = part["latents"], part["time"], part["noise"]
         target = torch.stack([latents[:, s : s + span] for s in starts], dim=1)
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
         output = packed_pass(model, latents, noisy, time, part["poses"], starts, attention=form)
-        return flow.loss(output, target, noise, time).mean(), {}
+        return flow.loss(output, target, noise, time).mean()
 
-    parts.backward(loss, batch, trained)
+    tokens = length * (model.tokens + config.world.memory.gists)
+    return Task(model, held, batch * (tokens + len(starts) * span * model.tokens), loss)
+
+
+def robots(name: str, length: int) -> Task:
+    """The small world-action model: about 128 frames a batch."""
+    config = policy_config("small", name)
+    model = config.build()
+    expert, batch, ahead = config.expert, max(1, 128 // length), list(range(1, length))
+    draw, latent = torch.Generator().manual_seed(1), model.world.latent_shape
+    chunks = (batch, length, expert.horizon, expert.actions)
+    held = {
+        "latents": torch.randn(batch, length, *latent, generator=draw),
+        "noise": torch.randn(batch, length - 1, *latent, generator=draw),
+        "time": config.world.flow.sample_times((batch, length - 1), draw),
+        "actions": torch.randn(*chunks, generator=draw),
+        "action_noise": torch.randn(*chunks, generator=draw),
+        "action_time": config.flow.sample_times((batch, length), draw),
+        "proprio": torch.randn(batch, length, expert.proprio, generator=draw),
+    }
+
+    def loss(part: dict[str, Tensor], form: str) -> Tensor:
+        target, time, late = part["latents"][:, 1:], part["time"], part["action_time"]
+        acts, eps = part["actions"], part["action_noise"]
+        found, video = packed_actions(
+            model, part["latents"], config.flow.path(acts, eps, late[..., None, None]), late,
+            part["proprio"], ahead=ahead, time=time, attention=form,
+            noisy=config.world.flow.path(target, part["noise"], time[..., None, None, None]),
+        )
+        assert video is not None
+        return (config.flow.loss(found, acts, eps, late).mean()
+                + config.world.flow.loss(video, target, part["noise"], time).mean())
+
+    tokens = model.world.tokens
+    each = length * (tokens + config.world.memory.gists + expert.horizon) + len(ahead) * tokens
+    return Task(model, held, batch * each, loss)
+
+
+def step(task: Task, form: str, parts: Parts, trained, optimizer) -> None:
+    """One optimiser step with attention in the given form, the batch in the given parts."""
+    parts.backward(lambda part: (task.loss(part, form), {}), task.batch, trained)
     optimizer.step()
 
 

@@ -195,6 +195,41 @@ def test_shared_modulation_of_fixed_times_is_that_of_each_row():
     torch.testing.assert_close(known, fresh, atol=1e-6, rtol=1e-6)
 
 
+def test_times_that_are_remembered_keep_no_graph():
+    model = tiny_policy(MEMORIES["hybrid"])
+    data = episodes(model, 3)
+    policy = model.policy(2)
+    policy.observe_latents(data["latents"], data["proprio"][:, 2])
+    policy.act(data["actions"][:, 0])
+    assert policy._sixes
+    assert not any(six.requires_grad for six in policy._sixes.values())
+    with torch.inference_mode():
+        inside = tiny_policy(MEMORIES["hybrid"]).policy(2)
+        inside.observe_latents(data["latents"], data["proprio"][:, 2])
+        found = inside.act(data["actions"][:, 0])
+    assert torch.equal(found, policy.act(data["actions"][:, 0]))
+
+
+def test_a_reading_is_good_until_its_robots_observe_again():
+    model = tiny_policy(MEMORIES["hybrid"])
+    data = episodes(model, 5)
+    policy, chunk = model.policy(2), data["actions"][:, 0]
+    policy.observe_latents(data["latents"][:, :3], data["proprio"][:, 2])
+    reading, first = policy.read(), policy.read([0])
+    out = policy.denoise(reading, chunk, 0.5)
+    assert torch.equal(policy.denoise(reading, chunk, 0.5), out)
+    alone = policy.denoise(first, chunk[:1], 0.5)
+    torch.testing.assert_close(alone, out[:1])
+    policy.observe_latents(data["latents"][1:, 3:4], data["proprio"][1:, 3], [1])
+    assert torch.equal(policy.denoise(first, chunk[:1], 0.5), alone)
+    with pytest.raises(LociError, match="stream 1 was written"):
+        policy.denoise(reading, chunk, 0.5)
+    with pytest.raises(LociError, match=r"in chunks of \(1, 4, 5\)"):
+        policy.denoise(first, chunk, 0.5)
+    with pytest.raises(LociError, match="exactly one row"):
+        policy.read([0, 0])
+
+
 def test_a_memory_in_place_of_the_models_own_is_another_rule_for_the_same_weights():
     wide, narrow = tiny_policy(Hybrid(anchors=1, window=4, gists_per_frame=2)), Hybrid(
         anchors=1, window=2, gists_per_frame=2)

@@ -157,31 +157,59 @@ def probe(
 @app.command
 def bench(
     *,
+    policy: Annotated[Literal["small", "paper"] | None, _or("{small,paper}", "the rooms")] = None,
     rows: Annotated[str | None, _or("A,B", "all")] = None,
-    frames: Annotated[str, _name("N,M")] = "25,100,400",
+    frames: Annotated[str | None, _or("N,M", "25,100,400, of a policy up to 6400")] = None,
     repeats: Annotated[int, _name("N")] = 7,
+    memory: Annotated[float | None, _or("GB", "half of what is free")] = None,
     out: Annotated[Path | None, _or("FILE", "not written")] = None,
+    plot: Annotated[Path | None, _or("SVG", "not drawn")] = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Measure what memory costs, row beside row: milliseconds, tokens and bytes against history.
 
     Args:
-        rows: Only these rows, separated by commas, and none, to which all are compared.
+        policy: Robots of this size instead of the world model of the rooms: small is what two
+            cores train, paper one layer of MemoryWAM.
+        rows: Only these rows, separated by commas, and the one to which all are compared: none, of
+            a policy window.
         frames: Measure after so many written frames.
         repeats: How often each thing is timed; rows take turns.
+        memory: Gigabytes for what all rows of a policy remember; beyond it the largest are left
+            out.
         out: A file for the results, JSON.
+        plot: A file for a plot of them, milliseconds and bytes against frames.
         as_json: Print the results as JSON instead of a table.
     """
-    from loci.evaluation.bench import parse_frames, run_bench, table
+    from loci.evaluation import bench, policy_bench
 
-    results = run_bench(_names(rows), parse_frames(frames), repeats, out)
+    if memory is not None and policy is None:
+        raise LociError("--memory limits what policies hold; give --policy small or paper with it")
+    if plot is not None and plot.suffix != ".svg":
+        raise LociError(f"the plot is an SVG; name {plot.with_suffix('.svg')}")
+    lengths = None if frames is None else bench.parse_frames(frames)
+    if policy is None:
+        results = bench.run_bench(_names(rows), lengths or bench.FRAMES, repeats, out)
+    else:
+        results = policy_bench.run_policy_bench(
+            policy, _names(rows), lengths or policy_bench.FRAMES, repeats, out,
+            None if memory is None else 1e9 * memory,
+        )
+    if plot is not None:
+        from loci.files import atomic_write
+        from loci.report.plots import cost, standalone
+
+        atomic_write(plot, standalone(cost(results)))
     if as_json:
         print(json.dumps(results, indent=2))
         return
     from rich.console import Console
 
     console = Console()
-    console.print(table(results, spreads=console.width >= WIDE))
+    wide = console.width >= WIDE
+    tables = policy_bench.tables(results, wide) if policy else [bench.table(results, wide)]
+    for table in tables:
+        console.print(table)
 
 
 @app.command

@@ -81,7 +81,7 @@ def allocated(act: Callable[[], object]) -> int:
     made = 0
 
     class Watching(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal made
             results = func(*args, **(kwargs or {}))
             known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
