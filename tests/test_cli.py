@@ -54,6 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
         (["train", "--help"], ["RECIPE", "--out DIR", "--resume", "--threads N", "bit for bit"]),
         (["study", "--help"], ["NAME", "--rows A,B", "--cases N", "--from-scratch", "--json"]),
         (["bench", "--help"], ["--rows A,B", "--frames N,M", "--repeats N", "--out FILE"]),
+        (["bench", "--help"], ["--policy {small,paper}", "--memory GB", "--plot SVG"]),
         (["rollout", "--help"], ["CHECKPOINT", "--first-frame IMG", "--path NAME", "--steps N"]),
         (["data", "--help"], ["check", "record", "LeRobot"]),
         (["data", "check", "--help"], ["FOLDER", "--config FILE", "--quick", "--json"]),
