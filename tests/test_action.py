@@ -220,7 +220,7 @@ def test_a_reading_is_good_until_its_robots_observe_again():
     assert torch.equal(policy.denoise(reading, chunk, 0.5), out)
     alone = policy.denoise(first, chunk[:1], 0.5)
     torch.testing.assert_close(alone, out[:1])
-    policy.observe_latents(data["latents"][1:, 3:4], data["proprio"][1:, 3], [1])
+    policy.observe_latents(data["latents"][1:, 3:4], data["proprio"][1:, 3], streams=[1])
     assert torch.equal(policy.denoise(first, chunk[:1], 0.5), alone)
     with pytest.raises(LociError, match="stream 1 was written"):
         policy.denoise(reading, chunk, 0.5)

@@ -161,22 +161,21 @@ class Policy:
         names = self._names(streams, self.batch if streams is None else len(streams))
         if not all(self.session.cache.written[name] for name in names):
             raise LociError("nothing to act on: observe the scene before acting")
-        return self._reading(names, Kind.ACTION)
+        return self._look(names, Kind.ACTION)
 
     def denoise(self, reading: Reading, actions: Tensor, time: float | Tensor) -> Tensor:
         """The network's output for noisy, normalised chunks (B, n, A) at a time in 0..1, one or
         (B,). Changes nothing. Raises LociError for other shapes and a reading out of date."""
-        model, rows = self.model, len(reading.streams)
-        horizon, width = model.config.expert.horizon, model.config.expert.actions
-        if actions.shape != (rows, horizon, width):
+        config, rows = self.model.config.expert, len(reading.streams)
+        if actions.shape != (rows, config.horizon, config.actions):
             raise LociError(
                 f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
-                f"({rows}, {horizon}, {width})"
+                f"({rows}, {config.horizon}, {config.actions})"
             )
         self.session.check(reading.streams, reading.stamps)
         with self._graph():
-            tokens = self._run(reading, actions, time)
-            return model.expert.head(tokens)[:, 0].to(actions.dtype)
+            tokens = self._forward(reading, actions, time)
+            return self.model.expert.head(tokens)[:, 0].to(actions.dtype)
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""
@@ -228,38 +227,44 @@ class Policy:
         if executed is not None:
             # They count once the frame is written: until then, nothing is changed.
             with self._graph():
-                self._run(self._reading(names, Kind.EXECUTED), executed, 0.0, silent=True)
+                self._forward(self._look(names, Kind.EXECUTED), executed, 0.0, silent=True)
         self.session.write(latents, still, names)
         self.proprio[names] = proprio
 
-    def _reading(self, names: list[int], kind: Kind) -> Reading:
-        """What the chunks after the last frames may see of the past. Noisy actions leave no trace,
-        executed ones stay."""
-        model, cache, rule = self.model, self.session.cache, self.session.rule
-        written = [cache.written[name] for name in names]
+    def _look(self, names: list[int], kind: Kind) -> Reading:
+        """For passes of the expert over the chunks after the last frames: noisy actions leave no
+        trace, executed ones stay."""
+        model, session = self.model, self.session
+        cache, written = session.cache, [session.cache.written[name] for name in names]
         cache.reserve(cache.layout.room(max(written)) + model.config.expert.horizon)
         coords = model.expert.coords(torch.tensor([-1]), kind=kind)
         groups = streaming.group(cache, names)
-        views: list[streaming.View] = []
+        places, views = [coords.later(g.written) for g in groups], []
         if kind == Kind.EXECUTED:
-            jobs = [streaming.keep(cache, rule, g, coords.later(g.written)) for g in groups]
+            jobs = [
+                streaming.keep(cache, session.rule, g, place)
+                for g, place in zip(groups, places, strict=True)
+            ]
         else:
-            views = [streaming.look(cache, rule, g, coords.later(g.written)) for g in groups]
+            views = [
+                streaming.look(cache, session.rule, g, place)
+                for g, place in zip(groups, places, strict=True)
+            ]
             jobs = [streaming.denoise(cache, view) for view in views]
-        place = coords.later(torch.tensor(written)[:, None]).to(self.session.device)
         text = None if self.text is None else self.text.rows(names)
         with self._graph():
-            state = self.proprio[names][:, None].to(self.session.dtype)
+            state = self.proprio[names][:, None].to(session.dtype)
             context = model.expert.context(state, text)
         return Reading(
-            names, self.session.stamps(names), views, streaming.attend(groups, jobs),
-            self.session.carried.reading(names, model.read_carry), place, context,
+            names, session.stamps(names), views, streaming.attend(groups, jobs),
+            session.carried.reading(names, model.read_carry),
+            coords.later(torch.tensor(written)[:, None]).to(session.device), context,
         )
 
-    def _run(
+    def _forward(
         self, reading: Reading, actions: Tensor, time: float | Tensor, silent: bool = False
     ) -> Tensor:
-        """The expert over chunks (B, n, A): tokens (B, 1, n, D)."""
+        """The expert over normalised chunks (B, n, A): tokens (B, 1, n, D)."""
         times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
         segment = self.model.expert.segment(
             actions.to(self.session.dtype)[:, None], times.expand(len(actions))[:, None],

@@ -228,13 +228,13 @@ class Session:
         """Stand as if `frames` frames had been written to every stream, in no time: true slots and
         counts, keys and values of noise, carried states as they are. For measuring costs.
 
-        Raises LociError for streams that hold something, and for a memory that looks at poses.
+        Raises LociError for streams that hold something, and for a memory of poses or actions.
         """
         memory = self.model.config.memory
-        if any(self.lengths) or memory.joint or memory.retrieves:
+        if any(self.lengths) or memory.joint or memory.retrieves or self.cache.layout.actions:
             raise LociError(
-                "noise can stand in for the whole past of a memory without poses alone; write "
-                "frames, or fill a fresh session of another row"
+                "noise can stand in for the whole past of frames alone, without poses and actions; "
+                "write frames, or fill a fresh session of another row"
             )
         self._reserve(frames, self.model.config.chunk)
         self.cache.fill(self.model.clean_coords(torch.arange(1)), frames)
