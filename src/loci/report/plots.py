@@ -1,25 +1,21 @@
-"""Plots as inline SVG: text in the page's own font and colour, so that both themes can be read."""
+"""The plots of the rooms' studies."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from loci.evaluation.rollouts import MEMORIES
+from loci.report.svg import INK, STYLE, bar, chance, dot, label, name_places, svg, width
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
-# Stands for the colour of the page's text, and is replaced in the finished SVG.
-INK = "#123456"
 PALETTE = {
     "none": "#8b95a1",
     "context-1": "#7fb3e6",
@@ -32,22 +28,6 @@ SPARE = (
     "#e377a8", "#9aa83a", "#a05195", "#f0895e",
 )
 IDENTITY_CHANCE = 1 / 8
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "loci",
-    "font.size": 10.0,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
 
 
 def color(row: str, rows: Sequence[str]) -> str:
@@ -64,7 +44,7 @@ def identity(rows: Rows, names: Sequence[str]) -> str:
     ]
     with mpl.rc_context(STYLE):
         figure = Figure(
-            figsize=(0.9 * _width(names) * len(branches), 3.1), layout="constrained"
+            figsize=(0.9 * width(names) * len(branches), 3.1), layout="constrained"
         )
         axes = figure.subplots(1, len(branches), sharey=True, squeeze=False)[0]
         for axis, (branch, title) in zip(axes, branches, strict=True):
@@ -72,32 +52,32 @@ def identity(rows: Rows, names: Sequence[str]) -> str:
                 for place, name in enumerate(names):
                     score = rows[name].get(branch, {}).get(f"identity_{group}")
                     if score:
-                        _bar(axis, place + offset, score, color(name, names), alpha, 100)
-            _chance(axis, 100 * IDENTITY_CHANCE)
-            _names(axis, names)
+                        bar(axis, place + offset, score, color(name, names), alpha, 100)
+            chance(axis, 100 * IDENTITY_CHANCE)
+            name_places(axis, names)
             axis.set(title=title, ylim=(0, 104))
         axes[0].set_ylabel("identity, % right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Sequence[str]) -> str:
     """PSNR on pixels seen before (full) and newly revealed (hollow), with floor and ceiling."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
+        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("recall", {})
             for offset, metric, full in ((-0.12, "psnr_seen", 1), (0.12, "psnr_revealed", 0)):
                 if metric in scores:
-                    _dot(axis, place + offset, scores[metric], color(name, names), bool(full))
+                    dot(axis, place + offset, scores[metric], color(name, names), bool(full))
         for name, style in [(c, "--") for c in ceilings[:1]] + [(f, ":") for f in floors[:1]]:
             score = rows.get(name, {}).get("recall", {}).get("psnr_seen")
             if score and score["mean"] < 59:
                 axis.axhline(score["mean"], color=INK, lw=0.8, ls=style, alpha=0.6)
                 axis.text(len(names) - 0.45, score["mean"], name, ha="right", va="bottom", size=8.5)
-        _names(axis, names)
+        name_places(axis, names)
         axis.set_ylabel("PSNR, dB")
-        return _svg(figure)
+        return svg(figure)
 
 
 def memory_size(
@@ -111,9 +91,9 @@ def memory_size(
         for name in names:
             score = rows[name].get("recall", {}).get("identity_later")
             if score is not None and name in cost:
-                _dot(axis, cost[name]["bytes"], score, color(name, names), True, 100)
+                dot(axis, cost[name]["bytes"], score, color(name, names), True, 100)
                 dots.append((name, float(cost[name]["bytes"]), 100 * score["mean"]))
-        _chance(axis, 100 * IDENTITY_CHANCE)
+        chance(axis, 100 * IDENTITY_CHANCE)
         axis.set(
             xscale="log", ylim=(0, 106), ylabel="identity of later objects, %",
             xlabel="bytes held at 40 frames",
@@ -121,8 +101,8 @@ def memory_size(
         held = [place for _, place, _ in dots]
         axis.set_xlim(min(held) / 1.5, max(held) * 4)
         axis.minorticks_off()
-        _labels(axis, dots)
-        return _svg(figure)
+        label(axis, dots)
+        return svg(figure)
 
 
 def written_and_read(
@@ -153,8 +133,8 @@ def written_and_read(
             xlim=(0, 104), ylim=(0, 104), xlabel="written: a probe names the object, %",
             ylabel="read: generation shows it, %",
         )
-        _labels(axis, dots)
-        return _svg(figure)
+        label(axis, dots)
+        return svg(figure)
 
 
 def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
@@ -176,9 +156,9 @@ def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
         texts = [f"≤ {ends[0]:g}" if ends[0] else "0", *texts] if ends else []
         axis.set_xticks(range(len(ends)), texts)
         axis.set(xlabel=unit, ylabel="identity, %", ylim=(0, 106), xlim=(-0.2, len(ends) + 0.6))
-        _chance(axis, 100 * IDENTITY_CHANCE)
-        _labels(axis, dots)
-        return _svg(figure)
+        chance(axis, 100 * IDENTITY_CHANCE)
+        label(axis, dots)
+        return svg(figure)
 
 
 # What `cost` draws of the results of `loci bench`, and how it calls it.
@@ -244,116 +224,31 @@ def standalone(svg: str) -> str:
 def causal(rows: Rows, names: Sequence[str]) -> str:
     """Identity of later objects with each memory: true, empty, shuffled, wrong-room."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
+        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for number, memory in enumerate(MEMORIES):
             offset, alpha = 0.21 * (number - 1.5), 1 - 0.25 * number
             for place, name in enumerate(names):
                 score = rows[name].get("causal", {}).get(f"identity_later_{memory}")
                 if score:
-                    _bar(axis, place + offset, score, color(name, names), alpha, 100, 0.19)
-        _chance(axis, 100 * IDENTITY_CHANCE)
-        _names(axis, names)
+                    bar(axis, place + offset, score, color(name, names), alpha, 100, 0.19)
+        chance(axis, 100 * IDENTITY_CHANCE)
+        name_places(axis, names)
         axis.set(ylabel="identity of later objects, %", ylim=(0, 104))
-        return _svg(figure)
+        return svg(figure)
 
 
 def loop(rows: Rows, names: Sequence[str]) -> str:
     """Mirrored pairs: how alike they are, and how much more alike than frames of other poses."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_width(names), 3.1), layout="constrained")
+        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             scores = rows[name].get("loop", {})
             for offset, metric, full in ((-0.12, "pair_psnr", 1), (0.12, "pair_margin", 0)):
                 if metric in scores:
-                    _dot(axis, place + offset, scores[metric], color(name, names), bool(full))
-        _names(axis, names)
+                    dot(axis, place + offset, scores[metric], color(name, names), bool(full))
+        name_places(axis, names)
         axis.set_ylabel("dB")
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        return _svg(figure)
-
-
-def _bar(
-    axis: Axes, x: float, score: Mapping[str, float], fill: str, alpha: float, scale: float = 1,
-    width: float = 0.38,
-) -> None:
-    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
-    axis.bar(x, mean, width, color=fill, alpha=alpha, edgecolor=fill)
-    # Without a body, a bar at zero would not be seen.
-    axis.plot([x - width / 2, x + width / 2], [mean, mean], color=fill, lw=1.5)
-    axis.plot([x, x], [lo, hi], color=INK, lw=1.1, solid_capstyle="butt")
-
-
-def _dot(
-    axis: Axes, x: float, score: Mapping[str, float], fill: str, full: bool, scale: float = 1,
-    label: str | None = None,
-) -> None:
-    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
-    axis.plot([x, x], [lo, hi], color=fill, lw=1.6, solid_capstyle="butt")
-    axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.6, label=label)
-
-
-def _chance(axis: Axes, height: float) -> None:
-    axis.axhline(height, color=INK, lw=0.8, ls=":", alpha=0.7)
-    axis.text(
-        1.005, height, "chance", ha="left", va="center", size=8.5,
-        transform=axis.get_yaxis_transform(),
-    )
-
-
-def _labels(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
-    """The names beside their dots, those of dots that lie on each other together; a label that
-    would stand on another one moves up or down and is tied to its dot by a line."""
-    groups: dict[tuple[int, int], list[tuple[str, float, float]]] = {}
-    for name, x, y in dots:
-        left, low = axis.transData.transform((x, y)) * 72 / axis.figure.dpi
-        groups.setdefault((round(left / 6), round(low / 4)), []).append((name, left, low))
-    # Left, right, middle and height of each label so far, in points.
-    taken: list[tuple[float, float, float, float]] = []
-    for members in sorted(groups.values(), key=lambda group: group[0][1]):
-        names = [name for name, _, _ in members]
-        _, left, low = members[0]
-        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
-        right, tall = left + 10 + 4.4 * max(map(len, lines)), 9.5 * len(lines)
-        shifts = sorted(range(-120, 121, 5), key=abs)
-        clear = (
-            shift for shift in shifts
-            if not any(
-                left + 8 < end and begin < right and abs(low + shift - middle) < (tall + high) / 2
-                for begin, end, middle, high in taken
-            )
-        )
-        shift = next(clear, 0)
-        taken.append((left + 8, right, low + shift, tall))
-        arrow = {"arrowstyle": "-", "lw": 0.4, "color": INK, "alpha": 0.6} if shift else None
-        place = axis.transData.inverted().transform(np.array([left, low]) * axis.figure.dpi / 72)
-        axis.annotate(
-            "\n".join(lines), place, (9, shift), textcoords="offset points", size=8, va="center",
-            arrowprops=arrow,
-        )
-
-
-def _width(names: Sequence[str]) -> float:
-    """Of a plot with a place for each row."""
-    return max(5.2, 1.2 + 0.34 * len(names))
-
-
-def _names(axis: Axes, names: Sequence[str]) -> None:
-    few = len(names) <= 5
-    axis.set_xticks(np.arange(len(names)), names, rotation=0 if few else 90)
-    axis.set_xlim(-0.6, len(names) - 0.4)
-    axis.tick_params(axis="x", length=0)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element that takes the page's text colour and width."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(INK, "currentColor")
-    text = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
-    # The page decides the size: only the view box keeps the shape.
-    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+        return svg(figure)
