@@ -153,7 +153,10 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
         calls.append(arguments)
         return RESULTS
 
-    fake(monkeypatch, "loci.evaluation.study", run_study=run_study)
+    fake(monkeypatch, "loci.evaluation.study", run_study=run_study, STUDIES=("rooms",), CASES=64)
+    fake(
+        monkeypatch, "loci.evaluation.policy_study", run_policies=run_study, NAME="wam", CASES=100
+    )
     assert ending("study", "rooms", "--out", str(tmp_path)) == 0
     text = capsys.readouterr().out
     assert re.search(r"none.*17\.2.*hybrid.*24\.5", text, re.DOTALL)
@@ -169,6 +172,21 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
     ]
     assert ending("study", "rooms", "--out", str(tmp_path), "--rows", ",") == 2
     assert ending("study", "rooms", "--out", str(tmp_path), "--cases", "0") == 2
+    assert ending(
+        "study", "wam", "--out", str(tmp_path), "--tasks", "press-button", "--json"
+    ) == 0
+    assert calls[2:] == [(tmp_path, None, ("press-button",), 100, 0)]
+    capsys.readouterr()
+    for options, line in (
+        (["wam", "--from-scratch"], "--from-scratch is not for wam, which trains"),
+        (["rooms", "--tasks", "a"], "--tasks is not for rooms; leave it out"),
+        (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: rooms, wam)"),
+    ):
+        assert ending("study", *options, "--out", str(tmp_path)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"loci: error: {line}")
+        assert error.count("\n") == 1
+    assert len(calls) == 3
 
 
 def test_a_rollout_gets_its_options(

@@ -40,13 +40,13 @@ def _or(metavar: str, otherwise: str) -> Any:
     return arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
 
 
-def _names(rows: str | None) -> tuple[str, ...] | None:
-    """Rows separated by commas; None are all of them."""
-    if rows is None:
+def _names(text: str | None, what: str = "row") -> tuple[str, ...] | None:
+    """Rows (or tasks) separated by commas; None are all of them."""
+    if text is None:
         return None
-    names = tuple(name.strip() for name in rows.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise LociError(f"'{rows}' names no row; give --rows a,b")
+        raise LociError(f"'{text}' names no {what}; give --{what}s a,b")
     return names
 
 
@@ -90,7 +90,8 @@ def study(
     *,
     out: Annotated[Path, _name("DIR")],
     rows: Annotated[str | None, _or("A,B", "all")] = None,
-    cases: Annotated[int, _name("N")] = 64,
+    tasks: Annotated[str | None, _or("A,B", "all")] = None,
+    cases: Annotated[int | None, _or("N", "64 rooms, 100 episodes")] = None,
     seed: Annotated[int, _name("S")] = 0,
     from_scratch: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
@@ -98,28 +99,32 @@ def study(
     """Compare memory rows on the same cases with the same noise: results.json and report.html.
 
     Args:
-        name: Name of a study.
-        out: Folder of the results.
+        name: ground or families, of world models in rooms; wam, of policies at tasks.
+        out: Folder of the results. What is finished there is not made again.
         rows: Only these rows, separated by commas.
-        cases: Number of held-out rooms.
-        seed: Picks other held-out rooms.
-        from_scratch: Train the rows first, instead of loading the checkpoints that ship.
+        tasks: wam: only these tasks, separated by commas.
+        cases: Number of held-out rooms, or of episodes.
+        seed: Picks other held-out rooms or episodes.
+        from_scratch: Rooms: train the rows first, instead of loading the checkpoints that ship.
         as_json: Print the results as JSON instead of tables.
     """
-    from loci.evaluation.study import run_study
+    from loci.evaluation.studies import Asked, find_study
 
-    if cases < 1:
+    if cases is not None and cases < 1:
         raise LociError("a study needs a case; give --cases 1 or more")
-    results = run_study(name, out, _names(rows), cases, seed, from_scratch)
+    asked = Asked(
+        rows=_names(rows), tasks=_names(tasks, "task"), cases=cases, seed=seed,
+        from_scratch=from_scratch,
+    )
+    found = find_study(name)
+    results = found.run(out, asked)
     if as_json:
         print(json.dumps(results, indent=2))
         return
     from rich.console import Console
 
-    from loci.evaluation.results import console_table
-
     console = Console()
-    console.print(console_table(results, intervals=console.width >= WIDE))
+    console.print(found.table(results, console.width >= WIDE))
     print(out / "report.html")
 
 

@@ -220,17 +220,23 @@ def run_closed_loop(
     return results
 
 
-def _read(log: Path, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The episodes that a run has finished, without a line that a kill cut short."""
-    if not log.exists():
-        return []
-    texts = log.read_text(encoding="utf-8").splitlines()
-    lines = []
-    for text in texts:
+def read_lines(log: Path) -> list[dict[str, Any]]:
+    """What episodes.jsonl holds, the protocol and a line an episode, without what a kill cut short;
+    empty where there is none."""
+    lines: list[dict[str, Any]] = []
+    for text in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         try:
             lines.append(json.loads(text))
         except ValueError:
             break
+    return lines
+
+
+def _read(log: Path, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The episodes that a run has finished."""
+    if not log.exists():
+        return []
+    lines = read_lines(log)
     if not lines or lines[0] != json.loads(json.dumps(dict(protocol))):
         raise LociError(f"{log.parent} holds another run; choose another folder or remove it")
     atomic_write(log, "".join(json.dumps(line) + "\n" for line in lines))

@@ -38,12 +38,7 @@ def closed_loop(
     checkpoint, an unknown task, a model that does not fit the table, seeds that demonstrations may
     have, and a folder that holds another run.
     """
-    first = 1000 * seed
-    if seed < 0 or first + episodes > TRAINING:
-        raise LociError(
-            f"seed {seed} is out of range; give 0 to {TRAINING // 1000 - 1}, whose episodes no "
-            "demonstration shows"
-        )
+    first = first_episode(seed, episodes)
     path, device = Path(checkpoint), pick_device()
     model = WorldActionModel.load(path).to(device)
     expert = model.config.expert
@@ -74,6 +69,20 @@ def closed_loop(
             return run_closed_loop(
                 model, lambda: Tabletop(chosen), loop, episodes, out, protocol, report
             )
+
+
+def first_episode(seed: int, episodes: int) -> int:
+    """The seed of the first of the `episodes` episodes that `seed` stands for.
+
+    Raises LociError where a demonstration may show one of them.
+    """
+    first = 1000 * seed
+    if seed < 0 or first + episodes > TRAINING:
+        raise LociError(
+            f"seed {seed} is out of range; give 0 to {TRAINING // 1000 - 1}, whose episodes no "
+            "demonstration shows"
+        )
+    return first
 
 
 def table(found: dict[str, Any]) -> Table:

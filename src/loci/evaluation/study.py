@@ -53,6 +53,9 @@ from loci.training.numerics import (
 from loci.training.run import find_recipe, run_recipe
 from loci.training.world import WorldRun, shipped_codec
 
+# Rooms a branch.
+CASES = 64
+
 
 @dataclass(frozen=True)
 class Row:
@@ -112,7 +115,7 @@ def run_study(
     name: str,
     out: str | Path,
     rows: Sequence[str] | None = None,
-    cases: int = 64,
+    cases: int = CASES,
     seed: int = 0,
     from_scratch: bool = False,
 ) -> dict[str, Any]:

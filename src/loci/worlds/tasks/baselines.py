@@ -52,8 +52,10 @@ def baselines(
     training: int = 200,
     names: Sequence[str] = BASELINES,
     push: Push = STEADY,
+    first: int = 0,
 ) -> dict[str, Estimate]:
-    """Success of each baseline over seeds 0 .. episodes - 1, with 95 % Wilson intervals.
+    """Success of each baseline over seeds first .. first + episodes - 1, with 95 % Wilson
+    intervals.
 
     `training` is the number of other episodes from which answers are learnt. Raises LociError for
     an unknown baseline and for no episodes.
@@ -69,7 +71,7 @@ def baselines(
     for name in names:
         hits = sum(
             play(env, seed, _answerer(env, seed, name, asked), push).success
-            for seed in range(episodes)
+            for seed in range(first, first + episodes)
         )
         results[name] = Estimate(hits / episodes, *wilson(hits, episodes), episodes)
     return results

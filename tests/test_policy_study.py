@@ -1,0 +1,335 @@
+"""The study of policies: trained, played, kept, made again where it must be, and judged fairly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import demonstrations as made
+from finished_policies import finish
+from loci.data.demonstrations import DemonstrationConfig
+from loci.errors import LociError
+from loci.evaluation import policy_row, policy_study
+from loci.evaluation.policy_results import console_table, difference
+from loci.evaluation.policy_study import run_policies
+from loci.evaluation.statistics import Estimate, wilson
+from loci.models.action import ActionConfig
+from loci.training import recipes as known
+from loci.training.tabletop import POLICY_ROWS, tabletop
+from loci.types import Camera
+from loci.worlds.tasks import PutBackBlock
+from loci.worlds.tasks.base import Task
+from loci.worlds.tasks.baselines import BASELINES
+
+TASK, ROWS, CASES = "put-back-block", ("window", "hybrid"), 3
+
+
+class Cut(Exception):
+    pass
+
+
+class Stub:
+    """A table whose episodes last two chunks for each hold and end as the actions say."""
+
+    left = 10**6
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def reset(self, *, seed=None):
+        self.seed, self.steps, self.total = seed, 0, 0.0
+        return self.observe(), {}
+
+    def observe(self):
+        draw = np.random.default_rng([self.seed, self.steps])
+        image = draw.integers(0, 256, (32, 48, 3)).astype(np.uint8)
+        return {"pixels": {"head": image}, "agent_pos": np.full(14, np.tanh(self.total))}
+
+    def advance(self, action):
+        Stub.left -= 1
+        if Stub.left < 0:
+            raise Cut
+        self.steps += 1
+        self.total += float(action.sum())
+        over = self.steps >= 8 * 2 * self.task.hold
+        won = over and int(1000 * abs(self.total)) % 2 == 0
+        stages = dict.fromkeys(self.task.stages, bool(over)) | {"right": won}
+        failure = "" if won or not over else "wrong mat"
+        return 0.0, over, False, {"is_success": won, "stages": stages, "failure": failure}
+
+
+class Nobody:
+    def __init__(self, task: Task):
+        raise AssertionError("an episode that was finished is played again")
+
+
+def guesses(
+    task: Task, episodes: int, training: int, first: int = 0
+) -> dict[str, Estimate]:
+    return {name: Estimate(0.25, *wilson(episodes / 4, episodes), episodes) for name in BASELINES}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demonstrations")
+    made.write(path, [20, 17])
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(dataset: Path) -> Iterator[dict[str, Any]]:
+    """Recipes that take a second; what is returned changes their settings."""
+    changes: dict[str, Any] = {}
+
+    def recipe(task: str, memory: Any):
+        run = tabletop(task, memory)
+        dit = replace(
+            run.model.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8,
+            patch=(1, 2, 2),
+        )
+        world = replace(run.model.world, dit=dit, camera=Camera(height=32, width=48))
+        model = replace(
+            run.model, world=world, steps=2,
+            expert=ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8),
+        )
+        data = DemonstrationConfig(folder=str(dataset), cameras=("head",))
+        train = replace(run.train, steps=2, warmup=1, log_every=1)
+        return replace(run, model=model, data=data, train=train, **{"batch": 2, **changes})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "tabletop", recipe)
+        patch.setattr(policy_row, "Tabletop", Stub)
+        patch.setattr(policy_study, "baselines", guesses)
+        yield changes
+
+
+def study(out: Path, cases: int = CASES, **options: Any) -> dict[str, Any]:
+    return run_policies(out, ROWS, [TASK], cases, **options)
+
+
+def timeless(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without what depends on the machine's mood."""
+    plain = json.loads(json.dumps(results))
+    del plain["protocol"]["wall"]
+    return plain
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("study")
+    return out, study(out)
+
+
+@pytest.fixture
+def done(finished, tmp_path: Path, no_report: None) -> tuple[Path, dict[str, Any]]:
+    """A copy of the finished study."""
+    return shutil.copytree(finished[0], tmp_path / "done"), finished[1]
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loci.report.policy_page.write_policy_report", lambda out: None)
+
+
+def test_rows_are_trained_and_played(finished) -> None:
+    out, results = finished
+    assert json.loads((out / "results.json").read_text()) == results
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    protocol = results["protocol"]
+    for row in ROWS:
+        entry = protocol["entries"][TASK][row]
+        assert entry["recipe"] == known.recipes()[f"{TASK}-{row}"]().hash()
+        assert entry["parameters"] > 1000
+        assert entry["training"]["steps"] == 2
+        assert entry["held"]["400"]["bytes"] >= entry["held"]["25"]["bytes"] > 0
+        for hold in ("1", "4"):
+            lines = (out / "episodes" / f"{TASK}-{row}-hold{hold}" / "episodes.jsonl").read_text()
+            found = [json.loads(line) for line in lines.splitlines()[1:]]
+            rate = results["success"][TASK][row][hold]["success"]
+            assert rate["hits"] == sum(line["success"] for line in found)
+            assert rate["of"] == CASES
+            assert all(line["chunks"] == 2 * int(hold) for line in found)
+            assert entry["played_with"][hold][0]["commit"] == protocol["commit"]
+        assert protocol["wall"]["milliseconds_per_act"][TASK][row]["25"] > 0
+    held = {row: protocol["entries"][TASK][row]["held"] for row in ROWS}
+    assert held["window"]["400"] == held["window"]["25"]
+    assert held["hybrid"]["400"]["tokens"] - held["hybrid"]["25"]["tokens"] == 375 * 4
+    for key in ("dtype", "device", "threads", "versions", "seed", "noise", "interval", "command"):
+        assert key in protocol
+    films = out / "episodes" / f"{TASK}-window-hold1" / "videos"
+    assert len(list(films.iterdir())) == CASES
+    assert not (out / "episodes" / f"{TASK}-window-hold4" / "videos").exists()
+
+
+def test_a_killed_study_goes_on_to_the_same_results(
+    done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, results = done
+    out = tmp_path / "cut"
+    for steps in (40, 150):
+        monkeypatch.setattr(Stub, "left", steps)
+        with pytest.raises(Cut):
+            study(out)
+        assert not (out / "results.json").exists()
+    monkeypatch.setattr(Stub, "left", 10**6)
+    assert timeless(study(out)) == timeless(results)
+
+
+def test_pieces_stay_when_the_weights_are_gone(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, results = done
+    for file in out.glob("training/*/*.safetensors"):
+        file.unlink()
+    monkeypatch.setattr(policy_row, "Tabletop", Nobody)
+    monkeypatch.setattr(policy_row, "run_recipe", Nobody)
+    again = study(out)
+    assert timeless(again) == timeless(results)
+    for what in ("milliseconds_per_act", "training_minutes"):
+        assert again["protocol"]["wall"][what] == results["protocol"]["wall"][what]
+    fewer = study(out, CASES - 1)
+    assert fewer["success"][TASK]["hybrid"]["4"]["success"]["of"] == CASES - 1
+    with pytest.raises(LociError, match=r"1 of 4 episodes .*weights are gone; delete .*train it"):
+        study(out, CASES + 1)
+    with pytest.raises(LociError, match="weights are gone"):
+        study(out, seed=1)
+    assert timeless(study(out)) == timeless(results)
+
+
+def test_a_changed_recipe_is_trained_and_played_again(
+    done, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, results = done
+    folder = out / "training" / f"{TASK}-hybrid"
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setitem(small, "batch", 1)
+    again = study(out)
+    for row in ROWS:
+        old, new = (found["protocol"]["entries"][TASK][row] for found in (results, again))
+        assert new["recipe"] != old["recipe"]
+        assert new["checkpoint_sha256"] != old["checkpoint_sha256"]
+        key = json.loads(
+            (out / "episodes" / f"{TASK}-{row}-hold4" / "episodes.jsonl").read_text().split("\n")[0]
+        )
+        assert key["checkpoint"] == new["checkpoint_sha256"]
+    # What took long to train is put aside.
+    (aside,) = (out / "training").glob(f"{TASK}-window.*")
+    assert (aside / "model.safetensors").exists()
+
+
+def test_a_changed_task_is_played_again_by_the_same_weights(
+    done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, results = done
+    monkeypatch.setattr(policy_row, "run_recipe", Nobody)
+    monkeypatch.setattr(PutBackBlock, "gap", 7)
+    played: list[int] = []
+    monkeypatch.setattr(
+        policy_row, "Tabletop", lambda task: played.append(task.hold) or Stub(task)
+    )
+    again = study(out)
+    assert sorted(played) == [1] * 2 * CASES + [4] * 2 * CASES
+    old, new = (found["protocol"]["entries"][TASK] for found in (results, again))
+    assert {row: new[row]["checkpoint_sha256"] for row in ROWS} == {
+        row: old[row]["checkpoint_sha256"] for row in ROWS
+    }
+
+
+def test_more_cases_are_added_to_those_there_are(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = done
+    played: list[int] = []
+    monkeypatch.setattr(
+        policy_row, "Tabletop", lambda task: played.append(task.hold) or Stub(task)
+    )
+    more = study(out, CASES + 2)
+    assert len(played) == 2 * 2 * len(ROWS)
+    assert more["success"][TASK]["window"]["1"]["success"]["of"] == CASES + 2
+
+
+def test_foreign_weights_and_damaged_notes_are_named(done) -> None:
+    out, _ = done
+    folder = out / "training" / f"{TASK}-window"
+    shutil.copy(out / "training" / f"{TASK}-hybrid" / "model.safetensors", folder)
+    with pytest.raises(LociError, match=r"made by another recipe; delete .*window"):
+        study(out)
+    (folder / "row.json").write_text('{"recipe":')
+    with pytest.raises(LociError, match=r"row\.json is damaged"):
+        study(out)
+
+
+def test_rows_and_tasks_are_chosen_by_name(tmp_path: Path, no_report: None) -> None:
+    for task in ("cover-blocks", "press-button"):
+        for row in POLICY_ROWS:
+            finish(tmp_path, task, row, {1: 3, 4: 2}, 4)
+    found = run_policies(tmp_path, ["ttt", "full"], ["press-button"], 4)
+    assert list(found["success"]) == ["press-button"]
+    assert list(found["success"]["press-button"]) == ["full", "ttt"]
+    assert found["differences"]["press-button"] == {}
+    with pytest.raises(LociError, match="no row 'hybird'; did you mean 'hybrid'"):
+        run_policies(tmp_path, ["hybird"])
+    with pytest.raises(LociError, match="no task 'press'"):
+        run_policies(tmp_path, None, ["press"])
+    with pytest.raises(LociError, match="0 cases"):
+        run_policies(tmp_path, cases=0)
+    with pytest.raises(LociError, match="seed -1"):
+        run_policies(tmp_path, seed=-1)
+
+
+def test_baselines_are_kept_and_made_again_for_other_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def ask(task: Task, episodes: int, training: int, first: int = 0) -> dict[str, Estimate]:
+        asked.append((task.hold, first))
+        return guesses(task, episodes, training)
+
+    monkeypatch.setattr(policy_study, "baselines", ask)
+    finish(tmp_path, TASK, "window", {1: 1, 4: 1}, 4)
+    for _ in range(2):
+        found = run_policies(tmp_path, ["window"], [TASK], 4)
+    assert asked == [(1, 0), (4, 0)]
+    assert set(found["baselines"][TASK]["4"]) == set(BASELINES)
+    run_policies(tmp_path, ["window"], [TASK], 3)
+    assert len(asked) == 4
+    file = tmp_path / "baselines" / f"{TASK}-hold1.json"
+    file.write_text("{")
+    with pytest.raises(LociError, match="damaged"):
+        run_policies(tmp_path, ["window"], [TASK], 3)
+
+
+def test_differences_are_paired_and_never_certain() -> None:
+    ours, theirs = [True] * 90 + [False] * 10, [True] * 20 + [False] * 80
+    found = difference(ours, theirs)
+    assert found.mean == pytest.approx(0.7)
+    assert 0.6 < found.lo < 0.65
+    assert 0.75 < found.hi < 0.8
+    # The same failures: nothing differs, and little is known of the episodes not played.
+    same = difference(ours, ours)
+    assert same.mean == 0
+    assert -0.06 < same.lo < 0 < same.hi < 0.06
+    all_ = difference([True] * 100, [False] * 100)
+    assert all_.mean == all_.hi == 1
+    assert 0.9 < all_.lo < 1
+
+
+def test_the_console_table_fits_eighty_columns(tmp_path: Path, no_report: None) -> None:
+    for row, hits in (("window", 25), ("hybrid", 100)):
+        finish(tmp_path, TASK, row, {1: hits, 4: hits}, 100)
+    results = run_policies(tmp_path, ["window", "hybrid"], [TASK], 100)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(console_table(results))
+    text = console.export_text()
+    assert "…" not in text
+    line = next(line for line in text.splitlines() if line.strip().startswith("hybrid"))
+    assert line.split("  ", 3)[-1].count("100 [96, 100]") == 4
+    for name in (*BASELINES, "window", "chance"):
+        assert name in text
