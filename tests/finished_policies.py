@@ -28,7 +28,7 @@ def finish(
     folder = out / "training" / f"{task}-{row}"
     note = {
         "recipe": run.hash(), "config": run.model.hash(),
-        "checkpoint": f"{row}{task}".ljust(64, "0"),
+        "checkpoint": "0" * 64, "weights": f"{row}{task}",
         "parameters": parameters,
         "training": {"steps": 1000, "minutes": 20.5, "loss": 0.02, "protocol": {}},
         "cost": {

@@ -56,10 +56,9 @@ class PolicyRow:
     def key(self, task: Task, loop: Loop) -> dict[str, Any]:
         """Everything that the row's episodes of a task depend on, as JSON gives it back."""
         key = {
-            "version": VERSION, "recipe": self.note["recipe"],
-            "checkpoint": self.note["checkpoint"], "task": task.to_dict() | told(task),
-            "seed": loop.seed, "first_seed": loop.first, "cameras": list(loop.cameras),
-            "steps": self.run.model.steps,
+            "version": VERSION, "recipe": self.note["recipe"], "weights": self.note["weights"],
+            "task": task.to_dict() | told(task), "seed": loop.seed, "first_seed": loop.first,
+            "cameras": list(loop.cameras), "steps": self.run.model.steps,
         }
         return json.loads(json.dumps(key))
 
@@ -127,7 +126,8 @@ def _describe(
     run: PolicyRun, model: WorldActionModel, file: Path, checkpoint: str
 ) -> dict[str, Any]:
     """The note of a row whose weights are there."""
-    training = load_checkpoint(file, PolicyRun.kind).metadata["training"]
+    metadata = load_checkpoint(file, PolicyRun.kind).metadata
+    training = metadata["training"]
     if training.get("protocol", {}).get("config") != run.hash():
         raise LociError(f"{file} was made by another recipe; delete {file.parent} to train again")
     device = next(model.parameters()).device
@@ -137,6 +137,7 @@ def _describe(
         "recipe": run.hash(),
         "config": model.config.hash(),
         "checkpoint": checkpoint,
+        "weights": metadata["digest"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": training,
         "cost": held,

@@ -142,8 +142,8 @@ def _entry(found: PolicyRow) -> dict[str, Any]:
     training = {k: v for k, v in note["training"].items() if k != "minutes"}
     return {
         "recipe": note["recipe"], "config": note["config"],
-        "checkpoint_sha256": note["checkpoint"], "parameters": note["parameters"],
-        "training": training,
+        "checkpoint_sha256": note["checkpoint"], "weights": note["weights"],
+        "parameters": note["parameters"], "training": training,
         "held": {
             frames: {name: costs[name] for name in ("tokens", "bytes")}
             for frames, costs in note["cost"].items()
