@@ -26,8 +26,9 @@ from loci.training import recipes as known
 from loci.training.tabletop import POLICY_ROWS, tabletop
 from loci.types import Camera
 from loci.worlds.tasks import PutBackBlock
+from loci.worlds.tasks import baselines as floors
 from loci.worlds.tasks.base import Task
-from loci.worlds.tasks.baselines import BASELINES
+from loci.worlds.tasks.baselines import BASELINES, Outcome
 
 TASK, ROWS, CASES = "put-back-block", ("window", "hybrid"), 3
 
@@ -337,3 +338,16 @@ def test_the_console_table_fits_eighty_columns(tmp_path: Path, no_report: None) 
     assert line.split("  ", 3)[-1].count("100 [96, 100]") == 4
     for name in (*BASELINES, "window", "chance"):
         assert name in text
+
+
+def test_baselines_play_the_studys_own_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def play(env: Any, seed: int, *_: Any) -> Outcome:
+        seeds.append(seed)
+        return Outcome(seed % 2 == 0, {}, "", 1)
+
+    monkeypatch.setattr(floors, "play", play)
+    found = floors.baselines(PutBackBlock(), 3, 1, ["oracle-state"], first=2000)
+    assert [seed for seed in seeds if seed < floors.TRAINING] == [2000, 2001, 2002]
+    assert found["oracle-state"].mean == 2 / 3
