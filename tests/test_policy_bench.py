@@ -21,7 +21,8 @@ from loci.evaluation.policy_bench import ACTS, Row, run_policy_bench, tables
 from loci.evaluation.policy_sizes import MECHANISMS, policy_config
 from loci.memory import ROWS
 from loci.policy import Policy
-from loci.report.plots import cost, standalone
+from loci.report.cost_plots import cost
+from loci.report.svg import standalone
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, episodes, tiny_policy
 from tiny_world import tiny_world
 

@@ -202,7 +202,8 @@ def bench(
         )
     if plot is not None:
         from loci.files import atomic_write
-        from loci.report.plots import cost, standalone
+        from loci.report.cost_plots import cost
+        from loci.report.svg import standalone
 
         atomic_write(plot, standalone(cost(results)))
     if as_json:

@@ -120,3 +120,13 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
     # The page decides the size: only the view box keeps the shape.
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+
+
+def standalone(drawn: str) -> str:
+    """A plot as a file of its own, readable on light and on dark pages."""
+    style = (
+        "<style>svg{color:#1c2430}"
+        "@media (prefers-color-scheme:dark){svg{color:#dfe5ec}}</style>"
+    )
+    end = drawn.index(">", drawn.index("<svg")) + 1
+    return drawn[:end] + style + drawn[end:]
