@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from loci import cli
+from loci.commands.options import listed
 from loci.errors import LociError
 from loci.evaluation import bench
 from loci.evaluation.bench import ACTS, parse_frames, run_bench, spread, table
@@ -102,7 +103,7 @@ def test_mistakes_name_the_fix(tmp_path: Path) -> None:
         (lambda: run_bench(["none"], repeats=0), "0 repeats measure nothing"),
         (lambda: run_bench(["none"], out=tmp_path), "is a folder; name a file"),
         (lambda: parse_frames("25,many"), "'25,many' are no numbers of frames"),
-        (lambda: cli._names(" ,"), "names no row"),
+        (lambda: listed(" ,"), "names no row"),
     ):
         with pytest.raises(LociError, match=words) as caught:
             ask()

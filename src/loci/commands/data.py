@@ -1,0 +1,73 @@
+"""`loci data`: datasets of demonstrations, in LeRobot's format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from loci.commands.options import maybe, named
+
+BROKEN = 1
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="record")
+def record_data(
+    *,
+    task: Annotated[str, named("TASK")],
+    episodes: Annotated[int, named("N")],
+    out: Annotated[Path, named("DIR")],
+    seed: Annotated[int | None, maybe("S", "behind those that policies are judged on")] = None,
+    steady: bool = False,
+    quality: Literal["high", "lossless"] = "high",
+) -> None:
+    """Record an expert at a tabletop task as a LeRobot v3.0 dataset. Stopped, it goes on.
+
+    Args:
+        task: Name of a tabletop task.
+        episodes: Record until the dataset has so many.
+        out: Folder of the dataset, new or with some episodes of the same task.
+        seed: The first episode's; further ones count up.
+        steady: Do not disturb the expert, which then shows no recoveries.
+        quality: Of the videos.
+    """
+    from loci.data.record_command import record_tabletop
+
+    first = {} if seed is None else {"seed": seed}
+    done = record_tabletop(task, episodes, out, steady=steady, quality=quality, **first)
+    left_out = f", {len(done.failed)} not solved and left out" if done.failed else ""
+    print(f"{out}: {len(done.kept)} episodes recorded{left_out}; loci data check {out}")
+
+
+@app.command
+def check(
+    folder: Positional[Annotated[Path, named("FOLDER")]],
+    /,
+    *,
+    config: Annotated[Path | None, maybe("FILE", "any dataset will do")] = None,
+    quick: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what a LeRobot v3.0 dataset holds and what is wrong with it. Nothing is changed.
+
+    Ends with 1 where something is broken.
+
+    Args:
+        folder: The dataset.
+        config: What a model wants of it, JSON: any of action, state (widths), cameras (names),
+            height, width, fps.
+        quick: Do not decode the videos, only compare what their headers promise.
+        as_json: Print JSON instead of lines.
+    """
+    from loci.data.lerobot_check import check as look
+    from loci.data.lerobot_check import read_expected
+
+    found = look(folder, read_expected(config) if config else None, quick)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    if found.broken:
+        raise SystemExit(BROKEN)
