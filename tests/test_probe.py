@@ -158,6 +158,16 @@ def test_it_is_the_snapshot_that_is_asked(probe: Probe):
     assert latents["there"] > 0.8
 
 
+def test_a_state_that_is_one_number_a_stream_is_asked_too(probe: Probe):
+    """As the spatial grid counts its frames."""
+    (room,) = probe.rooms
+    count = probes.states(
+        room, lambda latents, _: {"count": torch.full((len(latents),), 3.0)}, torch.device("cpu")
+    )["count"]
+    assert count.shape == (FITTED + ASKED, 1)
+    assert (count == 3).all()
+
+
 def test_what_is_read_out_is_what_the_recall_branch_scores(probe: Probe):
     able = means(probe.score(Remembering(answer=nearest_view)))
     unable = means(probe.score(Remembering(answer=last_view)))

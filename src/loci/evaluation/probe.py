@@ -179,7 +179,7 @@ def states(room: Variants, hold: Hold, device: torch.device) -> dict[str, Tensor
     def one(latents: Tensor) -> dict[str, Tensor]:
         held = hold(latents.to(device), room.poses.expand(len(latents), -1, -1, -1))
         return {
-            name: value.flatten(1).float().cpu() for name, value in held.items()
+            name: value.reshape(len(value), -1).float().cpu() for name, value in held.items()
             if value.is_floating_point() and not name.startswith(ASIDE)
         }
 
