@@ -105,7 +105,7 @@ STUDIES: dict[str, Study] = {
             lambda: tuple(ROWS),
             trains=True,
             probes=True,
-            page=2_800_000,
+            page=2_400_000,
         ),
     )
 }
