@@ -30,7 +30,7 @@ MOSAIC = Camera(height=96, width=80)
 
 
 def tabletop(task: str, memory: Memory) -> PolicyRun:
-    """A small policy (1.5 million parameters, 20 tokens a frame) for a task, with any memory."""
+    """A small policy (1.6 million parameters, 20 tokens a frame) for a task, with any memory."""
     return PolicyRun(
         model=WorldActionConfig(
             world=WorldConfig(
