@@ -200,7 +200,6 @@ def test_where_it_is_not_kept_it_is_checked_and_unused():
     ({"executed": torch.zeros(2, 2, HORIZON, ACTIONS)}, r"\(2, 3, 4, 5\)"),
     ({"executed": torch.zeros(2, 3, HORIZON, ACTIONS + 1)}, r"\(2, 3, 4, 5\)"),
     ({"executed": torch.zeros(2, 3)}, r"\(2, 3, 4, 5\)"),
-    ({"executed": torch.zeros(2, 3, HORIZON, ACTIONS), "after": [3, 0, 1, 2]}, "in their order"),
 ])
 def test_packed_episodes_want_what_was_done_between_their_frames(change, message):
     model = tiny_policy(MEMORIES["hybrid-acts"])
@@ -208,6 +207,22 @@ def test_packed_episodes_want_what_was_done_between_their_frames(change, message
     inputs = [data[name] for name in ("latents", "actions", "time", "proprio")]
     with pytest.raises(LociError, match=message):
         packed_actions(model, *inputs, **change)
+
+
+def test_chunks_in_any_order_are_told_the_state_of_their_frame():
+    """What was done is read with its own frame's state too, whatever chunks are predicted."""
+    model = tiny_policy(MEMORIES["hybrid-acts"])
+    data = episodes(model, 4)
+    latents, actions, time, proprio = (
+        data[name] for name in ("latents", "actions", "time", "proprio")
+    )
+    order, done = [3, 0, 2], torch.randn(2, 3, HORIZON, ACTIONS)
+    with torch.no_grad():
+        whole, _ = packed_actions(model, latents, actions, time, proprio, executed=done)
+        some, _ = packed_actions(
+            model, latents, actions[:, order], time[:, order], proprio, after=order, executed=done
+        )
+    torch.testing.assert_close(some, whole[:, order], atol=1e-5, rtol=1e-5)
 
 
 def test_the_chunk_after_the_last_frame_is_seen_by_nobody():

@@ -132,7 +132,7 @@ def test_a_page_without_films_and_logs_is_still_whole(
     bare = render_policy_page(results, tmp_path)
     assert not Tags(bare).open
     assert len(Tags(bare).of("svg")) == 2
-    with pytest.raises(LociError, match=r"no results\.json in .*loci study wam"):
+    with pytest.raises(LociError, match=r"no results\.json in .*run `loci study`"):
         write_policy_report(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(LociError, match="cannot be read"):

@@ -211,7 +211,7 @@ def test_a_memory_of_actions_learns_from_what_was_done(folder):
         noisy = flow.path(target, batch["noise"], batch["time"][:, :, None, None])
         found, _ = packed_actions(
             model, batch["latents"], noisy, batch["time"],
-            model.proprio(batch["proprio"]).repeat(1, 2, 1),
+            model.proprio(batch["proprio"]),
             after=[*range(batch["latents"].shape[1])] * 2, executed=model.actions(each["actions"]),
         )
         outputs.append(found[:, : batch["latents"].shape[1]])

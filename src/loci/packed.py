@@ -99,12 +99,11 @@ def packed_actions(
 
     clean (B, T, C, h, w); actions (B, G, n, A), normalised and noised, chunks carried out after
     the frames `after` (default: chunk t after frame t; a frame may have several, which do not see
-    each other); action_time (B, G) their noise levels; proprio (B, G, P), normalised, the robot's
-    state at these frames. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of
+    each other); action_time (B, G) their noise levels; proprio (B, T, P), normalised, the robot's
+    state at each frame. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead` (V of
     them, 1 or more each), of which each knows what came before it and never its own clean copy.
     executed (B, T - 1 or T, n, A), normalised: the chunks that were carried out after the frames;
-    wanted where the memory keeps them, unused elsewhere. They are read with the first states of
-    `proprio`, so that `after` must begin with those frames; nobody sees the one after the last.
+    wanted where the memory keeps them, unused elsewhere; nobody sees the one after the last.
     clean_time (B, T): noise levels of the clean frames where they were noised. pauses (B, T): by
     how many frames each frame and all after it stand later in time than they were seen; nothing
     but the rotary positions knows. memory: in place of the model's own, with as many gists.
@@ -130,14 +129,15 @@ def packed_actions(
         lanes.append(Lane(world.dit, segment, texts.video))
     after = list(range(actions.shape[1])) if after is None else list(after)
     between = clean.shape[1] - 1
+    context = expert.context(proprio, texts.actions)  # once a frame, however many chunks read it
     if memory.executed and between:
-        done = _checked(executed, actions, between, after)
+        done = _checked(executed, actions, between)
         coords.append(expert.coords(place[:-1], len(ahead) + len(after), Kind.EXECUTED))
         zero = torch.zeros(done.shape[:2], device=clean.device)
         segment = expert.segment(done, zero, placed(coords[-1]), silent=True)
-        context = expert.context(proprio[:, :between], texts.actions)
-        lanes.append(Lane(expert, segment, context))
-        readers.append(_Reader(list(range(between)), model.read_carry))
+        told = range(between)
+        lanes.append(Lane(expert, segment, context.rows(_rows(clean.shape[:2], told))))
+        readers.append(_Reader(list(told), model.read_carry))
     if noisy is not None and time is not None:
         coords.append(world.chunk_coords(torch.tensor(ahead, device=clean.device), 1))
         poses = still.expand(len(noisy), len(ahead), 1, 4, 4)
@@ -145,9 +145,8 @@ def packed_actions(
         lanes.append(Lane(world.dit, segment, texts.video))
         readers.append(_Reader([frame - 1 for frame in ahead], own))
     coords.append(expert.coords(torch.tensor(after, device=clean.device), len(ahead)))
-    context = expert.context(proprio, texts.actions)
     segment = expert.segment(actions, action_time, placed(coords[-1]))
-    lanes.append(Lane(expert, segment, context))
+    lanes.append(Lane(expert, segment, context.rows(_rows(clean.shape[:2], after))))
     readers.append(_Reader(after, model.read_carry))
 
     groups = [len(reader.before) for reader in readers]
@@ -159,9 +158,7 @@ def packed_actions(
     return expert.head(tokens[-1]), video
 
 
-def _checked(
-    executed: Tensor | None, actions: Tensor, between: int, after: Sequence[int]
-) -> Tensor:
+def _checked(executed: Tensor | None, actions: Tensor, between: int) -> Tensor:
     """The chunks that were carried out between frames, (B, T - 1, n, A)."""
     if executed is None:
         raise LociError("this memory keeps action history: give the `executed` chunks too")
@@ -171,12 +168,13 @@ def _checked(
             f"executed actions of shape {tuple(executed.shape)}; give all chunks between the "
             f"frames, {(rows, between, *chunk)}"
         )
-    if after[:between] != list(range(between)):
-        raise LociError(
-            "executed chunks are read with the states that `proprio` begins with: let `after` "
-            "begin with all frames in their order"
-        )
     return executed[:, :between]
+
+
+def _rows(shape: Sequence[int], frames: Sequence[int]) -> list[int]:
+    """Where these frames of every episode are among the (B, T) of `shape`, frames innermost."""
+    episodes, length = shape
+    return [episode * length + frame for episode in range(episodes) for frame in frames]
 
 
 def retrieve(

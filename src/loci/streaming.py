@@ -202,19 +202,14 @@ def denoise(cache: Cache, view: View) -> Job:
     return job
 
 
-def glance(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
-    """A chunk that looks and attends at once."""
-    return denoise(cache, look(cache, rule, group, coords))
-
-
 def keep(cache: Cache, rule: Rule, group: Group, coords: Coords) -> Job:
     """Actions that were carried out after the last frame: they attend, then take their slots behind
     all that is in use, where they count once the next frame is written."""
-    glanced = glance(cache, rule, group, coords)
+    attended = denoise(cache, look(cache, rule, group, coords))
     moves = cache.mark(group.streams, coords, group.written)
 
     def job(layer: int, q: Tensor | None, k: Tensor, v: Tensor) -> Tensor | None:
-        seen = glanced(layer, q, k, v)
+        seen = attended(layer, q, k, v)
         _commit(cache, layer, group, moves, k, v)
         return seen
 

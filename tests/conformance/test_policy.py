@@ -104,10 +104,10 @@ def test_recomputed_blocks_and_chunks_in_any_number_give_the_same(name):
     results = []
     for recompute in (False, True):
         model.zero_grad()
-        twice = [torch.cat([data[key]] * 2, dim=1) for key in ("actions", "time", "proprio")]
+        twice = [torch.cat([data[key]] * 2, dim=1) for key in ("actions", "time")]
         after = [*range(FRAMES)] * 2
         output, _ = packed_actions(
-            model, data["latents"], *twice[:2], model.proprio(twice[2]), after=after,
+            model, data["latents"], *twice, model.proprio(data["proprio"]), after=after,
             executed=data["executed"], recompute=recompute,
         )
         output.square().mean().backward()

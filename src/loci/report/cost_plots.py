@@ -31,7 +31,7 @@ def cost(results: Mapping[str, Any]) -> str:
         for name in names:
             fill = color(name, names)
             frames = {int(n): costs for n, costs in rows[name].items()}
-            for axis, act in zip(axes, acts, strict=False):
+            for axis, act in zip(axes[:-1], acts, strict=True):
                 points = [(n, c[f"{act}_ms"]) for n, c in frames.items() if "left_out" not in c]
                 if not points:
                     continue

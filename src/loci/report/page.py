@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from loci import __version__
-from loci.errors import LociError
 from loci.evaluation.branches import BRANCHES
 from loci.evaluation.probe import PROBED
 from loci.evaluation.results import COLUMNS, cell
 from loci.files import atomic_write
 from loci.report import plots
 from loci.report.claims import claims
+from loci.report.pages import read_results, template
 from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
 
 LIMIT = 11_000_000
@@ -107,7 +105,7 @@ def write_report(out: str | Path, limit: int = LIMIT) -> Path:
     Raises LociError where one of them is missing or damaged, or the page cannot be written.
     """
     out = Path(out)
-    results, cases = _read(out / "results.json"), _read(out / "cases.json")
+    results, cases = read_results(out / "results.json"), read_results(out / "cases.json")
     page = render_page(results, cases, out, limit)
     atomic_write(out / "report.html", page)
     return out / "report.html"
@@ -120,11 +118,7 @@ def render_page(
     protocol = results["protocol"]
     names = list(protocol["rows"])
     probed = {row: {"probe": scores} for row, scores in results["probe"].items()}
-    template = Environment(
-        loader=PackageLoader("loci.report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("page.html.j2")
-    return template.render(
+    return template("page.html.j2").render(
         version=__version__,
         protocol=protocol,
         names=names,
@@ -142,15 +136,6 @@ def render_page(
         plots=_plots(results, names),
         panels=_panels(out, names, cases, limit),
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise LociError(f"no {file.name} in {file.parent}; run `loci study` there") from error
-    except (OSError, ValueError) as error:
-        raise LociError(f"{file} cannot be read ({error}); run the study again") from error
 
 
 def _kind(row: str, protocol: Mapping[str, Any]) -> str:

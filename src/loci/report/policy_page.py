@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from loci import __version__
@@ -19,6 +17,7 @@ from loci.evaluation.policy_results import last_stage, percent
 from loci.files import atomic_write
 from loci.report import policy_plots as plots
 from loci.report import published
+from loci.report.pages import read_results, template
 from loci.report.panels import mp4
 from loci.report.policy_claims import policy_claims
 
@@ -36,13 +35,7 @@ def write_policy_report(out: str | Path, limit: int = LIMIT) -> Path:
     are missing or damaged, or the page cannot be written.
     """
     out = Path(out)
-    file = out / "results.json"
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LociError(f"no {file.name} in {out}; run `loci study wam` there") from error
-    except (OSError, ValueError) as error:
-        raise LociError(f"{file} cannot be read ({error}); run the study again") from error
+    results = read_results(out / "results.json")
     atomic_write(out / "report.html", render_policy_page(results, out, limit))
     return out / "report.html"
 
@@ -50,11 +43,7 @@ def write_policy_report(out: str | Path, limit: int = LIMIT) -> Path:
 def render_policy_page(results: Mapping[str, Any], out: Path, limit: int = LIMIT) -> str:
     """The page as text."""
     protocol = results["protocol"]
-    template = Environment(
-        loader=PackageLoader("loci.report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("policies.html.j2")
-    return template.render(
+    return template("policies.html.j2").render(
         version=__version__,
         protocol=protocol,
         wall=protocol["wall"],

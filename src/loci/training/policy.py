@@ -147,7 +147,7 @@ class PolicyTask:
             extra = {"noisy": mixed, "time": levels, "ahead": ahead}
         output, guess = packed_actions(
             model, clean, flow.path(target, noise, time[:, :, None, None]), time,
-            model.proprio(batch["proprio"]).repeat(1, config.draws, 1),
+            model.proprio(batch["proprio"]),
             after=list(range(frames)) * config.draws, clean_time=clean_time,
             executed=model.actions(batch["actions"]), pauses=batch.get("pauses"),
             memory=self._memory(batch), attention=config.attention, recompute=config.recompute,

@@ -15,7 +15,7 @@ from loci.training.policy import PolicyRun
 from loci.types import Camera
 
 # The rows of the study of policies. A window of two frames reaches four frames back through four
-# layers: less than the six for which every task makes a fact be held.
+# layers: less than the six for which Put Back and Cover make a fact be held.
 POLICY_ROWS: dict[str, Memory] = {
     "window": SlidingWindow(window=2),
     "full": FullHistory(),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +23,6 @@ from loci.data.lerobot_writer import Writer
 from loci.errors import LociError
 
 NUMBERS = {"action": FEATURES["action"], "note": FEATURES["note"]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Waiting for the disk is for power cuts, which do not happen here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loci.files.os.fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("datasets") / "demo"
-    write(folder, [5, 1, 12])
-    return folder
-
-
-@pytest.fixture
-def copied(written: Path, tmp_path: Path) -> Path:
-    """A dataset to damage."""
-    return Path(shutil.copytree(written, tmp_path / "demo"))
 
 
 def test_appending_is_the_same_as_writing_at_once(written: Path, tmp_path: Path) -> None:
@@ -108,7 +85,7 @@ def test_killed_and_resumed_gives_the_same_dataset(
     at: int, whole: int, written: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "demo"
-    options = {"tests": str(Path(__file__).parent), "folder": str(folder), "at": at}
+    options = {"tests": str(Path(__file__).parents[1]), "folder": str(folder), "at": at}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(**options)],
         stdout=subprocess.PIPE,

@@ -7,39 +7,15 @@ file that each comes from is named beside it.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from demonstrations import FEATURES, HEAD, PICTURE, episode, write
+from demonstrations import FEATURES, HEAD, PICTURE, episode
 from loci.data.lerobot import Dataset
 from loci.data.lerobot_format import DEFAULTS
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Waiting for the disk is for power cuts, which do not happen here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loci.files.os.fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("datasets") / "demo"
-    write(folder, [5, 1, 12])
-    return folder
-
-
-@pytest.fixture
-def copied(written: Path, tmp_path: Path) -> Path:
-    """A dataset to damage."""
-    return Path(shutil.copytree(written, tmp_path / "demo"))
 
 
 def test_info(written: Path) -> None:

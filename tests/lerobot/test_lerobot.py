@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +24,6 @@ from loci.data.lerobot_writer import Writer
 from loci.errors import LociError
 
 NUMBERS = {"action": FEATURES["action"], "note": FEATURES["note"]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Waiting for the disk is for power cuts, which do not happen here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loci.files.os.fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("datasets") / "demo"
-    write(folder, [5, 1, 12])
-    return folder
-
-
-@pytest.fixture
-def copied(written: Path, tmp_path: Path) -> Path:
-    """A dataset to damage."""
-    return Path(shutil.copytree(written, tmp_path / "demo"))
 
 
 def test_what_is_written_is_read_bit_for_bit(written: Path) -> None:
