@@ -39,8 +39,9 @@ from loci.data.lerobot_format import (
     tasks_table,
 )
 from loci.data.lerobot_rows import episode_rows, read_groups, write_groups
+from loci.data.lerobot_stats import episode_stats, of_line, to_line
 from loci.data.lerobot_valid import same_dataset, valid_episode, valid_features
-from loci.data.stats import Statistics, combine, sampled, thinned, vector_stats, visual_stats
+from loci.data.stats import Statistics, combine
 from loci.errors import LociError, nearest
 from loci.files import atomic_write
 
@@ -168,11 +169,7 @@ class Writer:
             "index": np.arange(first, first + length),
             "task_index": np.full(length, tasks.index(task)),
         }
-        stats = {
-            name: _stats(frames[name], feature)
-            for name, feature in info.features.items()
-            if feature.visual or feature.numeric
-        }
+        stats = episode_stats(frames, info.features)
         line: dict[str, Any] = {"episode_index": number, "tasks": [task], "length": length}
         features = dict(info.features)
         clips: dict[str, Any] = {}
@@ -261,8 +258,7 @@ class Writer:
 
     def _write_line(self, line: dict[str, Any], stats: dict[str, Statistics]) -> pa.Table:
         """Add an episode's line to meta/episodes; the lines of that file."""
-        for name, found in stats.items():
-            line |= {f"stats/{name}/{key}": value.tolist() for key, value in found.items()}
+        line |= to_line(stats)
         chunk, file, old = 0, 0, self._lines
         if self._last is not None and old is not None:
             chunk = self._last["meta/episodes/chunk_index"]
@@ -339,7 +335,7 @@ class Writer:
             self._cut_video(name, last)
         counted = self._stats["index"]["count"][0] if self._stats else 0
         if counted + last["length"] == self.info.total_frames:
-            self._add_stats(_line_stats(last, self.info.features))
+            self._add_stats(of_line(last, self.info.features))
 
     def _cut_data(self, last: dict[str, Any]) -> None:
         chunk, file, number = (
@@ -387,20 +383,3 @@ def _locked(folder: Path, scratch: Path) -> FileLock:
     except OSError as error:
         raise LociError(f"cannot write {folder}: {error.strerror}; choose another") from error
     return lock
-
-
-def _stats(values: np.ndarray, feature: Feature) -> Statistics:
-    if feature.visual:
-        return visual_stats(thinned(values[sampled(len(values))]))
-    return vector_stats(values)
-
-
-def _line_stats(line: dict[str, Any], features: dict[str, Feature]) -> dict[str, Statistics]:
-    """The statistics that an episode's line in meta/episodes holds."""
-    found: dict[str, Statistics] = {}
-    for column, value in line.items():
-        head, _, rest = column.partition("/")
-        name, _, key = rest.rpartition("/")
-        if head == "stats" and name in features and value is not None:
-            found.setdefault(name, {})[key] = np.array(value)
-    return found
