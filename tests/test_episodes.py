@@ -88,14 +88,14 @@ def test_a_renamed_file_is_refused(tmp_path):
 def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(episodes, "SHARD", 2)
     seeds = range(5)
-    rgb, poses = render_training_set(seeds, 9, SMALL, tmp_path, workers=1, progress=False)
+    rgb, poses = render_training_set(seeds, 9, SMALL, tmp_path, workers=1)
     assert rgb.shape == (5, 9, 16, 16, 3)
     assert poses.shape == (5, 9, 4, 4)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
     files[1].unlink()
-    again = render_training_set(seeds, 9, SMALL, tmp_path, workers=1, progress=False)
-    bare = render_training_set(seeds, 9, SMALL, workers=1, progress=False)
+    again = render_training_set(seeds, 9, SMALL, tmp_path, workers=1)
+    bare = render_training_set(seeds, 9, SMALL, workers=1)
     for other in (again, bare):
         np.testing.assert_array_equal(rgb, other[0])
         np.testing.assert_array_equal(poses, other[1])
@@ -103,8 +103,8 @@ def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
 
 def test_two_workers_render_the_same(monkeypatch):
     monkeypatch.setattr(episodes, "SHARD", 2)
-    one = render_training_set(range(4), 5, SMALL, workers=1, progress=False)
-    two = render_training_set(range(4), 5, SMALL, workers=2, progress=False)
+    one = render_training_set(range(4), 5, SMALL, workers=1)
+    two = render_training_set(range(4), 5, SMALL, workers=2)
     np.testing.assert_array_equal(one[0], two[0])
     np.testing.assert_array_equal(one[1], two[1])
 

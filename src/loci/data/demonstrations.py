@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -22,6 +21,7 @@ from loci.data.mosaic import mosaic
 from loci.data.record import ACTION, STATE
 from loci.errors import LociError
 from loci.models.codecs import Codec
+from loci.progress import tracked
 from loci.types import Camera
 
 # An episode as it was seen, at every so many steps: pictures (N, h, w, 3) of each camera and the
@@ -107,7 +107,7 @@ class DemonstrationConfig(Config):
         found, count = self._episodes(every)
         each = [
             encode(*episode, codec, horizon, camera)
-            for episode in track(found, description="encoding demonstrations", total=count)
+            for episode in tracked(found, "encoding demonstrations", count)
         ]
         return Demonstrations.join(each)
 

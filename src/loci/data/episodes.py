@@ -12,12 +12,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from loci.errors import LociError, nearest
 from loci.files import atomic_write
+from loci.progress import Progress
 from loci.types import Camera
 from loci.worlds.paths import PATHS, make_path, wander
 from loci.worlds.rooms import sample_room
@@ -123,7 +123,6 @@ def render_training_set(
     camera: Camera | None = None,
     folder: str | Path | None = None,
     workers: int = 2,
-    progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Wandering episodes of `length` = 1 + 4 n frames in the training rooms `seeds`.
 
@@ -140,20 +139,13 @@ def render_training_set(
     rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
     poses = np.empty((len(seeds), length, 4, 4))
     shards = [seeds[i : i + SHARD] for i in range(0, len(seeds), SHARD)]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("rendering episodes", total=len(seeds))
+    with Progress("rendering episodes", len(seeds)) as progress:
         for number, (images, cameras) in enumerate(
             _shards(shards, length, camera, folder, workers)
         ):
             part = slice(number * SHARD, number * SHARD + len(images))
             rgb[part], poses[part] = images, cameras
-            bar.advance(task, len(images))
+            progress.advance(len(images))
     return rgb, poses
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loci.data.lerobot import Dataset
 from loci.data.lerobot_format import INFO
@@ -16,6 +14,7 @@ from loci.data.lerobot_writer import Writer
 from loci.data.record import Recorded, record, recorded_features
 from loci.data.video import Quality
 from loci.errors import LociError
+from loci.progress import Progress
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.tabletop import ACTION, Tabletop
 from loci.worlds.tasks.baselines import TRAINING
@@ -49,12 +48,6 @@ def record_tabletop(
             yield env.observe(), move.action
         return env.verdict()
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     if (Path(out) / INFO).exists():
         there = set(Dataset.open(out).tasks) - {env.task.instruction}
         if there:
@@ -63,7 +56,6 @@ def record_tabletop(
     seeds = range(seed, seed + 3 * episodes + 10)
     with (
         Writer(out, env.metadata["render_fps"], features, "tabletop", quality=quality) as writer,
-        Progress(*columns, disable=not sys.stdout.isatty()) as bar,
+        Progress(f"recording {task}", episodes, writer.episodes) as progress,
     ):
-        line = bar.add_task(f"recording {task}", total=episodes, completed=writer.episodes)
-        return record(show, seeds, writer, episodes, lambda _, solved: bar.advance(line, solved))
+        return record(show, seeds, writer, episodes, lambda _, solved: progress.advance(solved))

@@ -24,9 +24,9 @@ from torch import Tensor
 from loci.checkpoint import commit
 from loci.errors import LociError
 from loci.evaluation.cost import BLOCK, Stream, in_turns
-from loci.evaluation.progress import Watch
 from loci.files import atomic_write
 from loci.memory import ROWS, row
+from loci.progress import Progress
 from loci.python_file import files_behind
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_device
 from loci.training.recipes import rooms
@@ -91,9 +91,9 @@ def run_bench(
     with torch.inference_mode(), matmul_precision("exact", device) as precision:
         rows = {name: Row(name, device) for name in chosen}
         measured: dict[str, dict[str, Any]] = {name: {} for name in rows}
-        with Watch("measuring", len(lengths) * len(rows) * (1 + 3 * (repeats + 1))) as watch:
+        with Progress("measuring", len(lengths) * len(rows) * (1 + 3 * (repeats + 1))) as progress:
             for count in lengths:
-                for name, costs in measure(rows, count, repeats, device, watch).items():
+                for name, costs in measure(rows, count, repeats, device, progress).items():
                     measured[name][str(count)] = costs
     first = rows[FLOOR].model.config
     results = {
@@ -126,23 +126,23 @@ def run_bench(
 
 
 def measure(
-    rows: Mapping[str, Row], frames: int, repeats: int, device: torch.device, watch: Watch
+    rows: Mapping[str, Row], frames: int, repeats: int, device: torch.device, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     """row -> its costs once `frames` frames are written."""
     # The last frames before that go one by one and are timed; there may be few of them.
     ahead = frames - rows[FLOOR].stream.frames
     alone = min(repeats, ahead)
     for name, each in rows.items():
-        watch.now(f"{frames} frames, {name}")
+        progress.now(f"{frames} frames, {name}")
         each.stream.advance(frames - alone)
-        watch.advance()
-    watch.now(f"{frames} frames, write")
+        progress.advance()
+    progress.now(f"{frames} frames, write")
     acts = {name: each.write for name, each in rows.items()}
     times = {"write": in_turns(acts, alone, device, warm=False)}
     for act in list(ACTS)[1:]:
-        watch.now(f"{frames} frames, {act}")
+        progress.now(f"{frames} frames, {act}")
         acts = {name: getattr(each, act) for name, each in rows.items()}
-        times[act] = in_turns(acts, repeats, device, done=watch.advance)
+        times[act] = in_turns(acts, repeats, device, done=progress.advance)
     found: dict[str, dict[str, Any]] = {}
     for name, each in rows.items():
         costs = {"tokens": int(each.session.tokens()), "bytes": int(each.session.bytes())}

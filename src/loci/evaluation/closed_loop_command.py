@@ -13,8 +13,8 @@ from rich.table import Table
 from loci.checkpoint import commit
 from loci.errors import LociError
 from loci.evaluation.closed_loop import Loop, run_closed_loop
-from loci.evaluation.progress import Watch
 from loci.models.world_action import WorldActionModel
+from loci.progress import Progress
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 from loci.worlds.tabletop import ACTION, Tabletop
 from loci.worlds.tasks import make_task
@@ -60,11 +60,10 @@ def closed_loop(
             "interval": "95 % Wilson", "dtype": "float32", "matmul": precision,
             "device": device_name(device), "commit": commit(),
         }
-        with Watch(f"{path.parent.name} at {task}", episodes) as watch:
+        with Progress(f"{path.parent.name} at {task}", episodes) as progress:
 
             def report(done: int, _: int, hits: int) -> None:
-                watch.now(f"{hits} of {done} succeeded")
-                watch.advance(done - watch.done)
+                progress.advance(done - progress.done, f"{hits} of {done} succeeded")
 
             return run_closed_loop(
                 model, lambda: Tabletop(chosen), loop, episodes, out, protocol, report

@@ -27,12 +27,12 @@ from loci.errors import LociError
 from loci.evaluation.bench import REPEATS, SEED, cell, checked, machine, spread
 from loci.evaluation.cost import allocated, in_turns, milliseconds
 from loci.evaluation.policy_sizes import MECHANISMS, WORDS, policy_config
-from loci.evaluation.progress import Watch
 from loci.files import atomic_write
 from loci.models.trunk import Segment
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.policy import Policy
+from loci.progress import Progress
 from loci.training.numerics import matmul_precision, pick_device, pick_dtype
 
 FRAMES = (25, 100, 400, 1600, 6400)
@@ -191,15 +191,15 @@ def run_policy_bench(
     compared: dict[str, dict[str, Any]] = {}
     with torch.inference_mode(), matmul_precision("exact", device) as precision:
         turns = 1 + 6 * (repeats + 1)
-        with Watch("measuring", len(chosen) * (1 + len(lengths) * turns)) as watch:
+        with Progress("measuring", len(chosen) * (1 + len(lengths) * turns)) as progress:
             for name in chosen:
-                watch.now(f"building {name}")
+                progress.now(f"building {name}")
                 rows[name] = Row(size, name, device, dtype, rows[FLOOR].model if rows else None)
-                watch.advance()
+                progress.advance()
             for count in lengths:
                 here = _fitting(rows, count, limit, measured)
-                times = _measure(here, count, repeats, device, watch, measured)
-                watch.advance((len(rows) - len(here)) * turns)
+                times = _measure(here, count, repeats, device, progress, measured)
+                progress.advance((len(rows) - len(here)) * turns)
                 for (act, a, b), target in COMPARED.items():
                     if a in here and b in here:
                         found = compared.setdefault(f"{act}: {a} / {b}", {"target": target})
@@ -270,7 +270,7 @@ def _fitting(
 
 
 def _measure(
-    rows: Mapping[str, Row], frames: int, repeats: int, device: torch.device, watch: Watch,
+    rows: Mapping[str, Row], frames: int, repeats: int, device: torch.device, progress: Progress,
     measured: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, list[float]]]:
     """Fill in what the rows cost after `frames` frames; act -> row -> milliseconds, turn by turn.
@@ -278,22 +278,22 @@ def _measure(
     """
     alone = min(repeats, frames - 1)
     for name, row in rows.items():
-        watch.now(f"{frames} frames, {name}")
+        progress.now(f"{frames} frames, {name}")
         row.stand(frames - alone - 1)
-        watch.advance()
+        progress.advance()
     times: dict[str, dict[str, list[float]]] = {}
     for act in ("observe", "read", "step", "act"):
-        watch.now(f"{frames} frames, {act}")
+        progress.now(f"{frames} frames, {act}")
         acts = {name: getattr(row, act) for name, row in rows.items()}
         turns = alone if act == "observe" else repeats
-        times[act] = in_turns(acts, turns, device, done=watch.advance)
-        watch.advance(len(rows) * (repeats - turns))
-    watch.now(f"{frames} frames, attention")
+        times[act] = in_turns(acts, turns, device, done=progress.advance)
+        progress.advance(len(rows) * (repeats - turns))
+    progress.now(f"{frames} frames, attention")
     for row in rows.values():
         row.prepare()
     acts = {(name, act): getattr(row, act) for name, row in rows.items()
             for act in ("attention", "bare")}
-    for (name, act), taken in in_turns(acts, repeats, device, done=watch.advance).items():
+    for (name, act), taken in in_turns(acts, repeats, device, done=progress.advance).items():
         times.setdefault(act, {})[name] = [each / rows[name].loops for each in taken]
     for name, row in rows.items():
         session = row._robot.session

@@ -25,9 +25,9 @@ from loci.checkpoint import commit, load_checkpoint
 from loci.errors import LociError
 from loci.evaluation.closed_loop import Loop, read_lines, run_closed_loop
 from loci.evaluation.policy_cost import hold as cost
-from loci.evaluation.progress import Watch
 from loci.files import atomic_write
 from loci.models.world_action import WorldActionModel
+from loci.progress import Progress
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 from loci.training.policy import PolicyRun
 from loci.training.run import find_recipe, run_recipe
@@ -199,11 +199,10 @@ def _play(
         before = _sessions(folder)
         if before[-1:] != [now]:
             atomic_write(folder / "made.json", json.dumps([*before, now], indent=1) + "\n")
-        with Watch(f"{name}, fact held {task.hold} times", cases) as watch:
+        with Progress(f"{name}, fact held {task.hold} times", cases) as progress:
 
             def report(done: int, _: int, hits: int) -> None:
-                watch.now(f"{hits} of {done} succeeded")
-                watch.advance(done - watch.done)
+                progress.advance(done - progress.done, f"{hits} of {done} succeeded")
 
             run_closed_loop(model, lambda: Tabletop(task), loop, cases, folder, key, report)
 

@@ -16,10 +16,10 @@ from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.evaluation.objects import CaseScore
 from loci.evaluation.probe import ASKED, BLIND, FITTED, LATENTS, Probe
-from loci.evaluation.progress import Watch
 from loci.evaluation.results import aggregate, cell
 from loci.files import atomic_write
 from loci.models.world import WorldModel
+from loci.progress import Progress
 from loci.python_file import files_behind
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 
@@ -50,16 +50,16 @@ def probe(
     with (
         tempfile.TemporaryDirectory() as folder,
         matmul_precision("exact", device) as precision, reproducible(device),
-        Watch("probing", 3 * cases) as watch,
+        Progress("probing", 3 * cases) as progress,
     ):
-        watch.now("rooms")
+        progress.now("rooms")
         asked = Probe(model, EpisodeCache(Path(folder)), cases, seed)
         for name in (BLIND, LATENTS):
-            watch.now(name)
+            progress.now(name)
             scores[name] = asked.reference(name)
-            watch.advance(cases)
-        watch.now(path.stem)
-        scores[path.stem] = asked.score(model, watch.advance)
+            progress.advance(cases)
+        progress.now(path.stem)
+        scores[path.stem] = asked.score(model, progress.advance)
     found = {
         "protocol": {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 
 from loci.errors import LociError, nearest
 from loci.models.world import WorldModel
+from loci.progress import tracked
 from loci.training.loop import keyed
 from loci.types import Camera
 from loci.worlds.paths import PATHS, load_path, make_path
@@ -41,9 +41,8 @@ def rollout(
     with torch.no_grad():
         latents = [model.codec.encode(torch.from_numpy(image)[None, None])]
         session.write(latents[0], poses[:, :1])
-        for number, start in enumerate(
-            track(range(1, poses.shape[1], chunk), description="generating")
-        ):
+        starts = range(1, poses.shape[1], chunk)
+        for number, start in enumerate(tracked(starts, "generating", len(starts))):
             generator = torch.Generator().manual_seed(keyed(seed, "rollout", number))
             noise = torch.randn(1, chunk, *model.latent_shape, generator=generator)
             where = poses[:, start : start + chunk]

@@ -19,11 +19,11 @@ from loci.evaluation.branches import BRANCHES, Branch
 from loci.evaluation.cost import hold
 from loci.evaluation.objects import CaseScore
 from loci.evaluation.probe import BLIND, LATENTS, Probe, probe_cases
-from loci.evaluation.progress import Watch
 from loci.evaluation.recall import causal_scores
 from loci.evaluation.rollouts import MEMORIES, World, rollout
 from loci.evaluation.truth import Truth, prepare
 from loci.files import atomic_write
+from loci.progress import Progress
 from loci.python_file import files_behind
 
 # Raise it whenever a score changes its meaning: finished parts of another version are made again.
@@ -65,16 +65,16 @@ class Runner:
         work = sum(
             self.cases * (1 + rows + len(FLOORS + CEILINGS) * b.baselines) for b in branches
         )
-        with Watch("evaluating", work) as watch:
+        with Progress("evaluating", work) as progress:
             for branch in branches:
-                scores[branch.name] = self._branch(branch, scores.get("recall", {}), watch)
+                scores[branch.name] = self._branch(branch, scores.get("recall", {}), progress)
         return scores
 
     def _branch(
-        self, branch: Branch, recalled: dict[str, list[CaseScore]], watch: Watch
+        self, branch: Branch, recalled: dict[str, list[CaseScore]], progress: Progress
     ) -> dict[str, list[CaseScore]]:
         """All rows of one branch; the truth is prepared only if some row still needs it."""
-        ahead = watch.done + self.cases
+        ahead = progress.done + self.cases
         names = [c.name for c in self.contenders]
         if branch.baselines:
             names = [*FLOORS, *names, *CEILINGS]
@@ -82,13 +82,13 @@ class Runner:
         for name in names:
 
             def score(name: str = name) -> list[CaseScore]:
-                watch.now(f"{branch.name}: {name}")
-                truths = self._truths(branch, watch)
-                return self._score(branch, name, truths, recalled.get(name), watch)
+                progress.now(f"{branch.name}: {name}")
+                truths = self._truths(branch, progress)
+                return self._score(branch, name, truths, recalled.get(name), progress)
 
             cases = [c.key for c in branch.cases(self.cases, self.seed)]
             scores[name] = self._part(branch.name, name, cases, score)
-            watch.advance(ahead + len(scores) * self.cases - watch.done)
+            progress.advance(ahead + len(scores) * self.cases - progress.done)
         return scores
 
     def probe(self) -> dict[str, list[CaseScore]]:
@@ -98,20 +98,20 @@ class Runner:
         names = [BLIND, LATENTS, *found]
         cases = [c.key for c in probe_cases(self.cases, self.seed)]
         prepared: list[Probe] = []
-        with Watch("probing", len(names) * self.cases) as watch:
+        with Progress("probing", len(names) * self.cases) as progress:
             for name in names:
 
                 def score(name: str = name) -> list[CaseScore]:
-                    watch.now(f"probe: {name}")
+                    progress.now(f"probe: {name}")
                     if not prepared:
                         prepared.append(Probe(self.first, self.cache, self.cases, self.seed))
                     if name not in found:
                         return prepared[0].reference(name)
                     self._still_there(found[name], "probe")
-                    return prepared[0].score(found[name].model, watch.advance)
+                    return prepared[0].score(found[name].model, progress.advance)
 
                 scores[name] = self._part("probe", name, cases, score)
-                watch.advance(len(scores) * self.cases - watch.done)
+                progress.advance(len(scores) * self.cases - progress.done)
         return scores
 
     def _part(
@@ -137,13 +137,13 @@ class Runner:
                 "it again"
             )
 
-    def _truths(self, branch: Branch, watch: Watch) -> list[Truth]:
+    def _truths(self, branch: Branch, progress: Progress) -> list[Truth]:
         """The truth of a branch's cases, kept for the next branch that asks for the same."""
         config = self.first.config
         frames = branch.frames(config.chunk)
         wanted = (branch.split, branch.courses, branch.observe, branch.groups, frames)
         if self.prepared[0] != wanted:
-            watch.now(f"{branch.name}: truth")
+            progress.now(f"{branch.name}: truth")
             self.prepared = (wanted, [])
             for case in branch.cases(self.cases, self.seed):
                 truth = prepare(
@@ -151,7 +151,7 @@ class Runner:
                     observe=branch.observe, frames=frames, groups=branch.groups,
                 )
                 self.prepared[1].append(truth)
-                watch.advance()
+                progress.advance()
         truths = self.prepared[1]
         if branch.shown:
             self._keep(branch, "truth", [t.rgb for t in truths], truths)
@@ -163,18 +163,18 @@ class Runner:
         name: str,
         truths: list[Truth],
         recalled: list[CaseScore] | None,
-        watch: Watch,
+        progress: Progress,
     ) -> list[CaseScore]:
         """One row of one branch."""
         found = [c for c in self.contenders if c.name == name]
         if not found:
             videos = baseline(name, truths, self.first.config.camera, self.first.codec)
-            watch.advance(len(truths))
+            progress.advance(len(truths))
             return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
         self._still_there(found[0], branch.name)
         model = found[0].model
         if branch.name != "causal":
-            videos = rollout(model, truths, self.seed, advance=watch.advance)
+            videos = rollout(model, truths, self.seed, advance=progress.advance)
             self._keep(branch, name, videos, truths)
             return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
         # With true memory these are the rollouts of the recall branch: same cases, same noise.
@@ -185,7 +185,7 @@ class Runner:
                 continue
             videos = rollout(model, truths, self.seed, memory)
             by_memory[memory] = [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
-        watch.advance(len(truths))
+        progress.advance(len(truths))
         return causal_scores(by_memory)
 
     def _keep(

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from loci.checkpoint import commit, digest, load_checkpoint, load_into, save_checkpoint
 from loci.config import Config
 from loci.errors import LociError
+from loci.progress import Progress
 from loci.python_file import files_behind, told
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
@@ -41,8 +42,8 @@ from loci.training.numerics import (
     reproducible,
     thread_count,
 )
+from loci.training.pace import Pace
 from loci.training.parts import Parts
-from loci.training.progress import Progress
 
 STATE = "training-state"
 
@@ -255,13 +256,13 @@ class _Run:
         self.folder.log({"event": event, "step": self.step, **self.protocol})
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
-        title = self.folder.path.name
-        with _stop_requests() as stop, Progress(title, self.step, self.config.steps) as progress:
+        title, pace = self.folder.path.name, Pace()
+        with _stop_requests() as stop, Progress(title, self.config.steps, self.step) as progress:
             while self.step < self.config.steps:
                 samples, values = self._one()
                 self.seconds = time.monotonic() - began
                 self.window.add(values)
-                progress.advance(self.step, values["loss"], samples)
+                progress.advance(1, pace.after(values["loss"], samples))
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     self._log()
                 if stop.is_set() or time.monotonic() - saved >= self.config.save_every:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from loci.models.rope import ALIGNED
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
+from loci.progress import tracked
 from loci.training.loop import keyed
 from loci.training.order import picked
 from loci.training.run import RunConfig
@@ -200,9 +200,10 @@ def latent_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
     images, poses = render_training_set(
         range(config.episodes), config.length, config.camera, cache_folder("train")
     )
+    starts = range(0, len(images), 8)
     pieces = [
         codec.encode(torch.from_numpy(images[i : i + 8])).half()
-        for i in track(range(0, len(images), 8), description="encoding episodes")
+        for i in tracked(starts, "encoding episodes", len(starts))
     ]
     held = {"latents": torch.cat(pieces), "poses": torch.from_numpy(poses)}
     atomic_write(path, lambda temporary: save_file(held, temporary, {"digest": digest(held)}))

@@ -1,0 +1,76 @@
+"""What a person sees of long work: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich import progress as rich
+from rich.console import Console
+
+LINE_EVERY = 30.0  # seconds
+Thing = TypeVar("Thing")
+
+
+class Progress:
+    """So many things done out of `total`, `done` of them before, on standard error."""
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        self.title, self.total, self.first, self.done, self.doing = title, total, done, done, ""
+        self.console = Console(stderr=True)
+        self.began = self.spoken = time.monotonic()
+        self.bar = rich.Progress(
+            rich.TextColumn(title),
+            rich.BarColumn(bar_width=None),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.description}"),
+            rich.TimeElapsedColumn(),
+            rich.TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=4,
+            speed_estimate_period=60,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def now(self, doing: str) -> None:
+        """What is being worked on."""
+        self.doing = doing
+        self.bar.update(self.task, description=doing)
+
+    def advance(self, count: int = 1, doing: str = "") -> None:
+        """So many more are done; how it goes, where `doing` says it."""
+        if doing:
+            self.now(doing)
+        self.done += count
+        self.bar.advance(self.task, count)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.spoken >= LINE_EVERY:
+            self.spoken = now
+            left = (now - self.began) * (self.total - self.done) / max(self.done - self.first, 1)
+            time_left = f"{left / 60:.0f} min left" if left >= 100 else f"{left:.0f} s left"
+            said = [f"{self.title}: {self.done}/{self.total}", self.doing, time_left]
+            print(", ".join(filter(None, said)), file=sys.stderr, flush=True)
+
+
+def tracked(things: Iterable[Thing], title: str, total: int) -> Iterator[Thing]:
+    """The same things, `total` of them, shown as they go."""
+    with Progress(title, total) as progress:
+        for thing in things:
+            yield thing
+            progress.advance()

@@ -1,0 +1,65 @@
+"""What is said of long work where nobody sits at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from loci import progress
+from loci.progress import Progress, tracked
+
+Advance = Callable[[float], None]
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Advance:
+    """Lets seconds pass on the clock that progress reads."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    return wait
+
+
+def test_a_line_now_and_then_says_how_far_it_is(
+    wait: Advance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("measuring", 100) as shown:
+        for _ in range(9):
+            wait(4)
+            shown.advance(2, "hybrid")
+    out, err = capsys.readouterr()
+    assert out == ""
+    # 30 seconds had passed after the eighth: 16 of 100 in 32 seconds, 84 more take 168.
+    assert err == "measuring: 16/100, hybrid, 3 min left\n"
+
+
+def test_what_was_done_before_says_nothing_of_the_speed(
+    wait: Advance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("run", 1000, done=990) as shown:
+        shown.now("loss 0.5")
+        wait(40)
+        shown.advance(4)
+    assert capsys.readouterr().err == "run: 994/1000, loss 0.5, 60 s left\n"
+
+
+def test_tracked_things_come_one_by_one(
+    wait: Advance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = []
+
+    def things():
+        for number in range(3):
+            drawn.append(number)
+            yield number
+
+    seen = tracked(things(), "encoding", 3)
+    assert next(seen) == 0
+    assert drawn == [0]
+    wait(31)
+    assert list(seen) == [1, 2]
+    assert capsys.readouterr().err == "encoding: 1/3, 62 s left\n"
