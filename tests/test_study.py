@@ -25,6 +25,8 @@ from loci.evaluation.runner import Contender
 from loci.evaluation.study import evaluate, run_study
 from loci.evaluation.truth import Truth, prepare
 from loci.memory import ROWS
+from loci.training.recipes import AGAIN
+from loci.training.run import find_recipe
 from loci.types import Camera
 from tiny_world import tiny_world
 
@@ -271,6 +273,18 @@ def test_every_branch_has_cases_of_its_split() -> None:
     for branch in BRANCHES.values():
         assert {c.split for c in branch.cases(6, 0)} == {branch.split}
     assert BRANCHES["recall"].cases(6, 0)[1].course == LOOP360
+
+
+def test_rows_with_the_return_loss_differ_in_nothing_else() -> None:
+    known = {row.name: find_recipe(row.recipe)() for row in studies.STUDIES["returns"].rows}
+    again = [name for name in known if name.startswith(AGAIN)]
+    assert again
+    for name in again:
+        plain = known[name.removeprefix(AGAIN)].to_dict()
+        found = known[name].to_dict()
+        assert found.pop("type") != plain.pop("type")
+        assert found.pop("weight") > 0
+        assert found == plain
 
 
 def test_unknown_names_say_the_nearest(tmp_path: Path) -> None:

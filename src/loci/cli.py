@@ -78,7 +78,7 @@ def study(
     """Compare memory rows on the same cases with the same noise: results.json and report.html.
 
     Args:
-        name: ground or families, of world models in rooms; wam, of policies at tasks.
+        name: ground, families or returns, of world models in rooms; wam, of policies at tasks.
         out: Folder of the results. What is finished there is not made again.
         rows: Only these rows, separated by commas.
         tasks: wam: only these tasks, separated by commas.

@@ -50,6 +50,7 @@ from loci.training.numerics import (
     pick_device,
     reproducible,
 )
+from loci.training.recipes import AGAIN
 from loci.training.run import find_recipe, run_recipe
 from loci.training.world import WorldRun, shipped_codec
 
@@ -88,7 +89,10 @@ class Study:
 
     @property
     def rows(self) -> list[Row]:
-        return [Row(name, f"rooms-{name}") for name in self.names()]
+        """Each name with its recipe: rooms-ROW, or its own where it names an objective too."""
+        return [
+            Row(name, name if name.startswith(AGAIN) else f"rooms-{name}") for name in self.names()
+        ]
 
 
 STUDIES: dict[str, Study] = {
@@ -103,6 +107,14 @@ STUDIES: dict[str, Study] = {
             "families",
             "Only the memory changes: what does each way to remember bring back, and at what cost?",
             lambda: tuple(ROWS),
+            trains=True,
+            probes=True,
+            page=2_400_000,
+        ),
+        Study(
+            "returns",
+            "Only the objective changes: what does a memory learn when returns count again?",
+            lambda: ("none", "tower", f"{AGAIN}tower", "spatial", f"{AGAIN}spatial"),
             trains=True,
             probes=True,
             page=2_400_000,

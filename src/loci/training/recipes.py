@@ -28,6 +28,8 @@ from loci.training.world import WorldRun, shipped_codec_config, small_transforme
 from loci.types import Camera
 from loci.worlds.tasks import TASKS
 
+AGAIN = "returns-"  # before a row's name: its recipe with the return loss
+
 
 def rooms(memory: Memory) -> WorldRun:
     """The study's recipe: a world model of the rooms with the given memory."""
@@ -58,7 +60,7 @@ def recipes() -> dict[str, Callable[[], RunConfig]]:
     """All recipes by name: the codec's, two for each memory row that is known by now, and one for
     each task of the tabletop and row of the study of policies."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
-    again = {f"returns-{name}": partial(_returning, memory) for name, memory in ROWS.items()}
+    again = {f"{AGAIN}{name}": partial(_returning, memory) for name, memory in ROWS.items()}
     policies = {
         f"{task}-{name}": partial(tabletop, task, memory)
         for task in TASKS for name, memory in POLICY_ROWS.items()
