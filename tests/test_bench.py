@@ -15,7 +15,7 @@ from loci.commands.options import listed
 from loci.errors import LociError
 from loci.evaluation import bench
 from loci.evaluation.bench import ACTS, parse_frames, run_bench, spread, table
-from loci.evaluation.cost import BLOCK, FRAMES, Stream, hold, in_turns
+from loci.evaluation.cost import BLOCK, FRAMES, Stream, hold, in_turns, milliseconds
 from loci.memory import ROWS
 from tiny_world import tiny_world
 
@@ -143,3 +143,12 @@ def test_what_a_stream_holds_does_not_depend_on_how_it_came(name: str) -> None:
         assert stream.frames == 401
         last = stream.session.bytes()
     assert (held["bytes_at_400"] < last) == (memory.growth == "linear")
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_timed_until_it_is_done() -> None:
+    device = torch.device("cuda")
+    x = torch.randn(4096, 4096, device=device)
+    milliseconds(lambda: x @ x, device)
+    once = milliseconds(lambda: x @ x, device)
+    assert milliseconds(lambda: [x @ x for _ in range(50)], device) > 20 * once

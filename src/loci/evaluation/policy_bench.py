@@ -274,7 +274,6 @@ def _measure(
     measured: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, list[float]]]:
     """Fill in what the rows cost after `frames` frames; act -> row -> milliseconds, turn by turn.
-
     """
     alone = min(repeats, frames - 1)
     for name, row in rows.items():
