@@ -47,7 +47,7 @@ def small(folder: Path, memory=None, **changes) -> PolicyRun:
     world = replace(model.world, dit=dit, camera=CAMERA)
     expert = ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8)
     data = DemonstrationConfig(folder=str(folder), cameras=("head",))
-    settings = {"batch": 3, "draws": 2, **changes}
+    settings = {"batch": 3, "draws": 2, "lead": 0, **changes}
     return replace(run, model=replace(model, world=world, expert=expert), data=data, **settings)
 
 
@@ -192,6 +192,37 @@ def test_windows_vary_and_change_what_is_computed(folder):
         small(folder, FullHistory(), windows=(1, 2))
 
 
+@pytest.mark.parametrize("video", [0.0, 0.5])
+def test_a_lead_is_the_first_frame_seen_again_and_teaches_nothing(folder, video):
+    """The episode's own chunks and frames are all that is predicted, with the lead in memory."""
+    built = task(small(folder, FullHistory(), video=video, lead=5, clean_noise=0.0))
+    batches = [built.batch(step) for step in range(24)]
+    leads = [b["latents"].shape[1] - b["actions"].shape[1] for b in batches]
+    assert set(leads) == {*range(6)}
+    assert leads.count(0) > 6
+    batch, lead = next((b, n) for b, n in zip(batches, leads, strict=True) if n == 4)
+    for name in ("latents", "proprio"):
+        assert (batch[name][:, :lead] == batch[name][:, lead : lead + 1]).all()
+    alone = {k: v[:, lead:] if k in ("latents", "proprio", "clean_noise", "clean_time", "pauses")
+             else v for k, v in batch.items()}
+    if video:
+        assert int(batch["ahead"].min()) > lead
+        alone["ahead"] = batch["ahead"] - lead
+    loss, _ = built.loss(batch)
+    plain, _ = built.loss(alone)
+    # Seen and weighed: more of the same keys change what is attended to.
+    assert not torch.allclose(loss, plain)
+    # But not asked for: what was done while it stood still does not exist.
+    assert batch["noise"].shape[1] == 2 * batch["actions"].shape[1]
+    window = task(small(folder, Hybrid(anchors=0, window=1, gists_per_frame=0), lead=5,
+                        clean_noise=0.0))
+    batch = next(b for b in map(window.batch, range(24)) if b["latents"].shape[1]
+                 == b["actions"].shape[1] + lead)
+    alone = {k: v[:, lead:] if k in ("latents", "proprio", "clean_noise", "clean_time", "pauses")
+             else v for k, v in batch.items()}
+    torch.testing.assert_close(window.loss(batch)[0], window.loss(alone)[0])
+
+
 def test_a_memory_of_actions_learns_from_what_was_done(folder):
     """Chunks that were carried out are seen by what comes after them, with any window."""
     memory = ActionHistory(memory=Hybrid(anchors=1, window=2, gists_per_frame=2))
@@ -252,7 +283,7 @@ def test_a_dataset_that_is_too_small_says_so(folder):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
-    ({"ahead": 0}, "1 or more"), ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
+    ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])
 def test_settings_that_train_nothing_are_refused(folder, change, message):
     with pytest.raises(LociError, match=message):

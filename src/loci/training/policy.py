@@ -39,7 +39,9 @@ class PolicyRun(RunConfig, name="policy"):
     frames of an episode whose prediction is supervised in a step, picked at random (None: all of
     them); without a video loss there are none. pause, longest: before every frame time goes on,
     with this chance, by up to so many frames that nobody saw, so that a fact can be held for longer
-    than any demonstration lasts (randomised positions, arXiv 2305.16843). windows: where given,
+    than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in
+    half of the steps the robot stood still before it began: its first frame is seen up to so many
+    times more, in front of the episode, which fills the memory and teaches nothing to do. windows: where given,
     each step picks the memory's window among these. attention, recompute: see `packed_actions`.
     """
 
@@ -54,6 +56,7 @@ class PolicyRun(RunConfig, name="policy"):
     ahead: int | None = None
     pause: float = 0.0
     longest: int = 24
+    lead: int = 0
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False
@@ -67,6 +70,11 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError("the losses' weights: actions more than 0, video 0 or more")
         if not 0 <= self.pause <= 1 or self.longest < 1:
             raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
+        if self.lead < 0:
+            raise LociError(f"lead {self.lead} counts frames; use 0 or more")
+        if self.lead and self.model.world.memory.executed:
+            raise LociError("before an episode nothing is carried out; set lead to 0, or keep no "
+                            "action history")
         for window in self.windows:
             with_window(self.model.world.memory, window)
 
@@ -95,19 +103,23 @@ class PolicyTask:
         """Demonstrations of a step, cut to the longest of them, and all that is drawn for them.
 
         latents, clean_noise (B, T, C, h, w); clean_time (B, T); proprio (B, T, P); actions, valid
-        (B, T, n, A) and (B, T, n); noise (B, T * draws, n, A) and time (B, T * draws), draw by
-        draw; with a video loss noisy (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the
-        same for all), and seen (B, V), where they are in the episode; pauses (B, T) and window (B,)
-        where there are any.
+        (B, E, n, A) and (B, E, n) of the last E frames, those of the episode; noise
+        (B, E * draws, n, A) and time (B, E * draws), draw by draw; with a video loss noisy
+        (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the same for all), and seen
+        (B, V), where they are in the episode; pauses (B, T) and window (B,) where there are any.
         """
         config, model = self.config, self.config.model
         picks = picked(config.train.seed, step, config.batch, len(self.data))
         part = self.data.rows(picks)
-        latents, frames = part.latents.float(), part.latents.shape[1]
         draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
-        rows, count = len(picks), frames * config.draws
+        lead = 0
+        if config.lead:
+            lead = max(0, int(torch.randint(-config.lead, config.lead + 1, (), generator=draw)))
+        latents, proprio = _again(part.latents.float(), lead), _again(part.proprio, lead)
+        rows, frames, acted = len(picks), latents.shape[1], part.actions.shape[1]
+        count = acted * config.draws
         batch = {
-            "latents": latents, "proprio": part.proprio, "actions": part.actions,
+            "latents": latents, "proprio": proprio, "actions": part.actions,
             "valid": part.valid,
             "time": model.flow.sample_times((rows, count), draw),
             "noise": torch.randn(rows, count, *part.actions.shape[2:], generator=draw),
@@ -118,10 +130,10 @@ class PolicyTask:
             happens = torch.rand(rows, frames, generator=draw) < config.pause
             length = torch.randint(1, config.longest + 1, (rows, frames), generator=draw)
             batch["pauses"] = length * happens
-        if config.video and frames > 1:
-            wanted = frames - 1 if config.ahead is None else min(config.ahead, frames - 1)
-            ahead = 1 + torch.randperm(frames - 1, generator=draw)[:wanted].sort().values
-            batch["ahead"] = ahead.expand(rows, -1)
+        if config.video and acted > 1:
+            wanted = acted - 1 if config.ahead is None else min(config.ahead, acted - 1)
+            ahead = 1 + torch.randperm(acted - 1, generator=draw)[:wanted].sort().values
+            batch["ahead"] = (lead + ahead).expand(rows, -1)
             batch["seen"] = part.valid[:, :, 0][:, ahead]
             batch["noisy_time"] = model.world.flow.sample_times((rows, wanted), draw)
             batch["noisy"] = torch.randn(rows, wanted, *latents.shape[2:], generator=draw)
@@ -135,7 +147,7 @@ class PolicyTask:
         config, model = self.config, self.model
         flow, video = config.model.flow, config.model.world.flow
         latents, frames = batch["latents"], batch["latents"].shape[1]
-        clean_time = batch["clean_time"]
+        first, clean_time = frames - batch["actions"].shape[1], batch["clean_time"]
         clean = video.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
         target = model.actions(batch["actions"]).repeat(1, config.draws, 1, 1)
         time, noise = batch["time"], batch["noise"]
@@ -148,7 +160,7 @@ class PolicyTask:
         output, guess = packed_actions(
             model, clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]),
-            after=list(range(frames)) * config.draws, clean_time=clean_time,
+            after=list(range(first, frames)) * config.draws, clean_time=clean_time,
             executed=model.actions(batch["actions"]), pauses=batch.get("pauses"),
             memory=self._memory(batch), attention=config.attention, recompute=config.recompute,
             **extra,
@@ -180,6 +192,11 @@ def with_window(memory: Memory, window: int) -> Memory:
     elif not hasattr(memory, "window"):
         raise LociError(f"{type(memory).__name__} has no window to vary; leave `windows` out")
     return dataclasses.replace(memory, **changes)
+
+
+def _again(frames: Tensor, lead: int) -> Tensor:
+    """The first of the frames (B, T, ...) so many times more."""
+    return torch.cat([frames[:, :1].repeat_interleave(lead, dim=1), frames], dim=1)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         video=0.0,
         pause=0.25,
         longest=32,
+        lead=0 if memory.executed else 24,
         train=TrainConfig(
             steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
