@@ -283,7 +283,8 @@ def test_a_dataset_that_is_too_small_says_so(folder):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
-    ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
+    ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"),
+    ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])
 def test_settings_that_train_nothing_are_refused(folder, change, message):
     with pytest.raises(LociError, match=message):

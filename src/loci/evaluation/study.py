@@ -109,7 +109,7 @@ STUDIES: dict[str, Study] = {
             lambda: tuple(ROWS),
             trains=True,
             probes=True,
-            page=2_400_000,
+            page=2_000_000,
         ),
         Study(
             "returns",
@@ -117,7 +117,7 @@ STUDIES: dict[str, Study] = {
             lambda: ("none", "tower", f"{AGAIN}tower", "spatial", f"{AGAIN}spatial"),
             trains=True,
             probes=True,
-            page=2_400_000,
+            page=2_000_000,
         ),
     )
 }

@@ -39,9 +39,9 @@ class PolicyRun(RunConfig, name="policy"):
     frames of an episode whose prediction is supervised in a step, picked at random (None: all of
     them); without a video loss there are none. pause, longest: before every frame time goes on,
     with this chance, by up to so many frames that nobody saw, so that a fact can be held for longer
-    than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in
-    half of the steps the robot stood still before it began: its first frame is seen up to so many
-    times more, in front of the episode, which fills the memory and teaches nothing to do. windows: where given,
+    than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in half of the
+    steps the robot stood still before it began: its first frame is seen up to so many times more,
+    in front of the episode, which fills the memory and teaches nothing to do. windows: where given,
     each step picks the memory's window among these. attention, recompute: see `packed_actions`.
     """
 
