@@ -47,6 +47,20 @@ def test_what_was_done_before_says_nothing_of_the_speed(
     assert capsys.readouterr().err == "run: 994/1000, loss 0.5, 60 s left\n"
 
 
+def test_a_terminal_shows_names_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder may be called anything: neither a format nor markup."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with Progress("{runs} [bold]", 4, done=1) as shown:
+        shown.advance(1, "loss [0.5]")
+    err = capsys.readouterr().err
+    assert "{runs} [bold]" in err
+    assert "loss [0.5]" in err
+    assert "2/4" in err
+
+
 def test_tracked_things_come_one_by_one(
     wait: Advance, capsys: pytest.CaptureFixture[str]
 ) -> None:

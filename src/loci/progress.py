@@ -23,10 +23,10 @@ class Progress:
         self.console = Console(stderr=True)
         self.began = self.spoken = time.monotonic()
         self.bar = rich.Progress(
-            rich.TextColumn(title),
+            rich.TextColumn("{task.fields[title]}", markup=False),
             rich.BarColumn(bar_width=None),
             rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.TimeElapsedColumn(),
             rich.TimeRemainingColumn(),
             console=self.console,
@@ -34,7 +34,7 @@ class Progress:
             speed_estimate_period=60,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=total, completed=done)
+        self.task = self.bar.add_task("", total=total, completed=done, title=title)
 
     def __enter__(self) -> Self:
         self.bar.start()
