@@ -79,108 +79,135 @@ GROUPS = 4
 
 @dataclass(frozen=True)
 class _Source:
-    """What query stretches gather of one run of keys: `index` (B or 1, U, n) of stretches, None
-    where each sees its own; `valid`, of that shape, tells real entries from filling."""
+    """What query stretches see of the run of keys number `run`: `each[g]` of its stretches for
+    every one of group g, `index` over all episodes, group after group. None: each sees its own."""
 
-    keys: Run
+    run: int
     index: Tensor | None
-    valid: Tensor
+    each: list[int]
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Neighbouring query stretches `start` to `stop` of `size` tokens, and what they gather."""
+class _Plan:
+    """Query stretches in groups of `counts` neighbours, what they see, and which of it is real:
+    masks (B * U, 1, 1, keys) of each group, None where all is."""
 
-    start: int
-    stop: int
-    size: int
+    counts: list[int]
     sources: list[_Source]
-    mask: Tensor | None
+    masks: list[Tensor | None]
 
 
 class Windowed:
-    """Each run of queries attends to the stretches that it may see, on a batch dimension."""
+    """Each run of queries attends to the stretches that it may see, on a batch dimension.
+
+    Whatever is cut into parts is cut once, for all groups: a slice by itself would leave a
+    gradient as large as the whole behind, filled with zeros.
+    """
 
     def __init__(self, rule: Rule, queries: list[Run], keys: list[Run], streams: int):
         """queries: how each segment splits into stretches of `stride` tokens that see the same
-        keys; keys: all runs of keys there are; streams: B."""
+        keys; keys: the runs that together are all keys, in order; streams: B."""
+        self.queries, self.keys = queries, keys
         self.plans = [_plan(rule, run, keys, streams) for run in queries]
 
     def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+        keys = self._runs([k for _, k, _ in qkv])
+        values = self._runs([v for *_, v in qkv])
         return [
-            None if q is None else _cat([self._group(group, q, qkv) for group in groups], dim=2)
-            for groups, (q, _, _) in zip(self.plans, qkv, strict=True)
+            None if q is None else _attend(plan, _stretches(q, run), keys, values)
+            for run, plan, (q, _, _) in zip(self.queries, self.plans, qkv, strict=True)
         ]
 
-    def _group(self, group: _Group, q: Tensor, qkv: list[QKV]) -> Tensor:
-        """What one group of stretches sees, (B, N, tokens of the group, d)."""
-        k = _cat([_gather(qkv[s.keys.segment][1], s, group) for s in group.sources], dim=1)
-        v = _cat([_gather(qkv[s.keys.segment][2], s, group) for s in group.sources], dim=1)
-        batch, heads, _, width = q.shape
-        asked = q[:, :, group.start * group.size : group.stop * group.size].transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            asked.reshape(-1, group.size, heads, width).transpose(1, 2),
-            k.transpose(1, 2), v.transpose(1, 2), group.mask,
-        )
-        return out.transpose(1, 2).reshape(batch, -1, heads, width).transpose(1, 2)
+    def _runs(self, segments: list[Tensor]) -> list[Tensor]:
+        """Keys or values (B, N, S, d) of all segments, run by run (B, stretches, size, N, d)."""
+        parts: list[Tensor] = []
+        for segment, x in enumerate(segments):
+            runs = [run for run in self.keys if run.segment == segment]
+            parts += _stretches(x, runs[0]).split([run.size for run in runs], dim=2)
+        return parts
 
 
-def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> list[_Group]:
+def _stretches(x: Tensor, run: Run) -> Tensor:
+    """(B, N, S, d) -> (B, stretches, stride, N, d)."""
+    return x.transpose(1, 2).unflatten(1, (run.count, run.stride))
+
+
+def _attend(plan: _Plan, q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """What query stretches q (B, U, P, N, d) see, (B, N, U * P, d)."""
+    groups = zip(
+        q.split(plan.counts, dim=1), _gather(plan, keys), _gather(plan, values), plan.masks,
+        strict=True,
+    )
+    seen = [
+        F.scaled_dot_product_attention(
+            asked.flatten(0, 1).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask
+        ).transpose(1, 2).unflatten(0, asked.shape[:2])
+        for asked, k, v, mask in groups
+    ]
+    return _cat(seen, dim=1).flatten(1, 2).transpose(1, 2)
+
+
+def _gather(plan: _Plan, parts: list[Tensor]) -> list[Tensor]:
+    """Keys or values of all runs -> what the stretches of each group see, (B * U, keys, N, d)."""
+    columns = []
+    for source in plan.sources:
+        part = parts[source.run]
+        batch, _, size, heads, width = part.shape
+        if source.index is None:
+            columns.append([own.flatten(0, 1) for own in part.split(plan.counts, dim=1)])
+            continue
+        rows = part.reshape(-1, size * heads * width).index_select(0, source.index)
+        taken = list(zip([batch * count for count in plan.counts], source.each, strict=True))
+        found = rows.split([stretches * each for stretches, each in taken])
+        columns.append([
+            x.view(stretches, each * size, heads, width)
+            for x, (stretches, each) in zip(found, taken, strict=True)
+        ])
+    return [_cat(list(group), dim=1) for group in zip(*columns, strict=True)]
+
+
+def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> _Plan:
     """Cut the stretches of a segment into groups, and say what each gathers."""
     tables = [rule.mask(queries.coords, run.coords) for run in keys]
     tables = [t[None] if t.dim() == 2 else t for t in tables]  # (B or 1, U, stretches)
-    counts = [t.sum(-1).amax(0) for t in tables]  # (U,) each
-    alike = all(bool((c == c[0]).all()) for c in counts)
+    alike = all(bool((n == n[0]).all()) for n in (t.sum(-1).amax(0) for t in tables))
     width = queries.count if alike else -(-queries.count // GROUPS)
-    groups = []
-    for start in range(0, queries.count, width):
-        stop = min(start + width, queries.count)
-        sources = [
-            _source(table[:, start:stop], run, start)
-            for table, run in zip(tables, keys, strict=True) if bool(table[:, start:stop].any())
-        ]
-        groups.append(_Group(start, stop, queries.stride, sources, _mask(sources, streams)))
-    return groups
+    counts = [len(part) for part in torch.arange(queries.count).split(width)]
+    sources: list[_Source] = []
+    real: list[list[Tensor]] = [[] for _ in counts]
+    for number, (run, table) in enumerate(zip(keys, tables, strict=True)):
+        if not bool(table.any()):
+            continue
+        source, valid = _source(table, number, run.count, counts, streams)
+        sources.append(source)
+        for columns, entries in zip(real, valid, strict=True):
+            columns.append(entries.repeat_interleave(run.size, -1).expand(streams, -1, -1))
+    return _Plan(counts, sources, [_mask(torch.cat(columns, dim=-1)) for columns in real])
 
 
-def _source(table: Tensor, keys: Run, start: int) -> _Source:
-    units, stretches = table.shape[1:]
-    own = torch.zeros(units, stretches, dtype=torch.bool, device=table.device)
-    if start + units <= stretches:
-        own[:, start : start + units].fill_diagonal_(True)
-    if bool((table == own).all()):
-        return _Source(keys, None, torch.ones_like(table[..., :1]))
-    # True entries first, in order; what is left over points at stretch 0 and is masked.
-    most = int(table.sum(-1).max())
-    order = torch.argsort(table.to(torch.int8), dim=-1, descending=True, stable=True)[..., :most]
-    valid = table.gather(-1, order)
-    return _Source(keys, order.masked_fill(~valid, 0), valid)
+def _source(
+    table: Tensor, number: int, count: int, counts: list[int], streams: int
+) -> tuple[_Source, list[Tensor]]:
+    """What groups of `counts` queries take of `count` stretches, by the table (B or 1, U, count)
+    of who sees whom; and what of it is real, (B or 1, queries of the group, entries)."""
+    groups = table.split(counts, dim=1)
+    own = torch.eye(count, dtype=torch.bool, device=table.device)
+    if table.shape[1] == count and bool((table == own).all()):
+        return _Source(number, None, []), [torch.ones_like(group[..., :1]) for group in groups]
+    base = count * torch.arange(streams, device=table.device)[:, None, None]
+    index, valid = [], []
+    for group in groups:
+        # True entries first, in order; what is left over points at stretch 0 and is masked.
+        most = int(group.sum(-1).max())
+        order = group.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+        valid.append(group.gather(-1, order))
+        index.append((order.masked_fill(~valid[-1], 0) + base).flatten())
+    return _Source(number, torch.cat(index), [part.shape[-1] for part in valid]), valid
 
 
-def _mask(sources: list[_Source], streams: int) -> Tensor | None:
-    """(B * U, 1, 1, keys) booleans, or None where every gathered key is real."""
-    if all(bool(source.valid.all()) for source in sources):
-        return None
-    columns = [
-        source.valid.repeat_interleave(source.keys.size, dim=-1).expand(streams, -1, -1)
-        for source in sources
-    ]
-    return torch.cat(columns, dim=-1).flatten(0, 1)[:, None, None]
-
-
-def _gather(x: Tensor, source: _Source, group: _Group) -> Tensor:
-    """Keys or values (B, N, S, d) -> what each stretch of a group sees, (B * U, keys, N, d)."""
-    run = source.keys
-    batch, heads, _, width = x.shape
-    rows = x.transpose(1, 2).reshape(batch, run.count, run.stride, heads, width)
-    rows = rows[:, :, run.offset : run.offset + run.size]
-    if source.index is None:
-        return rows[:, group.start : group.stop].reshape(-1, run.size, heads, width)
-    index = source.index.expand(batch, -1, -1)
-    base = torch.arange(batch, device=x.device)[:, None, None] * run.count
-    flat = rows.reshape(batch * run.count, run.size * heads * width)
-    picked = flat.index_select(0, (index + base).flatten())
-    return picked.view(-1, index.shape[-1] * run.size, heads, width)
+def _mask(real: Tensor) -> Tensor | None:
+    """A mask for keys of which (B, U, keys) are real; None where all are."""
+    return None if bool(real.all()) else real.flatten(0, 1)[:, None, None]
 
 
 def _whole(qkv: list[QKV]) -> tuple[Tensor, Tensor, Tensor]:

@@ -272,16 +272,16 @@ def _executor(
         return Flex(rule, coords)
     if form != "windowed":
         raise LociError(f"attention is '{form}'; use windowed, dense or flex")
-    queries, first = [], len(coords) - len(groups)
-    for segment, count in enumerate(groups, first):
-        size = len(coords[segment]) // count
-        queries.append(Run(segment, count, size, 0, size, coords[segment][::size]))
-    keys = list(queries)
+    queries, keys, first = [], [], len(coords) - len(groups)
     if first:
         tokens, gists = model.tokens, memory.gists
         each = tokens + gists
-        queries.insert(0, Run(0, frames, each, 0, tokens, coords[0][::each]))
+        queries.append(Run(0, frames, each, 0, tokens, coords[0][::each]))
         keys.append(queries[0])
         if gists:
             keys.append(Run(0, frames, each, tokens, gists, coords[0][tokens::each]))
+    for segment, count in enumerate(groups, first):
+        size = len(coords[segment]) // count
+        queries.append(Run(segment, count, size, 0, size, coords[segment][::size]))
+        keys.append(queries[-1])
     return Windowed(rule, queries, keys, streams)
