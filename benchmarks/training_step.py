@@ -139,7 +139,7 @@ def robots(name: str, length: int) -> Task:
     """The small world-action model: about 128 frames a batch."""
     config = policy_config("small", name)
     model = config.build()
-    expert, batch, ahead = config.expert, max(1, 128 // length), list(range(1, length))
+    expert, batch, ahead = config.expert, max(1, round(128 / length)), list(range(1, length))
     draw, latent = torch.Generator().manual_seed(1), model.world.latent_shape
     chunks = (batch, length, expert.horizon, expert.actions)
     held = {
