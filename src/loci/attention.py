@@ -24,14 +24,13 @@ from loci.visibility import Coords, Rule
 class Run:
     """`count` stretches of `size` tokens each, equally visible within a stretch.
 
-    They are the tokens `offset` to `offset + size` of every one of the `count` frames (or groups)
-    of `stride` tokens in segment `segment`. coords: one representative a stretch, (count,).
+    The runs of segment `segment` follow each other within each of its `count` frames (or groups) of
+    `stride` tokens. coords: one representative a stretch, (count,).
     """
 
     segment: int
     count: int
     stride: int
-    offset: int
     size: int
     coords: Coords
 

@@ -276,12 +276,12 @@ def _executor(
     if first:
         tokens, gists = model.tokens, memory.gists
         each = tokens + gists
-        queries.append(Run(0, frames, each, 0, tokens, coords[0][::each]))
+        queries.append(Run(0, frames, each, tokens, coords[0][::each]))
         keys.append(queries[0])
         if gists:
-            keys.append(Run(0, frames, each, tokens, gists, coords[0][tokens::each]))
+            keys.append(Run(0, frames, each, gists, coords[0][tokens::each]))
     for segment, count in enumerate(groups, first):
         size = len(coords[segment]) // count
-        queries.append(Run(segment, count, size, 0, size, coords[segment][::size]))
+        queries.append(Run(segment, count, size, size, coords[segment][::size]))
         keys.append(queries[-1])
     return Windowed(rule, queries, keys, streams)
