@@ -278,6 +278,15 @@ def test_a_pushed_expert_misses_and_recovers():
     assert longer >= 2
 
 
+def test_each_lid_has_its_arm_wherever_it_stands():
+    """Which arm comes must not hang on a centimetre: a policy that had to guess lost by it."""
+    env, by = Tabletop("cover-blocks"), set()
+    for seed in range(8):
+        for _ in demonstrate(env, seed):
+            by |= {(int(lid), arm) for arm, lid in enumerate(env.table.state.held) if lid >= 0}
+    assert by == {(3, LEFT), (4, RIGHT), (5, RIGHT)}
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_holding_longer_is_still_solved(name):
     env = Tabletop(make_task(name, hold=4))

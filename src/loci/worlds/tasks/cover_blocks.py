@@ -13,14 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from loci.worlds.arms import LEFT, RIGHT
 from loci.worlds.table import OPEN, Event, Layout, Table
 from loci.worlds.tasks import skills
 from loci.worlds.tasks.base import Ask, Fact, Question, Task, jitter
 from loci.worlds.tasks.things import BLUE, GREEN, PURPLE, RED, block, lid, on_table
 
 COLORS = {"red": RED, "green": GREEN, "blue": BLUE}
-# The blocks from left to right, then the lids before them.
-BLOCKS, LIDS = (0, 1, 2), (3, 4, 5)
+# The blocks from left to right, the lids before them, and the arms of the expert: which of them
+# takes the one in the middle must not hang on a centimetre that a policy can hardly see.
+BLOCKS, LIDS, BY = (0, 1, 2), (3, 4, 5), (LEFT, RIGHT, RIGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,7 @@ class CoverBlocks(Task, name="cover-blocks"):
         s = table.state
         homes = s.places.copy()
         for place in BLOCKS:
-            arm = skills.side(homes[place])
-            yield from self._to(table, arm, LIDS[place], homes[place], place)
+            yield from self._to(table, BY[place], LIDS[place], homes[place], place)
         while not table.ready:
             yield from skills.rest(table)
         open_: list[int] = []
@@ -114,8 +115,7 @@ class CoverBlocks(Task, name="cover-blocks"):
                 )
             )
             open_.append(place)
-            arm = skills.side(homes[place])
-            yield from self._to(table, arm, LIDS[place], homes[LIDS[place]], -1)
+            yield from self._to(table, BY[place], LIDS[place], homes[LIDS[place]], -1)
         while True:
             yield from skills.rest(table)
 

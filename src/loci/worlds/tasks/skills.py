@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from loci.worlds import arms
-from loci.worlds.arms import ARMS, REST
+from loci.worlds.arms import REST
 from loci.worlds.table import CHUNK, STOP, Table
 
 Actions = Iterator[np.ndarray]
@@ -87,11 +87,6 @@ def top(table: Table, button: int) -> np.ndarray:
 def press(table: Table, arm: int, button: int) -> Actions:
     """One chunk: press a button once and come up again."""
     return dip(table, arm, top(table, button) + np.array([0, 0, STOP]), 0.0, 0.0)
-
-
-def side(point: np.ndarray) -> int:
-    """The arm on whose side a point is."""
-    return ARMS.index("left" if point[0] < 0 else "right")
 
 
 def _eased(steps: int) -> np.ndarray:
