@@ -39,11 +39,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def small(folder: Path, memory=None, **changes) -> PolicyRun:
-    """The recipe of the tabletop with a transformer that a test can wait for."""
+    """The recipe of the tabletop with a transformer that a test can wait for, and that predicts
+    frames where they are learnt from."""
     run = tabletop("put-back-block", memory or Hybrid(anchors=1, window=2, gists_per_frame=2))
     model = run.model
     dit = replace(model.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8,
-                  patch=(1, 2, 2))
+                  patch=(1, 2, 2), out_channels=192 if changes.get("video") else 0)
     world = replace(model.world, dit=dit, camera=CAMERA)
     expert = ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8)
     data = DemonstrationConfig(folder=str(folder), cameras=("head",))
@@ -292,6 +293,18 @@ def test_a_dataset_that_is_too_small_says_so(folder):
 def test_settings_that_train_nothing_are_refused(folder, change, message):
     with pytest.raises(LociError, match=message):
         small(folder, **change)
+
+
+def test_a_model_without_a_head_for_frames_learns_no_video_and_makes_none(folder):
+    with pytest.raises(LociError, match="set video to 0"):
+        replace(small(folder), video=1.0)
+    model = task(small(folder)).model
+    assert not any(name.startswith("world.dit.head") for name in model.state_dict())
+    session, pose = model.world.session(), torch.eye(4)[None, None]
+    frame = torch.zeros(1, 1, *model.world.latent_shape)
+    session.write(frame, pose)
+    with pytest.raises(LociError, match="predicts no frames"):
+        session.generate(pose, frame)
 
 
 def test_every_task_and_row_has_a_recipe_that_differs_in_its_memory_alone():

@@ -25,7 +25,8 @@ from loci.visibility import Coords, Kind
 
 @dataclass(frozen=True, kw_only=True)
 class WanConfig(Config):
-    """Sizes of a Wan transformer. `text_dim` 0 leaves the cross-attention out.
+    """Sizes of a Wan transformer. `text_dim` 0 leaves the cross-attention out, `out_channels` 0 the
+    head: such a transformer predicts nothing, and is there for what it leaves in memory.
 
     `camera` says how camera poses enter: "rotary" (angles from world rays), "inject"
     (Echo-Memory's twelve numbers, on top of Wan's own rotary positions) or "none".
@@ -82,7 +83,7 @@ class Wan(Trunk):
         embedding = nn.Conv3d(config.in_channels, config.dim, config.patch, config.patch)
         super().__init__(config.sizes, patch_embedding=embedding)
         self.config = config
-        self.head = Head(config)
+        self.head = Head(config) if config.out_channels else None
 
     def patchify(self, latents: Tensor) -> Tensor:
         """(B, T, C, H, W) -> tokens (B, T / pt, L, D)."""
@@ -127,7 +128,7 @@ class Wan(Trunk):
         x = tokens.reshape(batch, runs, frames * per // runs, -1)
         x = self.run([Segment(x, time, angles)], attend, text)[0]
         e = self.modulate(time)[0]
-        out = self.head(x, e).reshape(batch, frames, per, -1)
+        out = self.outputs(x, e).reshape(batch, frames, per, -1)
         return self.unpatchify(out, *latents.shape[3:])
 
     def run(
@@ -139,7 +140,13 @@ class Wan(Trunk):
 
     def predict(self, tokens: Tensor, time: Tensor, height: int, width: int) -> Tensor:
         """The head: tokens (B, F, L, D) at timesteps (B, F) -> (B, T, C, height, width)."""
-        return self.unpatchify(self.head(tokens, self.modulate(time)[0]), height, width)
+        return self.unpatchify(self.outputs(tokens, self.modulate(time)[0]), height, width)
+
+    def outputs(self, tokens: Tensor, e: Tensor) -> Tensor:
+        """What the head makes of tokens (B, F, L, D), e (B, F, 1, D). LociError without a head."""
+        if self.head is None:
+            raise LociError("this transformer predicts no frames: its out_channels are 0")
+        return self.head(tokens, e)
 
 
 class Head(nn.Module):

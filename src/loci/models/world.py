@@ -73,10 +73,11 @@ class WorldModel(nn.Module):
         self.gist_bank = nn.Parameter(torch.randn(gists, config.dit.dim) / config.dit.dim**0.5)
         self.latent_shape: tuple[int, int, int] = self.codec.latent_shape(config.camera)
         channels, height, width = self.latent_shape
-        if not channels == config.dit.in_channels == config.dit.out_channels:
+        ins, outs = config.dit.in_channels, config.dit.out_channels
+        if channels != ins or outs not in (0, channels):
             raise LociError(
-                f"the codec has {channels} channels, the transformer {config.dit.in_channels} in "
-                f"and {config.dit.out_channels} out; give all three the same number"
+                f"the codec has {channels} channels, the transformer {ins} in and {outs} out; give "
+                "all three the same number (or 0 out, where no frames are predicted)"
             )
         _, rows, cols = config.dit.patch
         if height % rows or width % cols:

@@ -68,6 +68,9 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError("batch, draws and ahead count; use 1 or more")
         if self.video < 0 or self.actions <= 0:
             raise LociError("the losses' weights: actions more than 0, video 0 or more")
+        if self.video and not self.model.world.dit.out_channels:
+            raise LociError("the model predicts no frames (out_channels 0): set video to 0, or "
+                            "out_channels to the codec's channels")
         if not 0 <= self.pause <= 1 or self.longest < 1:
             raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
         if self.lead < 0:

@@ -30,13 +30,13 @@ MOSAIC = Camera(height=96, width=80)
 
 
 def tabletop(task: str, memory: Memory) -> PolicyRun:
-    """A small policy (1.6 million parameters, 20 tokens a frame) for a task, with any memory."""
+    """A small policy (1.4 million parameters, 20 tokens a frame) for a task, with any memory."""
     return PolicyRun(
         model=WorldActionConfig(
             world=WorldConfig(
                 memory=memory,
                 dit=WanConfig(
-                    in_channels=192, out_channels=192, dim=128, ffn_dim=256, num_heads=4,
+                    in_channels=192, out_channels=0, dim=128, ffn_dim=256, num_heads=4,
                     num_layers=4, patch=(1, 3, 2), freq_dim=64, text_dim=0,
                 ),
                 codec=PixelCodecConfig(),

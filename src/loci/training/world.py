@@ -145,7 +145,8 @@ def initialise(model: WorldModel) -> None:
     look at the same place. Training then refines what would take it long to find (ours).
     """
     xavier(model.dit)
-    nn.init.zeros_(model.dit.head.head.weight)
+    if model.dit.head is not None:
+        nn.init.zeros_(model.dit.head.head.weight)
     if model.config.dit.camera == "rotary":
         for block in model.dit.blocks:
             for layer in (block.self_attn.q, block.self_attn.k):
