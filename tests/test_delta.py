@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +14,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.memory import GatedDelta
 from loci.memory.associative import normed
-from loci.memory.delta import DeltaState, by_chunk, by_token
+from loci.memory.delta import DeltaState, by_chunk, by_kernel, by_token
 from loci.models.rope import ALIGNED
 from oracles import (
     addressed,
@@ -73,24 +78,62 @@ def test_it_equals_the_equations_in_value_and_gradient() -> None:
     )
 
 
+def streams(tokens: int, side: int, **kind: Any) -> list[Tensor]:
+    """q, k, v (B, N, S, d), log_a, b (B, N, S) and a state (B, N, d, d), to be differentiated."""
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, 3, tokens, side, **kind) for _ in range(3))
+    log_a, b = -torch.rand(2, 3, tokens, **kind), torch.rand(2, 3, tokens, **kind)
+    start = torch.randn(2, 3, side, side, **kind)
+    k = torch.nn.functional.normalize(k, dim=-1)
+    return [x.requires_grad_() for x in (q, k, v, log_a, b, start)]
+
+
+def found(
+    form: Callable[..., Any], inputs: list[Tensor], ends: list[int], *more: Any
+) -> list[Tensor]:
+    """What a form reads, the states that it leaves, and the gradients of both."""
+    seen, states = form(*inputs, ends, *more)
+    weigh = torch.arange(seen.shape[-1], device=seen.device)
+    total = (seen * weigh).sum() + sum(s.square().sum() for s in states)
+    return [seen, *states, *torch.autograd.grad(total, inputs)]
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_chunks_give_the_values_and_gradients_of_a_loop_over_tokens(size: int) -> None:
-    torch.manual_seed(1)
-    q, k, v = (torch.randn(2, 3, 12, 5, dtype=torch.float64) for _ in range(3))
-    k = torch.nn.functional.normalize(k, dim=-1)
-    log_a = -torch.rand(2, 3, 12, dtype=torch.float64)
-    b = torch.rand(2, 3, 12, dtype=torch.float64)
-    start = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    inputs = [x.requires_grad_() for x in (q, k, v, log_a, b, start)]
-    results = []
-    for form, more in ((by_token, ()), (by_chunk, (size,))):
-        seen, states = form(*inputs, [4, 12], *more)
-        total = (seen * torch.arange(5)).sum() + sum(s.square().sum() for s in states)
-        results.append((seen, states, torch.autograd.grad(total, inputs)))
-    one, other = results
-    torch.testing.assert_close(one[0], other[0])
-    for a, c in zip(one[1] + list(one[2]), other[1] + list(other[2]), strict=True):
+    inputs = streams(12, 5, dtype=torch.float64)
+    for a, c in zip(found(by_token, inputs, [4, 12]), found(by_chunk, inputs, [4, 12], size),
+                    strict=True):
         torch.testing.assert_close(a, c)
+
+
+@pytest.mark.parametrize("ends", [[4, 12], [3, 5], []])
+def test_the_kernel_is_called_as_it_wants_to_be(
+    ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop over tokens in the kernel's place, with its layout: tokens before heads."""
+
+    def stand_in(q, k, v, g, beta, *, scale, initial_state, output_final_state):
+        rows = (x.transpose(1, 2) for x in (q, k, v, g, beta))
+        seen, (state,) = by_token(*rows, initial_state, [q.shape[1]])
+        assert output_final_state
+        return scale * seen.transpose(1, 2), state
+
+    for name in ("fla", "fla.ops", "fla.ops.gated_delta_rule"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    vars(sys.modules["fla.ops.gated_delta_rule"])["chunk_gated_delta_rule"] = stand_in
+    inputs = streams(12, 5)
+    for a, c in zip(found(by_token, inputs, ends),
+                    found(by_kernel, inputs, ends, torch.float32), strict=True):
+        torch.testing.assert_close(a, c)
+
+
+@pytest.mark.gpu
+def test_the_kernel_on_a_gpu_agrees_in_value_and_gradient() -> None:
+    pytest.importorskip("fla", reason="needs flash-linear-attention")
+    inputs = streams(128, 32, device="cuda")
+    for a, c in zip(found(by_token, inputs, [48, 128]),
+                    found(by_kernel, inputs, [48, 128], torch.bfloat16), strict=True):
+        assert (a - c).norm() < 0.02 * a.norm()
 
 
 def test_frames_one_by_one_leave_what_all_at_once_leave() -> None:
