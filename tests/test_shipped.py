@@ -8,28 +8,37 @@ from pathlib import Path
 
 import pytest
 
-import loci
+from loci.errors import LociError
 from loci.models.world import WorldModel
+from loci.shipped import located, names, shipped
 from loci.training.recipes import recipes
 from loci.training.world import WorldRun
 
-CHECKPOINTS = sorted(
-    path
-    for path in (Path(loci.__file__).parent / "checkpoints").glob("*.safetensors")
-    if path.stem != "codec"
-)
+ROWS = [name for name in names() if name != "codec"]
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
-def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(path: Path) -> None:
+@pytest.mark.parametrize("name", ROWS)
+def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(name: str) -> None:
+    path = shipped(name)
     assert path.stat().st_size < 3_000_000
-    run = recipes()[f"rooms-{path.stem}"]()
+    run = recipes()[f"rooms-{name}"]()
     assert isinstance(run, WorldRun)
     found = WorldModel.load(path)
     assert found.config == run.world
     measured = {
-        json.loads(file.read_text())["protocol"]["rows"].get(path.stem, {}).get("checkpoint_sha256")
+        json.loads(file.read_text())["protocol"]["rows"].get(name, {}).get("checkpoint_sha256")
         for file in (RESULTS / "ground/results.json", RESULTS / "families/results.json")
     }
     assert hashlib.sha256(path.read_bytes()).hexdigest() in measured
+
+
+def test_a_name_stands_for_what_ships_and_a_file_for_itself(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located("hybrid") == shipped("hybrid")
+    assert WorldModel.load("hybrid").config == WorldModel.load(shipped("hybrid")).config
+    with pytest.raises(LociError, match=r"no checkpoint at hybird; .* ship: .*hybrid"):
+        WorldModel.load("hybird")
+    (tmp_path / "hybrid").write_bytes(shipped("tower").read_bytes())
+    assert located("hybrid") == Path("hybrid")
+    assert WorldModel.load("hybrid").config == WorldModel.load("tower").config

@@ -26,6 +26,7 @@ from loci import __version__
 from loci.config import Config
 from loci.errors import LociError
 from loci.files import atomic_write
+from loci.shipped import located, names
 
 FORMAT = "loci-checkpoint"
 VERSION = "1"
@@ -94,9 +95,10 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     """Read a checkpoint of the given kind: config, tensors (on the CPU, as stored), metadata.
 
+    path: the file, or the name of a checkpoint that ships with Loci (`shipped.py`).
     Raises LociError for a missing, truncated, damaged or foreign file, another version or kind.
     """
-    path = Path(path)
+    path = located(path)
     _check_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -198,7 +200,10 @@ def _sort_header(path: Path) -> None:
 def _check_whole(path: Path) -> None:
     """Tell a missing, a truncated and a foreign file apart, before the library sees it."""
     if not path.exists():
-        raise LociError(f"no checkpoint at {path}; check the path, or make one with `loci train`")
+        raise LociError(
+            f"no checkpoint at {path}; check the path, make one with `loci train`, or name one of "
+            f"those that ship: {', '.join(names())}"
+        )
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.safetensors"))
         hint = f"name a file in it: {', '.join(inside)}" if inside else "it holds no checkpoint"

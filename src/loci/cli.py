@@ -120,7 +120,7 @@ def probe(
     """Ask a checkpoint's memory what it stores, beside what generation reads out of it.
 
     Args:
-        checkpoint: A world model made by `loci train`.
+        checkpoint: A world model made by `loci train`, or the name of one that ships.
         cases: Number of held-out rooms.
         seed: Picks other held-out rooms.
         out: A file for the results, as JSON.
@@ -211,7 +211,7 @@ def rollout(
     """Generate a video: from a first frame, along a camera path.
 
     Args:
-        checkpoint: A world model made by `loci train`.
+        checkpoint: A world model made by `loci train`, or the name of one that ships.
         first_frame: An image of the model's size.
         path: Name of a camera path (loop180, walk-return, ...), or a file of poses.
         out: The video to write.

@@ -33,7 +33,7 @@ def closed_loop(
     What is done is kept in DIR; the same command goes on where it was stopped or killed.
 
     Args:
-        checkpoint: A world-action model made by `loci train`.
+        checkpoint: A world-action model made by `loci train`, or the name of one that ships.
         task: A task of the tabletop.
         out: Folder of the results: episodes.jsonl, results.json and videos.
         episodes: How many; 100 by the field's custom.

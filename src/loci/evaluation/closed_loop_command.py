@@ -15,6 +15,7 @@ from loci.errors import LociError
 from loci.evaluation.closed_loop import Loop, run_closed_loop
 from loci.models.world_action import WorldActionModel
 from loci.progress import Progress
+from loci.shipped import located
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 from loci.worlds.tabletop import ACTION, Tabletop
 from loci.worlds.tasks import make_task
@@ -39,7 +40,8 @@ def closed_loop(
     have, and a folder that holds another run.
     """
     first = first_episode(seed, episodes)
-    path, device = Path(checkpoint), pick_device()
+    path, device = located(checkpoint), pick_device()
+    name = path.parent.name if path.stem == "model" else path.stem
     model = WorldActionModel.load(path).to(device)
     expert = model.config.expert
     if (expert.actions, expert.proprio) != (ACTION, ACTION):
@@ -60,7 +62,7 @@ def closed_loop(
             "interval": "95 % Wilson", "dtype": "float32", "matmul": precision,
             "device": device_name(device), "commit": commit(),
         }
-        with Progress(f"{path.parent.name} at {task}", episodes) as progress:
+        with Progress(f"{name} at {task}", episodes) as progress:
 
             def report(done: int, _: int, hits: int) -> None:
                 progress.advance(done - progress.done, f"{hits} of {done} succeeded")

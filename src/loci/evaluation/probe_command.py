@@ -21,6 +21,7 @@ from loci.files import atomic_write
 from loci.models.world import WorldModel
 from loci.progress import Progress
 from loci.python_file import files_behind
+from loci.shipped import located
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 
 # (metric, heading): what a table of probes shows; the last three are what is read out.
@@ -44,7 +45,7 @@ def probe(
     """
     if cases < 1:
         raise LociError(f"{cases} cases show nothing; ask for 1 or more")
-    path, device = Path(checkpoint), pick_device()
+    path, device = located(checkpoint), pick_device()
     model = WorldModel.load(path).to(device)
     scores: dict[str, list[CaseScore]] = {}
     with (

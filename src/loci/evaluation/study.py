@@ -16,7 +16,6 @@ and `training/<row>/row.json`, also when its weights are gone.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import platform
 import sys
@@ -44,6 +43,7 @@ from loci.files import atomic_write
 from loci.memory import ROWS
 from loci.models.world import WorldModel
 from loci.python_file import files_behind, told
+from loci.shipped import shipped
 from loci.training.numerics import (
     device_name,
     matmul_precision,
@@ -66,9 +66,8 @@ class Row:
     recipe: str
 
     def checkpoint(self) -> Path:
-        """Where the shipped checkpoint lies."""
-        folder = importlib.resources.files("loci") / "checkpoints"
-        return Path(str(folder / f"{self.name}.safetensors"))
+        """Where the shipped checkpoint lies, if there is one."""
+        return shipped(self.name)
 
 
 @dataclass(frozen=True)

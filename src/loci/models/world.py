@@ -236,7 +236,8 @@ class WorldModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The model in a checkpoint file, in fp32, in evaluation mode."""
+        """The model in a checkpoint, a file or the name of one that ships, in fp32, in evaluation
+        mode."""
         config, tensors, _ = load_checkpoint(path, "world-model")
         model = cls(WorldConfig.from_dict(config))
         load_into(model, tensors, path)

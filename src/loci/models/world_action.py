@@ -132,7 +132,8 @@ class WorldActionModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The model in a checkpoint file, in fp32, in evaluation mode."""
+        """The model in a checkpoint, a file or the name of one that ships, in fp32, in evaluation
+        mode."""
         config, tensors, _ = load_checkpoint(path, KIND)
         model = cls(WorldActionConfig.from_dict(config))
         load_into(model, tensors, path)

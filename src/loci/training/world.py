@@ -26,6 +26,7 @@ from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.packed import packed_pass
 from loci.progress import tracked
+from loci.shipped import shipped
 from loci.training.loop import keyed
 from loci.training.order import picked
 from loci.training.run import RunConfig
@@ -163,27 +164,23 @@ def xavier(trunk: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def codec_path() -> Path:
-    """The small codec that ships with Loci."""
-    return Path(__file__).parents[1] / "checkpoints" / "codec.safetensors"
-
-
 def shipped_codec_config() -> tuple[CodecConfig, str]:
     """Configuration and digest of the shipped codec."""
-    config, tensors, _ = load_checkpoint(codec_path(), "codec")
+    config, tensors, _ = load_checkpoint(shipped("codec"), "codec")
     return CodecConfig.from_dict(config), digest(tensors)
 
 
 def shipped_codec(codec: Codec, wanted: str) -> Codec:
     """Fill `codec` with the shipped weights; LociError where they are not those `wanted`."""
-    _, tensors, _ = load_checkpoint(codec_path(), "codec")
+    path = shipped("codec")
+    _, tensors, _ = load_checkpoint(path, "codec")
     found = digest(tensors)
     if found != wanted:
         raise LociError(
-            f"the recipe was made for codec {wanted}, but {codec_path().name} is {found}; "
+            f"the recipe was made for codec {wanted}, but {path.name} is {found}; "
             "update the recipe, or restore that codec"
         )
-    load_into(codec, tensors, codec_path())
+    load_into(codec, tensors, path)
     return codec.eval()
 
 
