@@ -10,11 +10,14 @@ import pytest
 
 from loci.errors import LociError
 from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
 from loci.shipped import located, names, shipped
+from loci.training.policy import PolicyRun
 from loci.training.recipes import recipes
 from loci.training.world import WorldRun
 
-ROWS = [name for name in names() if name != "codec"]
+POLICIES = [name for name in names() if name in recipes()]
+ROWS = [name for name in names() if name not in ("codec", *POLICIES)]
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -31,6 +34,18 @@ def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(name: str) -> N
         for file in (RESULTS / "ground/results.json", RESULTS / "families/results.json")
     }
     assert hashlib.sha256(path.read_bytes()).hexdigest() in measured
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_shipped_policy_is_its_recipes_and_the_one_of_the_results(name: str) -> None:
+    path = shipped(name)
+    assert path.stat().st_size < 3_000_000
+    run = recipes()[name]()
+    assert isinstance(run, PolicyRun)
+    assert WorldActionModel.load(path).config == run.model
+    entries = json.loads((RESULTS / "wam/results.json").read_text())["protocol"]["entries"]
+    entry = entries[str(run.data.task)][name.removeprefix(f"{run.data.task}-")]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["checkpoint_sha256"]
 
 
 def test_a_name_stands_for_what_ships_and_a_file_for_itself(tmp_path, monkeypatch) -> None:
