@@ -173,13 +173,14 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
     assert ending("study", "rooms", "--out", str(tmp_path), "--rows", ",") == 2
     assert ending("study", "rooms", "--out", str(tmp_path), "--cases", "0") == 2
     assert ending(
-        "study", "wam", "--out", str(tmp_path), "--tasks", "press-button", "--json"
+        "study", "wam", "--out", str(tmp_path), "--tasks", "press-button", "--finished", "--json"
     ) == 0
-    assert calls[2:] == [(tmp_path, None, ("press-button",), 100, 0)]
+    assert calls[2:] == [(tmp_path, None, ("press-button",), 100, 0, True)]
     capsys.readouterr()
     for options, line in (
         (["wam", "--from-scratch"], "--from-scratch is not for wam, which trains"),
         (["rooms", "--tasks", "a"], "--tasks is not for rooms; leave it out"),
+        (["rooms", "--finished"], "--finished is not for rooms; name its finished --rows"),
         (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: rooms, wam)"),
     ):
         assert ending("study", *options, "--out", str(tmp_path)) == 2

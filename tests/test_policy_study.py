@@ -288,6 +288,30 @@ def test_rows_and_tasks_are_chosen_by_name(tmp_path: Path, no_report: None) -> N
         run_policies(tmp_path, seed=-1)
 
 
+def test_what_is_finished_is_reported_and_nothing_else_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LociError, match="nothing of that is finished"):
+        run_policies(tmp_path, cases=4, finished=True)
+    finish(tmp_path, TASK, "window", {1: 1, 4: 0}, 4)
+    finish(tmp_path, TASK, "hybrid", {1: 4, 4: 3}, 4)
+    finish(tmp_path, "cover-blocks", "hybrid", {1: 3, 4: 2}, 4)
+    finish(tmp_path, "press-button", "hybrid", {1: 3, 4: 2}, 3)  # one episode short
+    monkeypatch.setattr(policy_row, "Tabletop", Nobody)
+    monkeypatch.setattr(policy_row, "run_recipe", Nobody)
+    found = run_policies(tmp_path, cases=4, finished=True)
+    assert {task: list(rows) for task, rows in found["success"].items()} == {
+        TASK: ["window", "hybrid"], "cover-blocks": ["hybrid"],
+    }
+    assert list(found["protocol"]["rows"]) == ["window", "hybrid"]
+    assert found["protocol"]["command"].endswith(f"--tasks {TASK},cover-blocks --finished")
+    page = (tmp_path / "report.html").read_text()
+    (line,) = (
+        part for part in page.split("</tr>") if '<tr class="row">' in part and "window" in part
+    )
+    assert line.count("–") == 2
+
+
 def test_baselines_are_kept_and_made_again_for_other_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
 ) -> None:

@@ -73,6 +73,7 @@ def study(
     cases: Annotated[int | None, maybe("N", "64 rooms, 100 episodes")] = None,
     seed: Annotated[int, named("S")] = 0,
     from_scratch: bool = False,
+    finished: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Compare memory rows on the same cases with the same noise: results.json and report.html.
@@ -85,6 +86,7 @@ def study(
         cases: Number of held-out rooms, or of episodes.
         seed: Picks other held-out rooms or episodes.
         from_scratch: Rooms: train the rows first, instead of loading the checkpoints that ship.
+        finished: wam: only what is finished in DIR, some rows at some tasks; nothing is trained.
         as_json: Print the results as JSON instead of tables.
     """
     from loci.evaluation.studies import Asked, find_study
@@ -93,7 +95,7 @@ def study(
         raise LociError("a study needs a case; give --cases 1 or more")
     asked = Asked(
         rows=listed(rows), tasks=listed(tasks, "task"), cases=cases, seed=seed,
-        from_scratch=from_scratch,
+        from_scratch=from_scratch, finished=finished,
     )
     found = find_study(name)
     results = found.run(out, asked)

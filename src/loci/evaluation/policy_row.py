@@ -71,6 +71,14 @@ def _recipe(task: str, row: str) -> PolicyRun:
     return run
 
 
+def known(task: str, row: str, out: Path) -> PolicyRow | None:
+    """The row at the task as out/training/TASK-ROW tells of it, without its weights; None where it
+    was not trained there, or by another recipe."""
+    run = _recipe(task, row)
+    note = _note(out / "training" / f"{task}-{row}")
+    return PolicyRow(task, row, run, note, None) if note.get("recipe") == run.hash() else None
+
+
 def trained(task: str, row: str, out: Path) -> PolicyRow:
     """The row at the task: as it was trained in out/training/TASK-ROW, or trained there now.
 
@@ -81,13 +89,12 @@ def trained(task: str, row: str, out: Path) -> PolicyRow:
     folder = out / "training" / name
     model = folder / "model.safetensors"
     _put_aside(folder, run)
-    note = _note(folder)
     if not model.exists():
-        if note.get("recipe") == run.hash():
-            return PolicyRow(task, row, run, note, None)
+        if found := known(task, row, out):
+            return found
         print(f"training {name} into {folder}", file=sys.stderr, flush=True)
         run_recipe(name, folder, resume=True)
-    policy = WorldActionModel.load(model).to(pick_device())
+    policy, note = WorldActionModel.load(model).to(pick_device()), _note(folder)
     checkpoint = hashlib.sha256(model.read_bytes()).hexdigest()
     if note.get("checkpoint") != checkpoint:
         note = _describe(run, policy, model, checkpoint)
@@ -145,6 +152,14 @@ def _describe(
     }
 
 
+def missing(found: PolicyRow, hold: int, loop: Loop, cases: int, out: Path) -> int:
+    """How many of the first `cases` episodes the row has not played, or other weights have."""
+    lines = read_lines(_folder(found, hold, out) / "episodes.jsonl")
+    if lines[:1] != [found.key(make_task(found.task, hold), loop)]:
+        return cases
+    return cases - len({line["episode"] for line in lines[1:]} & set(range(cases)))
+
+
 def played(
     found: PolicyRow, hold: int, loop: Loop, cases: int, out: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -154,26 +169,25 @@ def played(
     Raises LociError where some are missing and the weights are gone, and for a model that does not
     fit the table.
     """
-    task = make_task(found.task, hold)
-    folder = out / "episodes" / f"{found.name}-hold{hold}"
+    task, folder = make_task(found.task, hold), _folder(found, hold, out)
     log, key = folder / "episodes.jsonl", found.key(task, loop)
-    lines = read_lines(log)
-    stale = log.exists() and lines[:1] != [key]
-    done = {line["episode"] for line in lines[1:]} if not stale else set()
-    if missing := cases - len(done & set(range(cases))):
+    if left := missing(found, hold, loop, cases, out):
         if found.model is None:
             raise LociError(
-                f"{missing} of {cases} episodes of {found.name}, fact held {hold} times, are "
+                f"{left} of {cases} episodes of {found.name}, fact held {hold} times, are "
                 f"missing, and its weights are gone; delete {out / 'training' / found.name} to "
                 "train it again, or give the --cases and --seed that it was played with"
             )
-        if stale:
+        if log.exists() and read_lines(log)[:1] != [key]:
             print(f"{folder} is played again: it is another policy's or task's", file=sys.stderr)
             shutil.rmtree(folder)
         _play(found.model, task, loop, cases, folder, key, found.name)
-        lines = read_lines(log)
-    first = [line for line in lines[1:] if line["episode"] < cases]
+    first = [line for line in read_lines(log)[1:] if line["episode"] < cases]
     return sorted(first, key=lambda line: line["episode"]), _sessions(folder)
+
+
+def _folder(found: PolicyRow, hold: int, out: Path) -> Path:
+    return out / "episodes" / f"{found.name}-hold{hold}"
 
 
 def told(task: Task) -> dict[str, Any]:

@@ -27,7 +27,16 @@ from loci.errors import LociError, nearest
 from loci.evaluation import policy_results as tables
 from loci.evaluation.closed_loop import Loop, summarise
 from loci.evaluation.closed_loop_command import first_episode
-from loci.evaluation.policy_row import VERSION, PolicyRow, made_with, played, told, trained
+from loci.evaluation.policy_row import (
+    VERSION,
+    PolicyRow,
+    known,
+    made_with,
+    missing,
+    played,
+    told,
+    trained,
+)
 from loci.evaluation.statistics import DRAWS, LEVEL
 from loci.evaluation.statistics import SEED as BOOTSTRAP_SEED
 from loci.files import atomic_write
@@ -53,12 +62,14 @@ def run_policies(
     tasks: Sequence[str] | None = None,
     cases: int = CASES,
     seed: int = 0,
+    finished: bool = False,
 ) -> dict[str, Any]:
     """Train and play rows (all, or those named) at tasks (likewise) in the folder `out`.
 
     cases: episodes of each row at each task and hold. seed: of the noise; the episodes' own seeds
-    count up from 1000 * seed. Returns what results.json holds. Raises LociError for an unknown row
-    or task, too few cases, seeds that demonstrations may have, and what cannot be written.
+    count up from 1000 * seed. finished: only of what is finished in `out`, some rows at some tasks;
+    nothing is trained or played. Returns what results.json holds. Raises LociError for an unknown
+    row or task, too few cases, seeds that demonstrations may have, and what cannot be written.
     """
     out, began = Path(out), time.monotonic()
     chosen = _choose("row", rows, list(POLICY_ROWS))
@@ -69,19 +80,21 @@ def run_policies(
     found: dict[str, Any] = {"success": {}, "baselines": {}, "differences": {}}
     entries: dict[str, dict[str, Any]] = {}
     wall: dict[str, Any] = {"milliseconds_per_act": {}, "training_minutes": {}}
-    for task in at:
+    cells = dict.fromkeys(at, chosen)
+    if finished:
+        cells = {task: _finished(task, chosen, cases, seed, first, out) for task in at}
+        if not any(cells.values()):
+            raise LociError(f"nothing of that is finished in {out}; leave --finished out")
+    for task in (task for task in at if cells[task]):
         found["baselines"][task] = {
             str(hold): _baselines(task, hold, cases, first, out) for hold in HOLDS
         }
         episodes: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for row in chosen:
+        for row in cells[task]:
             entry = trained(task, row, out)
             shown = entries.setdefault(task, {})[row] = _entry(entry)
             for hold in HOLDS:
-                loop = Loop(
-                    cameras=entry.run.data.cameras, seed=seed, first=first,
-                    film=FILMS if hold == 1 else 0,
-                )
+                loop = _loop(entry, hold, seed, first)
                 lines, made = played(entry, hold, loop, cases, out)
                 episodes.setdefault(row, {})[str(hold)] = lines
                 shown["played_with"][str(hold)] = made
@@ -94,7 +107,8 @@ def run_policies(
             row: {hold: [line["success"] for line in lines] for hold, lines in by_hold.items()}
             for row, by_hold in episodes.items()
         })
-    protocol = _protocol(at, chosen, entries, cases, seed, first)
+    shown = [row for row in chosen if any(row in rows_at for rows_at in cells.values())]
+    protocol = _protocol(list(entries), shown, entries, cases, seed, first, finished)
     protocol["wall"] = {"seconds": round(time.monotonic() - began, 1), **wall}
     results = {"protocol": protocol, **found}
     atomic_write(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -114,6 +128,24 @@ def _choose(what: str, names: Sequence[str] | None, known: list[str]) -> list[st
     if not names:
         raise LociError(f"no {what} is named; name some of {', '.join(known)}")
     return [name for name in known if name in names]
+
+
+def _finished(
+    task: str, rows: Sequence[str], cases: int, seed: int, first: int, out: Path
+) -> list[str]:
+    """Those of the rows that were trained at the task and have played all their episodes."""
+    entries = {row: entry for row in rows if (entry := known(task, row, out))}
+    return [
+        row for row, entry in entries.items()
+        if not any(missing(entry, hold, _loop(entry, hold, seed, first), cases, out)
+                   for hold in HOLDS)
+    ]
+
+
+def _loop(found: PolicyRow, hold: int, seed: int, first: int) -> Loop:
+    """How a row is played."""
+    film = FILMS if hold == 1 else 0
+    return Loop(cameras=found.run.data.cameras, seed=seed, first=first, film=film)
 
 
 def _baselines(task: str, hold: int, cases: int, first: int, out: Path) -> dict[str, Any]:
@@ -165,7 +197,7 @@ def _wall(wall: dict[str, Any], found: PolicyRow) -> None:
 
 def _protocol(
     tasks: Sequence[str], rows: Sequence[str], entries: dict[str, dict[str, Any]], cases: int,
-    seed: int, first: int,
+    seed: int, first: int, finished: bool,
 ) -> dict[str, Any]:
     device = pick_device()
     with matmul_precision("exact", device) as precision:
@@ -195,5 +227,5 @@ def _protocol(
             "level": LEVEL, "draws": DRAWS, "seed": BOOTSTRAP_SEED,
         },
         **made,
-        "command": f"{command} --tasks {','.join(tasks)}",
+        "command": f"{command} --tasks {','.join(tasks)}" + " --finished" * finished,
     }

@@ -21,6 +21,7 @@ class Asked:
     cases: int | None = None
     seed: int = 0
     from_scratch: bool = False
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class RoomsStudy:
 
         if asked.tasks is not None:
             raise LociError(f"--tasks is not for {self.name}; leave it out")
+        if asked.finished:
+            raise LociError(f"--finished is not for {self.name}; name its finished --rows")
         cases = CASES if asked.cases is None else asked.cases
         return run_study(self.name, out, asked.rows, cases, asked.seed, asked.from_scratch)
 
@@ -57,7 +60,7 @@ class PolicyStudy:
                 f"--from-scratch is not for {self.name}, which trains all rows; leave it out"
             )
         cases = CASES if asked.cases is None else asked.cases
-        return run_policies(out, asked.rows, asked.tasks, cases, asked.seed)
+        return run_policies(out, asked.rows, asked.tasks, cases, asked.seed, asked.finished)
 
     def table(self, results: dict[str, Any], intervals: bool) -> Table:
         from loci.evaluation.policy_results import console_table

@@ -81,7 +81,7 @@ def _table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     def cells(scores: Mapping[str, Mapping[str, Any]], row: str) -> list[dict[str, Any]]:
         return [
             {
-                "scores": [_parts(scores[task][hold]) for hold in holds],
+                "scores": [_parts(scores[task].get(hold)) for hold in holds],
                 "published": published.ROWS.get(task, {}).get(row),
                 "called": published.NAMES.get(row, ""),
             }
@@ -99,7 +99,7 @@ def _table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": row, "kind": "row",
             "cells": cells({
-                task: {hold: found[row][hold]["success"] for hold in holds}
+                task: {hold: by_hold["success"] for hold, by_hold in found.get(row, {}).items()}
                 for task, found in results["success"].items()
             }, row),
         }
@@ -120,7 +120,10 @@ def _differences(results: Mapping[str, Any]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for _, _, found in lines for name in found))
     return {
         "names": [name.replace(" - ", " − ") for name in names],
-        "lines": [(task, hold, [_parts(found[n]) for n in names]) for task, hold, found in lines],
+        "lines": [
+            (task, hold, [_parts(found.get(name)) for name in names])
+            for task, hold, found in lines
+        ],
     }
 
 
