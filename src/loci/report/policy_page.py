@@ -112,10 +112,11 @@ def _table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _differences(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired differences of success in points, a line for each task and hold."""
+    """Paired differences of success in points, a line for each task and hold that has any."""
     lines = [
         (task, hold, found)
         for task, by_hold in results["differences"].items() for hold, found in by_hold.items()
+        if found
     ]
     names = list(dict.fromkeys(name for _, _, found in lines for name in found))
     return {
