@@ -78,12 +78,17 @@ def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Se
         return svg(figure)
 
 
+def _height(names: Sequence[str]) -> float:
+    """Of a plot with a label for each row."""
+    return 3.6 + 0.07 * max(0, len(names) - 8)
+
+
 def memory_size(
     rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]
 ) -> str:
     """Identity of objects seen later against the bytes a row holds after 40 frames."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(6.4, _height(names)), layout="constrained")
         axis = figure.subplots()
         dots = []
         for name in names:
@@ -110,7 +115,7 @@ def written_and_read(
     """What a linear probe finds in the state against what generation brings back; the area of a
     dot grows with the bytes held."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(6.4, _height(names) + 0.6), layout="constrained")
         axis = figure.subplots()
         dots = []
         for name in names:

@@ -66,11 +66,13 @@ def chance(axis: Axes, height: float) -> None:
 
 def label(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
     """The names beside their dots, those of dots that lie on each other together; a label that
-    would stand on another one moves up or down and is tied to its dot by a line."""
+    would stand on another one, or below the plot, moves up or down and is tied to its dot by a
+    line."""
     groups: dict[tuple[int, int], list[tuple[str, float, float]]] = {}
     for name, x, y in dots:
         left, low = axis.transData.transform((x, y)) * 72 / axis.figure.dpi
         groups.setdefault((round(left / 6), round(low / 4)), []).append((name, left, low))
+    ground = axis.transAxes.transform((0, 0))[1] * 72 / axis.figure.dpi
     # Left, right, middle and height of each label so far, in points.
     taken: list[tuple[float, float, float, float]] = []
     for members in sorted(groups.values(), key=lambda group: group[0][1]):
@@ -81,7 +83,8 @@ def label(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
         shifts = sorted(range(-120, 121, 5), key=abs)
         clear = (
             shift for shift in shifts
-            if not any(
+            if low + shift - tall / 2 >= ground
+            and not any(
                 left + 8 < end and begin < right and abs(low + shift - middle) < (tall + high) / 2
                 for begin, end, middle, high in taken
             )
