@@ -297,6 +297,11 @@ def test_what_is_finished_is_reported_and_nothing_else_is_made(
     finish(tmp_path, TASK, "hybrid", {1: 4, 4: 3}, 4)
     finish(tmp_path, "cover-blocks", "hybrid", {1: 3, 4: 2}, 4)
     finish(tmp_path, "press-button", "hybrid", {1: 3, 4: 2}, 3)  # one episode short
+    finish(tmp_path, "cover-blocks", "full", {1: 3, 4: 2}, 4)
+    recipe = known.recipes()["cover-blocks-full"]().hash()
+    for file in (tmp_path / "training" / "cover-blocks-full" / "row.json",
+                 *tmp_path.glob("episodes/cover-blocks-full-hold*/episodes.jsonl")):
+        file.write_text(file.read_text().replace(recipe, "an older one"))
     monkeypatch.setattr(policy_row, "Tabletop", Nobody)
     monkeypatch.setattr(policy_row, "run_recipe", Nobody)
     found = run_policies(tmp_path, cases=4, finished=True)

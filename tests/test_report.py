@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fake_worlds import FakeWorld, last_view, nearest_view
@@ -22,6 +23,7 @@ from loci.report import page as pages
 from loci.report.claims import claims
 from loci.report.page import write_report
 from loci.report.panels import Shown, mosaic, mp4, png
+from loci.report.svg import label
 
 ROWS = {"none": last_view, "context-20": nearest_view}
 
@@ -182,3 +184,11 @@ def test_retention_is_drawn_for_each_row(folder: Path) -> None:
         assert all(point["n"] > 0 and 0 <= point["mean"] <= 1 for point in row["absence"])
     # A perfect memory of views keeps everything, however long it was gone.
     assert all(point["mean"] == 1 for point in curves["context-20"]["absence"])
+
+
+def test_labels_of_dots_at_the_ground_stay_inside_the_plot() -> None:
+    axis = Figure(figsize=(6.4, 3.6)).subplots()
+    axis.set(xlim=(0, 10), ylim=(0, 106))
+    label(axis, [(f"row-{n}", 1 + 0.2 * n, 1.0 + n % 2) for n in range(8)])
+    assert len(axis.texts) > 4
+    assert all(text.get_window_extent().ymin >= axis.bbox.ymin - 2 for text in axis.texts)

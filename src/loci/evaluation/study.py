@@ -65,10 +65,6 @@ class Row:
     name: str
     recipe: str
 
-    def checkpoint(self) -> Path:
-        """Where the shipped checkpoint lies, if there is one."""
-        return shipped(self.name)
-
 
 @dataclass(frozen=True)
 class Study:
@@ -148,8 +144,8 @@ def run_study(
     device = pick_device()
     contenders = []
     for row in chosen:
-        if not from_scratch and row.checkpoint().exists():
-            contenders.append(load_row(row, row.checkpoint(), device))
+        if not from_scratch and (ships := shipped(row.name)).exists():
+            contenders.append(load_row(row, ships, device))
         elif study.trains or from_scratch:
             contenders.append(finished_row(row, out) or load_row(row, train_row(row, out), device))
         else:
