@@ -20,6 +20,7 @@ from loci.errors import LociError
 from loci.evaluation.runner import Contender
 from loci.evaluation.study import evaluate
 from loci.report import page as pages
+from loci.report import plots
 from loci.report.claims import claims
 from loci.report.page import write_report
 from loci.report.panels import Shown, mosaic, mp4, png
@@ -184,6 +185,14 @@ def test_retention_is_drawn_for_each_row(folder: Path) -> None:
         assert all(point["n"] > 0 and 0 <= point["mean"] <= 1 for point in row["absence"])
     # A perfect memory of views keeps everything, however long it was gone.
     assert all(point["mean"] == 1 for point in curves["context-20"]["absence"])
+
+
+def test_retention_of_many_rows_has_a_plot_each_and_an_axis_below_each_column() -> None:
+    point = {"to": 8, "mean": 0.5, "lo": 0.4, "hi": 0.6, "n": 9}
+    names = [f"row-{n:02}" for n in range(9)]
+    drawn = plots.kept({n: {"absence": [point]} for n in names}, names, "absence", "frames")
+    assert all(drawn.count(f">{name}<") == 1 for name in names)
+    assert drawn.count(">≤ 8<") == 7
 
 
 def test_labels_of_dots_at_the_ground_stay_inside_the_plot() -> None:

@@ -1,7 +1,8 @@
 """Retention: identity against how long an object was out of view, and how far the camera went.
 
-Objects of the recall branch, those of the first frame and later ones together. Source: ours; the
-curves that benchmarks of spatial memory draw.
+Later objects of the recall branch. Those of the first frame were gone longest, and a row that keeps
+one anchor brings them back: with them, its curve would rise with absence. Source: ours; the curves
+that benchmarks of spatial memory draw.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def retention(recall: Mapping[str, Sequence[CaseScore]]) -> dict[str, dict[str, 
             curve, begin = [], -1.0
             for end in ends:
                 inside = [
-                    [o for o in case.objects if begin < place(o) <= end] for case in cases
+                    [o for o in case.objects if o.group == "later" and begin < place(o) <= end]
+                    for case in cases
                 ]
                 tallies = [Tally(sum(o.identity for o in found), len(found)) for found in inside]
                 estimate = bootstrap(tallies, share=True)

@@ -234,7 +234,7 @@ def _plots(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
         (
             "recall", "absence",
             lambda: plots.kept(results["retention"], names, "absence", "frames out of view"),
-            "Retention: identity of all objects that come back, by how long they were gone.",
+            "Retention: identity of later objects, by how long they were gone. Dotted: chance.",
             False,
         ),
         (

@@ -26,6 +26,8 @@ SPARE = (
     "#e377a8", "#9aa83a", "#a05195", "#f0895e",
 )
 IDENTITY_CHANCE = 1 / 8
+# Of small plots, beside each other.
+COLUMNS = 7
 
 
 def color(row: str, rows: Sequence[str]) -> str:
@@ -142,25 +144,34 @@ def written_and_read(
 
 def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
          names: Sequence[str], axis_name: str, unit: str) -> str:
-    """Identity of returning objects in bins of absence or of distance, a line a row."""
+    """Identity of returning objects in bins of absence or of distance, a small plot a row."""
+    curves = {n: retention[n][axis_name] for n in names if n in retention}
+    ends = sorted({point["to"] for curve in curves.values() for point in curve})
+    texts = [f"{begin:g}–{end:g}" for begin, end in pairwise(ends)]
+    texts = [f"≤ {ends[0]:g}" if ends[0] else "0", *texts] if ends else []
+    across = min(max(len(curves), 1), COLUMNS)
+    down = max(1, -(-len(curves) // across))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axis = figure.subplots()
-        curves = {n: retention[n][axis_name] for n in names if n in retention}
-        ends = sorted({point["to"] for curve in curves.values() for point in curve})
-        dots = []
-        for name, curve in curves.items():
-            places = [ends.index(point["to"]) for point in curve]
-            heights = [100 * point["mean"] for point in curve]
-            axis.plot(places, heights, "o-", ms=4, lw=1.4, color=color(name, names))
-            if places:
-                dots.append((name, float(places[-1]), heights[-1]))
-        texts = [f"{begin:g}–{end:g}" for begin, end in pairwise(ends)]
-        texts = [f"≤ {ends[0]:g}" if ends[0] else "0", *texts] if ends else []
-        axis.set_xticks(range(len(ends)), texts)
-        axis.set(xlabel=unit, ylabel="identity, %", ylim=(0, 106), xlim=(-0.2, len(ends) + 0.6))
-        chance(axis, 100 * IDENTITY_CHANCE)
-        label(axis, dots)
+        figure = Figure(figsize=(1.0 + 1.35 * across, 0.6 + 1.25 * down), layout="constrained")
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        for axis, (name, curve) in zip(axes, curves.items(), strict=False):
+            for point in curve:
+                dot(axis, ends.index(point["to"]), point, color(name, names), True, 100)
+            axis.plot(
+                [ends.index(point["to"]) for point in curve],
+                [100 * point["mean"] for point in curve], lw=1.2, color=color(name, names),
+            )
+            axis.axhline(100 * IDENTITY_CHANCE, color=INK, lw=0.8, ls=":", alpha=0.7)
+            axis.set_title(name, size=8.5)
+            axis.set_xticks(range(len(ends)), texts, rotation=90, size=7.5)
+            axis.set(ylim=(-8, 112), yticks=(0, 50, 100), xlim=(-0.5, len(ends) - 0.5))
+        for axis in axes[len(curves) :]:
+            axis.set_visible(False)
+        # The plot above an empty place is the last of its column.
+        for axis in axes[max(0, len(curves) - across) : len(curves)]:
+            axis.tick_params(labelbottom=True)
+        figure.supxlabel(unit, size=9)
+        figure.supylabel("identity, %", size=9)
         return svg(figure)
 
 
