@@ -10,12 +10,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from host import asked_of_the_host
 from loci import cli
 from loci.commands.options import listed
 from loci.errors import LociError
 from loci.evaluation import bench
 from loci.evaluation.bench import ACTS, parse_frames, run_bench, spread, table
-from loci.evaluation.cost import BLOCK, FRAMES, Stream, hold, in_turns, milliseconds
+from loci.evaluation.cost import (
+    BLOCK,
+    FRAMES,
+    Stream,
+    graphed,
+    hold,
+    in_turns,
+    milliseconds,
+)
 from loci.memory import ROWS
 from tiny_world import tiny_world
 
@@ -152,3 +161,39 @@ def test_a_gpu_is_timed_until_it_is_done() -> None:
     milliseconds(lambda: x @ x, device)
     once = milliseconds(lambda: x @ x, device)
     assert milliseconds(lambda: [x @ x for _ in range(50)], device) > 20 * once
+
+
+def test_what_a_graph_could_not_hold_is_found() -> None:
+    x = torch.arange(3.0)
+    for act in (
+        lambda: x.sum().item(), lambda: x[x > 1], lambda: x + torch.tensor([1.0, 2.0, 3.0]),
+        lambda: x.nonzero(), lambda: x + torch.arange(3),
+    ):
+        assert asked_of_the_host(act), act
+    assert not asked_of_the_host(lambda: x[1:] * 2 + torch.ones(2, device=x.device))
+
+
+def test_without_a_gpu_nothing_is_recorded() -> None:
+    act = list[int]
+    assert graphed(act, torch.device("cpu")) is act
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["none", "hybrid", "mixture", "delta"])
+def test_a_recorded_step_computes_what_a_step_computes(name: str) -> None:
+    device = torch.device("cuda")
+    model = tiny_world(ROWS[name]).to(device)
+    with torch.inference_mode():
+        stream = Stream(model, model.session())
+        stream.advance(9)
+        reading = stream.session.read(stream.poses(2))
+        noise = stream.noise[:, :2].clone()
+        out = torch.zeros_like(noise)
+        act = graphed(
+            lambda: out.copy_(stream.session.denoise(reading, noise, 0.5)), device
+        )
+        for _ in range(2):
+            noise.normal_()
+            act()
+            expected = stream.session.denoise(reading, noise, 0.5)
+            torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)

@@ -18,6 +18,14 @@ from loci.config import Config
 from loci.errors import LociError
 
 
+def times(time: float | Tensor, rows: int, device: torch.device) -> Tensor:
+    """A time, or one a row, as (rows,) fp32. A number is filled in on the device: nothing is copied
+    there, so that a CUDA graph can hold a step."""
+    if isinstance(time, Tensor):
+        return time.to(device, torch.float32).expand(rows)
+    return torch.full((rows,), time, device=device, dtype=torch.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flow(Config):
     """`shift` moves timesteps towards noise; `prediction` is what the network outputs, "velocity"

@@ -134,7 +134,7 @@ def packed_actions(
         done = _checked(executed, actions, between)
         coords.append(expert.coords(place[:-1], len(ahead) + len(after), Kind.EXECUTED))
         zero = torch.zeros(done.shape[:2], device=clean.device)
-        segment = expert.segment(done, zero, placed(coords[-1]), silent=True)
+        segment = expert.segment(done, zero, expert.angles(placed(coords[-1])), silent=True)
         told = range(between)
         lanes.append(Lane(expert, segment, context.rows(_rows(clean.shape[:2], told))))
         readers.append(_Reader(list(told), model.read_carry))
@@ -145,7 +145,7 @@ def packed_actions(
         lanes.append(Lane(world.dit, segment, texts.video))
         readers.append(_Reader([frame - 1 for frame in ahead], own))
     coords.append(expert.coords(torch.tensor(after, device=clean.device), len(ahead)))
-    segment = expert.segment(actions, action_time, placed(coords[-1]))
+    segment = expert.segment(actions, action_time, expert.angles(placed(coords[-1])))
     lanes.append(Lane(expert, segment, context.rows(_rows(clean.shape[:2], after))))
     readers.append(_Reader(after, model.read_carry))
 

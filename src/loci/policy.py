@@ -22,10 +22,11 @@ from torch import Tensor
 from loci import memory_file, streaming
 from loci.cache import ordinary
 from loci.errors import LociError
+from loci.flow import times
 from loci.models.mot import Attend, Lane, Recall, run
 from loci.models.trunk import Text
 from loci.session import Session
-from loci.visibility import Coords, Kind
+from loci.visibility import Kind
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
@@ -36,7 +37,7 @@ class Reading:
     """What the chunks of the robots `streams` may see of the past. It holds until one of them
     observes again, is reset or restored; `stamps` tell.
 
-    place: where their actions stand; context: the text that they read, their state included.
+    angles: rotary ones of their actions; context: the text that they read, their state included.
     """
 
     streams: list[int]
@@ -44,7 +45,7 @@ class Reading:
     views: list[streaming.View]
     attend: Attend
     recall: Recall
-    place: Coords
+    angles: Tensor
     context: Text
 
 
@@ -255,20 +256,20 @@ class Policy:
         with self._graph():
             state = self.proprio[names][:, None].to(session.dtype)
             context = model.expert.context(state, text)
+        angles = model.expert.angles(coords.later(torch.tensor(written)[:, None]))
         return Reading(
             names, session.stamps(names), views, streaming.attend(groups, jobs),
-            session.carried.reading(names, model.read_carry),
-            coords.later(torch.tensor(written)[:, None]).to(session.device), context,
+            session.carried.reading(names, model.read_carry), angles.to(session.device), context,
         )
 
     def _forward(
         self, reading: Reading, actions: Tensor, time: float | Tensor, silent: bool = False
     ) -> Tensor:
         """The expert over normalised chunks (B, n, A): tokens (B, 1, n, D)."""
-        times = torch.as_tensor(time, dtype=torch.float32, device=self.session.device)
+        levels = times(time, len(actions), self.session.device)
         segment = self.model.expert.segment(
-            actions.to(self.session.dtype)[:, None], times.expand(len(actions))[:, None],
-            reading.place, self._six(time), silent=silent,
+            actions.to(self.session.dtype)[:, None], levels[:, None], reading.angles,
+            self._six(time), silent=silent,
         )
         lane = Lane(self.model.expert, segment, reading.context)
         return run([lane], reading.attend, reading.recall)[0]
@@ -280,8 +281,8 @@ class Policy:
         if time not in self._sixes:
             # `ordinary` alone would turn gradients on, and keep the graph of each time.
             with ordinary(), torch.no_grad():
-                times = torch.full((1, 1), time, device=self.session.device)
-                self._sixes[time] = self.model.expert.modulate(times)[1]
+                levels = times(time, 1, self.session.device)[:, None]
+                self._sixes[time] = self.model.expert.modulate(levels)[1]
         return self._sixes[time]
 
     def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:

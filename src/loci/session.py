@@ -22,6 +22,7 @@ from loci import memory_file, streaming
 from loci.bank import Bank
 from loci.cache import Cache, Layout, ordinary
 from loci.errors import LociError
+from loci.flow import times
 from loci.memory.base import pick
 from loci.memory.carry import Carried
 from loci.models.camera import checked_poses, relative_to
@@ -198,17 +199,17 @@ class Session:
             )
         self.check(reading.streams, reading.stamps)
         batch, span = x.shape[:2]
-        times = torch.as_tensor(time, dtype=torch.float32, device=self.device).expand(batch)
+        levels = times(time, batch, self.device)
         with self._graph():
             segment = self.model.chunk_segment(
                 x.to(self.device, self.dtype)[:, None], reading.poses[:, None], reading.coords,
-                times[:, None], reading.picked,
+                levels[:, None], reading.picked,
             )
             jobs = [streaming.denoise(self.cache, view) for view in reading.views]
             attend = streaming.attend([view.group for view in reading.views], jobs)
             recall = self.carried.reading(reading.streams)
             tokens = self.model.dit.run([segment], attend, reading.text, recall)[0]
-            return self.model.head(tokens, times[:, None], span)[:, 0].to(x.dtype)
+            return self.model.head(tokens, levels[:, None], span)[:, 0].to(x.dtype)
 
     @torch.no_grad()
     def generate(

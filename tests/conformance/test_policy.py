@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from host import asked_of_the_host
 from loci.models.world_action import NO_TEXT
 from loci.packed import packed_actions
 from loci.policy import Policy
@@ -236,3 +237,13 @@ def test_a_policy_from_disk_continues_to_the_same_actions(name, tmp_path, elsewh
     policy.observe(images, proprio, executed)
     found = elsewhere.submit(resume, name, tmp_path).result()
     np.testing.assert_allclose(found, act(policy).numpy(), atol=1e-5)
+
+
+def test_a_step_asks_nothing_of_the_host(name):
+    """So that a CUDA graph can hold it."""
+    model = tiny_policy(MEMORIES[name])
+    data = episodes(model, 9)
+    with torch.no_grad():
+        policy = watch(model.policy(BATCH), data, range(9))
+        reading, noise = policy.read(), data["actions"][:, 0]
+        assert asked_of_the_host(lambda: policy.denoise(reading, noise, 0.7)) == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from host import asked_of_the_host
 from loci.memory import ROWS
 from loci.memory.base import pick
 from loci.models.camera import relative_to
@@ -169,6 +170,16 @@ def test_denoising_leaves_the_memory_bitwise_unchanged(model):
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
     assert torch.equal(first, again)
+
+
+def test_a_step_asks_nothing_of_the_host(model):
+    """So that a CUDA graph can hold it."""
+    latents, noisy, _, poses = episode(model)
+    session = model.session(BATCH)
+    with torch.no_grad():
+        session.write(latents[:, :9], poses[:, :9])
+        reading = session.read(poses[:, 9:11])
+        assert asked_of_the_host(lambda: session.denoise(reading, noisy[:, 0], 0.7)) == []
 
 
 def test_slots_agree_with_the_rule(row_name):

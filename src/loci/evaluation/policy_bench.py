@@ -25,7 +25,7 @@ from torch import Tensor
 from loci.cache import Layout
 from loci.errors import LociError
 from loci.evaluation.bench import REPEATS, SEED, cell, checked, machine, spread
-from loci.evaluation.cost import allocated, in_turns, milliseconds
+from loci.evaluation.cost import allocated, graphed, in_turns, milliseconds
 from loci.evaluation.policy_sizes import MECHANISMS, WORDS, policy_config
 from loci.files import atomic_write
 from loci.models.trunk import Segment
@@ -43,7 +43,8 @@ FLOOR = "window"
 ACTS = {
     "observe": "one frame is committed, the last ones before N: a clean pass of the video model",
     "read": "what the next chunk of actions may see is looked up, once an act",
-    "step": "one Euler step: the action expert once, against what was read",
+    "step": "one Euler step: the action expert once, against what was read; on a GPU as one CUDA "
+    "graph",
     "act": "a chunk of actions: one read and all Euler steps",
     "attention": "what a step's attention does in one layer, once its queries, keys and values are "
     "there",
@@ -284,6 +285,8 @@ def _measure(
     for act in ("observe", "read", "step", "act"):
         progress.now(f"{frames} frames, {act}")
         acts = {name: getattr(row, act) for name, row in rows.items()}
+        if act == "step":
+            acts = {name: graphed(once, device) for name, once in acts.items()}
         turns = alone if act == "observe" else repeats
         times[act] = in_turns(acts, turns, device, done=progress.advance)
         progress.advance(len(rows) * (repeats - turns))

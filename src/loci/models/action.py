@@ -82,16 +82,19 @@ class ActionExpert(Trunk):
         grid = Coords.grid(frames, (1, self.config.horizon), kind, frames, groups)
         return replace(grid, row=torch.full_like(grid.row, ROW))
 
+    def angles(self, coords: Coords) -> Tensor:
+        """Rotary angles of the actions at `coords`, a row a stream or one for all of them."""
+        angles = wan_angles(coords, self.sizes.head_dim, self.theta)
+        return angles if angles.dim() == 3 else angles[None]
+
     def segment(
-        self, actions: Tensor, time: Tensor, coords: Coords, six: Tensor | None = None,
+        self, actions: Tensor, time: Tensor, angles: Tensor, six: Tensor | None = None,
         silent: bool = False,
     ) -> Segment:
         """Chunks (B, G, n, A) at noise levels (B, G); six: what `modulate` makes of these; silent:
         as for `Segment`."""
-        angles = wan_angles(coords, self.sizes.head_dim, self.theta)
         return Segment(
-            self.encoder(actions), time, angles if angles.dim() == 3 else angles[None],
-            self.config.horizon, silent=silent, six=six,
+            self.encoder(actions), time, angles, self.config.horizon, silent=silent, six=six,
         )
 
     def context(self, proprio: Tensor, text: Text | None) -> Text:

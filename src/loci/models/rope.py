@@ -7,9 +7,12 @@ put a token where its ray points in the world.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from loci.cache import ordinary
 from loci.types import Camera
 from loci.visibility import Coords
 
@@ -49,8 +52,13 @@ def wan_angles(coords: Coords, head_dim: int, theta: float = 1e4) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def token_rays(camera: Camera, shape: tuple[int, int], gists: int = 0) -> Tensor:
-    """Unit ray of each token of a frame in camera axes, (h*w + gists, 3), float64.
+@lru_cache(maxsize=32)
+@ordinary()
+def token_rays(
+    camera: Camera, shape: tuple[int, int], gists: int = 0, device: torch.device | None = None
+) -> Tensor:
+    """Unit ray of each token of a frame in camera axes, (h*w + gists, 3), float64. Kept, since
+    every step asks for it: change a copy.
 
     Token (r, c) of an h x w grid looks through the centre of its patch. The gists of a frame look
     straight ahead and spread evenly from left to right: they summarise the frame, not a patch.
@@ -65,7 +73,7 @@ def token_rays(camera: Camera, shape: tuple[int, int], gists: int = 0) -> Tensor
     spread = ((torch.arange(gists, dtype=torch.float64) + 0.5) * 2 / max(gists, 1) - 1) * half_width
     gist = torch.stack([spread, torch.zeros_like(spread), torch.ones_like(spread)], dim=-1)
     rays = torch.cat([grid, gist])
-    return rays / rays.norm(dim=-1, keepdim=True)
+    return (rays / rays.norm(dim=-1, keepdim=True)).to(device)
 
 
 # Whole turns close exactly only at integer frequencies; metres have no period to respect.
@@ -90,15 +98,21 @@ def camera_angles(poses: Tensor, rays: Tensor, head_dim: int) -> Tensor:
     azimuth = torch.atan2(x, z)
     elevation = torch.atan2(-y, torch.hypot(x, z))
     place = poses[..., None, :3, 3].expand_as(direction)
-    pairs = head_dim // 2
-    share = (pairs // 2, pairs // 4, pairs // 8, pairs - pairs // 2 - pairs // 4 - pairs // 8)
-    parts = []
-    sources = ((azimuth, AZIMUTH), (elevation, ELEVATION), (place[..., 0], METRES),
-               (place[..., 2], METRES))
-    for (value, frequencies), count in zip(sources, share, strict=True):
-        steps = torch.tensor(_spread(frequencies, count), dtype=torch.float64, device=value.device)
-        parts.append(value[..., None] * steps)
+    sources = (azimuth, elevation, place[..., 0], place[..., 2])
+    steps = _frequencies(head_dim // 2, poses.device)
+    parts = [value[..., None] * step for value, step in zip(sources, steps, strict=True)]
     return torch.cat(parts, dim=-1).flatten(1, 2)
+
+
+@lru_cache(maxsize=32)
+@ordinary()
+def _frequencies(pairs: int, device: torch.device) -> list[Tensor]:
+    """Of azimuth, elevation and the two metres, which share `pairs` channel pairs; float64."""
+    share = (pairs // 2, pairs // 4, pairs // 8, pairs - pairs // 2 - pairs // 4 - pairs // 8)
+    return [
+        torch.tensor(_spread(chosen, count), dtype=torch.float64, device=device)
+        for chosen, count in zip((AZIMUTH, ELEVATION, METRES, METRES), share, strict=True)
+    ]
 
 
 def _spread(frequencies: tuple[float, ...], count: int) -> list[float]:

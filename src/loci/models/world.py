@@ -156,7 +156,7 @@ class WorldModel(nn.Module):
         bank = self.gist_bank.to(tokens.dtype).expand(*tokens.shape[:2], -1, -1)
         if time is None:
             time = torch.zeros(tokens.shape[:2], device=latents.device)
-        rays = token_rays(self.config.camera, self.grid, len(self.gist_bank))
+        rays = token_rays(self.config.camera, self.grid, len(self.gist_bank), poses.device)
         return Segment(
             torch.cat([tokens, bank], dim=2), time, self._angles(coords, [(poses, rays)]), 1,
             self._motion(poses), silent=self.config.dit.num_layers - 1 not in self.carries,
@@ -173,10 +173,12 @@ class WorldModel(nn.Module):
         levels = time[..., None].expand(-1, -1, span).flatten(0, 1)
         chunk = Frames(noisy.flatten(0, 1), poses.flatten(0, 1), levels)
         tokens, where = self.dit.patchify(chunk.latents), chunk.poses
-        places = [(chunk.poses, token_rays(self.config.camera, self.grid))]
+        device = poses.device
+        places = [(chunk.poses, token_rays(self.config.camera, self.grid, device=device))]
         if picked is not None:
             context = picked if self.mixer is None else self.mixer(picked, chunk)
-            places.append((context.poses, token_rays(self.config.camera, self.small)))
+            rays = token_rays(self.config.camera, self.small, device=device)
+            places.append((context.poses, rays))
             # Tokens of one run share a timestep: runs are as long as the smaller kind of frame.
             beside = self.dit.patchify(context.latents)
             runs = tokens.shape[2] // beside.shape[2]
@@ -196,8 +198,7 @@ class WorldModel(nn.Module):
         or Wan's own. `batch`: rows, where those of the places are its groups."""
         if self.config.dit.camera == "rotary":
             parts = [
-                camera_angles(poses, rays.to(poses.device), self.config.dit.head_dim)
-                for poses, rays in places
+                camera_angles(poses, rays, self.config.dit.head_dim) for poses, rays in places
             ]
             angles = torch.cat(parts, dim=1)
             return angles if batch is None else angles.reshape(batch, -1, angles.shape[-1])
