@@ -136,8 +136,11 @@ def test_acts_take_turns_after_one_to_warm_up() -> None:
 def test_what_a_stream_holds_does_not_depend_on_how_it_came(name: str) -> None:
     """In blocks or frame by frame; `hold` reports what is there after 40 and 400 frames."""
     model = tiny_world(ROWS[name])
-    held, milliseconds = hold(model)
-    assert milliseconds > 0
+    both, milliseconds = hold({name: model, "none": tiny_world(ROWS["none"])})
+    held = both[name]
+    assert list(both) == list(milliseconds) == [name, "none"]
+    assert min(milliseconds.values()) > 0
+    assert both["none"]["tokens"] == model.tokens
     memory = ROWS[name]
     for frames in (400, 6400):
         assert held[f"tokens_at_{frames}"] == memory.tokens_held(frames, model.tokens)

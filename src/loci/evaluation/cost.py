@@ -1,7 +1,7 @@
 """What memory costs: tokens and bytes held, milliseconds to write a frame and to make a chunk.
 
-One measuring code for the study, which asks it about trained rows one by one, and for `loci bench`,
-which puts rows side by side.
+One measuring code for the study, which asks it about trained rows, and for `loci bench`, which
+draws new ones.
 """
 
 from __future__ import annotations
@@ -136,26 +136,32 @@ def in_turns(
 
 
 @torch.inference_mode()
-def hold(model: World) -> tuple[dict[str, int], float]:
-    """({frames, tokens, bytes, full_history_tokens, bytes_at_400, tokens_at_400, tokens_at_6400} of
-    one stream, milliseconds a chunk).
+def hold(models: Mapping[str, World]) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
+    """row -> {frames, tokens, bytes, full_history_tokens, bytes_at_400, tokens_at_400,
+    tokens_at_6400} of one stream of each model, and row -> milliseconds a chunk.
 
     tokens and bytes: what its memory holds after 40 frames, full_history_tokens: every token of
-    every frame. The milliseconds are the median of five chunks generated then (after one to warm
-    up) and depend on the machine. For bytes_at_400 that many frames are written; the tokens held
-    later on are those that the row's plan promises.
+    every frame. The milliseconds are the median of five chunks generated then, rows in turns (after
+    one to warm up), and depend on the machine. For bytes_at_400 that many frames are written; the
+    tokens held later on are those that the row's plan promises.
     """
-    stream = Stream(model, model.session(1))
-    stream.advance(FRAMES)
-    held = {
-        "frames": FRAMES,
-        "tokens": int(stream.session.tokens()),
-        "bytes": int(stream.session.bytes()),
-        "full_history_tokens": FRAMES * model.tokens,
-    }
-    times = in_turns({"chunk": stream.generate}, REPEATS, stream.device)["chunk"]
-    stream.advance(WRITTEN)
-    held[f"bytes_at_{WRITTEN}"] = int(stream.session.bytes())
-    for frames in LATER:
-        held[f"tokens_at_{frames}"] = model.config.memory.tokens_held(frames, model.tokens)
-    return held, statistics.median(times)
+    streams = {name: Stream(model, model.session(1)) for name, model in models.items()}
+    held: dict[str, dict[str, int]] = {}
+    for name, stream in streams.items():
+        stream.advance(FRAMES)
+        held[name] = {
+            "frames": FRAMES,
+            "tokens": int(stream.session.tokens()),
+            "bytes": int(stream.session.bytes()),
+            "full_history_tokens": FRAMES * stream.model.tokens,
+        }
+    device = next(iter(streams.values())).device
+    times = in_turns({name: s.generate for name, s in streams.items()}, REPEATS, device)
+    for name, model in models.items():
+        stream = streams.pop(name)  # long memories go one by one
+        stream.advance(WRITTEN)
+        held[name][f"bytes_at_{WRITTEN}"] = int(stream.session.bytes())
+        for frames in LATER:
+            count = model.config.memory.tokens_held(frames, model.tokens)
+            held[name][f"tokens_at_{frames}"] = count
+    return held, {name: statistics.median(found) for name, found in times.items()}

@@ -205,10 +205,7 @@ class Runner:
 
     def cost(self) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
         """What each row holds at 40 frames, and the milliseconds a chunk takes on this machine."""
-        held, milliseconds = {}, {}
-        for contender in self.contenders:
-            held[contender.name], milliseconds[contender.name] = hold(contender.model)
-        return held, milliseconds
+        return hold({contender.name: contender.model for contender in self.contenders})
 
     def _key(self, branch: str, name: str, cases: list[str]) -> str:
         """A digest of everything that the scores of (branch, row) depend on."""
