@@ -163,7 +163,7 @@ def test_every_mechanism_is_weighed_and_timed(done) -> None:
                 for what in (costs[f"{act}_ms"], costs[f"{act}_ratio"]):
                     assert 0 < what["lo"] <= what["median"] <= what["hi"]
                     assert what["n"] == 2
-            assert costs["act_ms"]["median"] > costs["step_ms"]["median"]
+            assert costs["act_ms"]["hi"] > costs["step_ms"]["lo"]
         if name != "full":
             # What a step makes does not grow with the history.
             assert lengths["5"]["step_bytes"] == lengths["60"]["step_bytes"]
