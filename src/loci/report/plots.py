@@ -154,7 +154,7 @@ def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 1.35 * across, 0.6 + 1.25 * down), layout="constrained")
         axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axis, (name, curve) in zip(axes, curves.items(), strict=False):
+        for axis, (name, curve) in zip(axes[: len(curves)], curves.items(), strict=True):
             for point in curve:
                 dot(axis, ends.index(point["to"]), point, color(name, names), True, 100)
             axis.plot(
