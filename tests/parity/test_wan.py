@@ -7,6 +7,7 @@ import torch
 
 from loci.checkpoint import load_into
 from loci.models.convert import config_from_diffusers, from_diffusers
+from loci.models.trunk import padding_bias
 from loci.models.wan import WAN_2_1_T2V_1_3B, WAN_2_2_TI2V_5B, Wan
 
 diffusers = pytest.importorskip("diffusers")
@@ -45,7 +46,7 @@ def test_text_to_video_with_one_timestep(lengths):
     with torch.no_grad():
         cached = ours.encode_text(text, lengths)
         got = ours(latents, timestep[:, None].double() / 1000, cached)
-    assert cached.keys[0].shape[2] == max(lengths) + 1
+    assert cached.keys[0].shape[2] == max(lengths) + 2
     assert (got - expected).abs().max() < 1e-5
 
 
@@ -72,10 +73,20 @@ def test_collapsed_padding_is_exact_in_fp64():
     time = torch.tensor([[0.4]], dtype=torch.float64)
     with torch.no_grad():
         collapsed = ours(latents, time, ours.encode_text(text, (6,)))
-        whole = ours.encode_text(text, (511,))
+        whole = ours.encode_text(text, (512,))
         plain = ours(latents, time, whole)
-    assert whole.keys[0].shape[2] == 512
+    assert whole.keys[0].shape[2] == 514  # and two without weight
     assert (collapsed - plain).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_padding_weighs_the_same_in_half_precision(dtype):
+    """Any number of padding keys, to a thousandth; log n alone is off by a hundredth in bf16."""
+    count = torch.arange(513)[:, None]
+    weight = padding_bias(count).to(dtype).double().exp().sum(dim=1)
+    torch.testing.assert_close(weight, count[:, 0].double(), rtol=1e-3, atol=0)
+    alone = count[1:].double().log().to(torch.bfloat16).double().exp()
+    assert ((alone - count[1:]) / count[1:]).abs().max() > 0.01
 
 
 def test_published_sizes():

@@ -68,9 +68,8 @@ class Segment:
 class Text:
     """Keys and values of the text for each layer, (R, N, S, d), and a bias (R, 1, 1, S).
 
-    All padding is one key: n equal keys weigh as much as one with log n added to its score. Rows R
-    are those of the tokens that attend to it, or n times as many: then each of n equal stretches
-    of a row has a text of its own.
+    All padding is two keys; see `padding_bias`. Rows R are those of the tokens that attend to it,
+    or n times as many: then each of n equal stretches of a row has a text of its own.
     """
 
     keys: list[Tensor]
@@ -139,7 +138,7 @@ class Trunk(nn.Module):
         """Keys and values of text embeddings (B, S, text_dim), computed once for a stream.
 
         `lengths` are the true lengths; Wan pads them with zeros to `text_len` and attends to the
-        padding too. Those keys are all equal, so one of them with bias log n gives the same.
+        padding too. Those n keys are all equal, so two of them give the same; see `padding_bias`.
         Raises LociError for a model without text and for lengths or widths that do not fit.
         """
         if not self.sizes.text_dim:
@@ -152,16 +151,31 @@ class Trunk(nn.Module):
                 f"{self.sizes.text_dim}) and a length of 0 to {limit} for each row"
             )
         longest = max(lengths)
-        padded = F.pad(text[:, :longest], (0, 0, 0, 1))
+        padded = F.pad(text[:, :longest], (0, 0, 0, 2))
         place = torch.arange(longest, device=text.device)
         true = torch.tensor(lengths, device=text.device)[:, None]
-        bias = torch.zeros(len(lengths), longest + 1, dtype=text.dtype, device=text.device)
-        bias[:, :longest] = bias[:, :longest].masked_fill(place >= true, -torch.inf)
-        bias[:, longest] = torch.log((self.sizes.text_len - true[:, 0]).to(text.dtype))
+        words = torch.zeros(len(lengths), longest, dtype=text.dtype, device=text.device)
+        words = words.masked_fill(place >= true, -torch.inf)
+        padding = padding_bias(self.sizes.text_len - true).to(text.dtype)
+        bias = torch.cat([words, padding], dim=1)
         embedded = self.text_embedding(padded)
         pairs = [block.cross_attn.keys_values(embedded) for block in self.blocks]
         keys, values = zip(*pairs, strict=True)
         return Text(list(keys), list(values), bias[:, None, None])
+
+
+def padding_bias(count: Tensor) -> Tensor:
+    """Biases of two equal keys that together weigh as much as `count` (R, 1) of them, (R, 2), fp64.
+
+    With a bias of log n one key would weigh as much, but bf16 rounds that, and the weight is off by
+    up to 1.6 %. So the first is log n rounded down to what bf16 can hold, and the second makes up
+    for the rest, which is too little for its own rounding to matter.
+    """
+    whole = count.double().log()
+    near = whole.bfloat16()
+    below = torch.nextafter(near, torch.full_like(near, -torch.inf))
+    most = torch.where(near.double() > whole, below, near).double()
+    return torch.cat([most, (count - most.exp()).clamp(min=0).log()], dim=1)
 
 
 class Block(nn.Module):
