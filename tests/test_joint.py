@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from loci.errors import LociError
 from loci.memory import ROWS, Compressed, Joint, Mixture
 from loci.memory.base import pick
+from loci.models.trunk import Segment
 from loci.models.world import WorldConfig
 from loci.packed import packed_pass
 from loci.types import Camera, Frames
@@ -155,6 +157,35 @@ def test_placement_moves_wans_own_positions_and_no_others(monkeypatch: pytest.Mo
         out("prefix", "rotary")
     monkeypatch.setattr(WorldConfig, "__post_init__", lambda self: None)
     assert torch.equal(out("suffix", "rotary"), out("prefix", "rotary"))
+
+
+@pytest.mark.parametrize("camera", ["rotary", "inject"])
+@pytest.mark.parametrize("name", ["joint-5", "learned-4"])
+def test_frames_beside_a_chunk_go_no_further_than_somebody_reads(
+    name: str, camera: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last attention only the chunk goes on: less work, the same output."""
+    model = tiny_world(ROWS[name], camera, text_dim=6)
+    latents, poses = data(model)
+    words = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+    text, time = model.dit.encode_text(words, [3, 1]), torch.tensor([[0.5, 0.2]] * 2)
+    noisy = torch.stack([latents[:, 6:8], latents[:, 8:10]], dim=1)
+
+    def run() -> tuple[torch.Tensor, int]:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            out = packed_pass(model, latents, noisy, time, poses, [6, 8], text=text)
+        return out, counter.get_total_flops()
+
+    heard, less = run()
+    monkeypatch.setattr(Segment, "read", lambda self, x, dim=1: x)
+    whole, more = run()
+    torch.testing.assert_close(heard, whole, atol=1e-6, rtol=1e-6)
+    dit, memory = model.config.dit, ROWS[name]
+    beside = 2 * 2 * memory.mixed * model.tokens // memory.shrink**2
+    # Output of the attention, queries and output for the text (attention itself is not counted on
+    # a CPU), feed-forward.
+    each = 3 * dit.dim**2 + 2 * dit.dim * dit.ffn_dim
+    assert more - less == 2 * beside * each
 
 
 @pytest.mark.parametrize("name", ["context-5", "joint-5"])

@@ -36,7 +36,8 @@ class Lane:
 def run(
     lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None, recompute: bool = False
 ) -> list[Tensor]:
-    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out.
+    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out, F of them that
+    are heard.
 
     recompute: keep nothing inside a block for the backward pass, and compute it again there.
     """
@@ -73,6 +74,11 @@ def _block(
         for block, x, six, turn, segment in zip(blocks, xs, sixes, turns, segments, strict=True)
     ]
     seen = attend(layer, qkv)
+    if last:
+        xs = [s.read(x) for s, x in zip(segments, xs, strict=True)]
+        seen = [y if y is None else s.read(y, 2) for s, y in zip(segments, seen, strict=True)]
+        sixes = [[s.read(m) for m in six] for s, six in zip(segments, sixes, strict=True)]
+        turns = [(s.read(c), s.read(n)) for s, (c, n) in zip(segments, turns, strict=True)]
     xs = [
         x if y is None else block.attended(x, y, six, turn)
         for block, x, y, six, turn in zip(blocks, xs, seen, sixes, turns, strict=True)

@@ -51,8 +51,10 @@ class Segment:
     x (B, F, P, D); time (B, F) in 0..1; angles (B or 1, F * P, head_dim / 2) rotary angles;
     span: consecutive frames that are denoised together (1 for clean frames); motion (B, F, 12)
     relative camera poses, for camera injection only; silent: nothing is wanted of it but what it
-    leaves in memory, so that the last layer stops at its keys and values; six (B or 1, F, 6, D):
-    what the trunk makes of the times, where that is known already.
+    leaves in memory, so that the last layer stops at its keys and values; heard: of each `span`
+    runs the first ones, which somebody reads in the end (None: all), so that the last layer stops
+    at the attention of the others; six (B or 1, F, 6, D): what the trunk makes of the times, where
+    that is known already.
     """
 
     x: Tensor
@@ -61,7 +63,17 @@ class Segment:
     span: int = 1
     motion: Tensor | None = None
     silent: bool = False
+    heard: int | None = None
     six: Tensor | None = None
+
+    def read(self, tensor: Tensor, dim: int = 1) -> Tensor:
+        """The part that is heard of a tensor whose `dim` goes over runs, or over their tokens."""
+        if self.heard is None:
+            return tensor
+        groups = self.x.shape[1] // self.span
+        whole = tensor.unflatten(dim, (groups, -1))
+        share = whole.shape[dim + 1] // self.span * self.heard
+        return whole.narrow(dim + 1, 0, share).flatten(dim, dim + 1)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ class WorldModel(nn.Module):
             tokens.reshape(batch, -1, *tokens.shape[2:]), levels.reshape(batch, -1),
             self._angles(coords, places, batch), levels.shape[1],
             self._motion(where.reshape(batch, -1, 4, 4)),
+            heard=None if picked is None else span * self.tokens // tokens.shape[2],
         )
 
     def _angles(
