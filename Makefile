@@ -24,7 +24,7 @@ slow: $(VENV)/.tested
 	$(PYTEST) --slow
 
 lint: $(VENV)/.tested
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyrefly check
 
 venv: $(VENV)/.tested
