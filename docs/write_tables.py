@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from loci.evaluation.policy_results import percent
 from loci.evaluation.results import FLOOR, cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/study.md")
+PAGES = ("README.md", "docs/study.md", "docs/performance.md", "docs/memory/context.md")
 SPOT = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "–"
 REFERENCES = {
@@ -128,7 +129,98 @@ def policies() -> str:
     return _table(["", *heads], [*floors, *map(played, protocol["rows"]), *ceilings])
 
 
-TABLES = {"ground": ground, "families": families, "returns": returns, "policies": policies}
+def training_step() -> str:
+    """With one thread and with two, row by row."""
+    found = [
+        (name, threads, result)
+        for threads in (1, 2)
+        for name, result in _bench(f"training_step_{threads}_thread{'s' * (threads > 1)}").items()
+    ]
+    heads = ["row, frames an episode", "threads", "plain, ms", "Loci, ms", "ratio"]
+    return _table(heads, [
+        [name, str(threads), f"{r['plain_ms']:.0f}", f"{r['loci_ms']:.0f}", _ratio(r)]
+        for name, threads, r in sorted(found, key=lambda line: line[:2])
+    ])
+
+
+def training_step_policy() -> str:
+    rows = _bench("training_step_policy")
+    lengths = ("33 frames", "65 frames")
+    lines = []
+    for name in dict.fromkeys(key.split(",")[0] for key in rows):
+        results = [rows[f"{name}, {length}"] for length in lengths]
+        thousands = ", ".join(f"{r['tokens_per_second'] / 1000:.1f}" for r in results)
+        lines.append([f"`{name}`", *map(_ratio, results), thousands])
+    heads = ["row", "times as fast, 33 frames", "65 frames",
+             "thousand tokens a second, 33 and 65 frames"]
+    return _table(heads, lines)
+
+
+def memory() -> str:
+    """What `loci bench` found after 400 frames."""
+    heads = ["row", "tokens", "kB", "write a frame, ms", "chunk, ms", "chunk, times `none`"]
+    lines = []
+    for row, by_frames in _bench("memory").items():
+        r = by_frames["400"]
+        lines.append([
+            f"`{row}`", f"{r['tokens']:,}", f"{r['bytes'] / 1000:,.0f}",
+            f"{r['write_ms']['median']:.1f}", f"{r['chunk_ms']['median']:.0f}",
+            _median(r["chunk_ratio"], ".2f"),
+        ])
+    return _table(heads, lines)
+
+
+def policy_costs(size: str) -> str:
+    """What `loci bench --policy SIZE` found after 400 and after 6,400 frames."""
+    rows, form = _bench(f"policy_{size}"), {"small": ".1f", "paper": ".0f"}[size]
+    heads = ["frames (control steps)", "row", "tokens", "MB", "observe, ms", "act, ms",
+             "step, times `window`", "attention, times bare"]
+    lines = []
+    for frames in (400, 6400):
+        for row, by_frames in rows.items():
+            r = by_frames[str(frames)]
+            start = [f"{frames:,} ({16 * frames:,})", f"`{row}`", f"{r['tokens']:,}",
+                     f"{r['bytes'] / 1e6:,{form}}"]
+            if "left_out" in r:
+                lines.append([*start, "left out: beyond 8 GB", "", "", ""])
+                continue
+            lines.append([
+                *start, _median(r["observe_ms"], form), _median(r["act_ms"], ".0f"),
+                _median(r["step_ratio"], ".2f"), _median(r["attention_ratio"], ".2f"),
+            ])
+    return _table(heads, lines)
+
+
+def policy_turns(size: str) -> str:
+    """How rows compare turn by turn, medians, against the targets."""
+    compared = _read(f"benchmarks/policy_{size}.json")["compared"]
+    frames = [name for name in next(iter(compared.values())) if name != "target"]
+    lines = [
+        [name, *(f"{by[n]['median']:.2f}" if n in by else NOTHING for n in frames), by["target"]]
+        for name, by in compared.items()
+    ]
+    return _table(["turn by turn", *(f"{int(n):,}" for n in frames), "target"], lines)
+
+
+def retrieval() -> str:
+    """The share of the pixels seen before that four frames cover, by rule and path."""
+    paths = _read("benchmarks/retrieval.json")["coverage"]["4"]
+    lines = []
+    for rule in next(iter(paths.values())):
+        found = [paths[path][rule] for path in paths]
+        lines.append([f"`{rule}`", *(
+            f"{100 * e['mean']:.1f} [{100 * e['lo']:.1f}, {100 * e['hi']:.1f}]" for e in found
+        )])
+    return _table(["rule", *paths], lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ground": ground, "families": families, "returns": returns, "policies": policies,
+    "training_step": training_step, "training_step_policy": training_step_policy,
+    "memory": memory, "retrieval": retrieval,
+    **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
+    **{f"turns_{size}": partial(policy_turns, size) for size in ("small", "paper")},
+}
 
 
 def filled(text: str) -> str:
@@ -136,8 +228,24 @@ def filled(text: str) -> str:
     return SPOT.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+
 def _results(study: str) -> dict[str, Any]:
-    return json.loads((ROOT / "results" / study / "results.json").read_text())
+    return _read(f"{study}/results.json")
+
+
+def _bench(name: str) -> dict[str, Any]:
+    return _read(f"benchmarks/{name}.json")["rows"]
+
+
+def _ratio(result: Results) -> str:
+    return f"{result['ratio']:.2f} [{result['ratio_lo']:.2f}, {result['ratio_hi']:.2f}]"
+
+
+def _median(spread: Results, form: str) -> str:
+    return "{:{f}} [{:{f}}, {:{f}}]".format(*(spread[k] for k in ("median", "lo", "hi")), f=form)
 
 
 def _short(column: Column, heading: str) -> Column:
@@ -156,8 +264,8 @@ def _studied(results: Results, rows: Iterable[str], columns: Iterable[Column]) -
 
 def _table(heads: list[str], lines: list[list[str]]) -> str:
     rule = ["---"] * len(heads)
-    rows = [f"| {' | '.join(line)} |" for line in (heads, *lines)]
-    return "\n".join([rows[0], f"|{'|'.join(rule)}|", *rows[1:]]).replace("|  |", "| |") + "\n"
+    rows = [" ".join(f"| {part}".strip() for part in line) + " |" for line in (heads, *lines)]
+    return "\n".join([rows[0], f"|{'|'.join(rule)}|", *rows[1:]]) + "\n"
 
 
 def main() -> None:
