@@ -44,7 +44,8 @@ def train(
     """Train a recipe to a checkpoint, DIR/model.safetensors.
 
     Args:
-        recipe: Name of a recipe, or path/to/file.py:function.
+        recipe: rooms-ROW, returns-ROW, TASK-ROW (a policy), rooms-codec, or
+            path/to/file.py:function.
         out: Folder of the run: settings, log, state and checkpoint.
         resume: Continue the run that DIR holds, stopped or killed at any moment. On a CPU the
             weights come out the same, bit for bit.

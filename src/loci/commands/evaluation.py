@@ -36,11 +36,11 @@ def closed_loop(
         checkpoint: A world-action model made by `loci train`, or the name of one that ships.
         task: A task of the tabletop.
         out: Folder of the results: episodes.jsonl, results.json and videos.
-        episodes: How many; 100 by the field's custom.
+        episodes: How many to play; 100 by the field's custom.
         seed: Of the policy's noise and, counting up, of the episodes.
         hold: How many times as long as in training the fact must be held.
         steps: Denoising steps of an act.
-        films: Of so many episodes a video is kept.
+        films: How many episodes to film.
         as_json: Print the results as JSON instead of a table.
     """
     from loci.evaluation.closed_loop_command import closed_loop as run

@@ -1,8 +1,10 @@
-"""The tables of the pages are those of the results that ship."""
+"""The tables of the pages are those of the results that ship, and what they show to run runs."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,11 @@ def test_every_table_stands_on_a_page_and_is_written_over() -> None:
     forged = tables.SPOT.sub(r"\1| `hybrid` | 100 [100, 100] |\n\3", text)
     assert len(forged) < len(text)
     assert tables.filled(forged) == text
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_programs_of_the_readme_run(number: int, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(import .*?)```", text, re.DOTALL)
+    assert len(programs) == 2
+    subprocess.run([sys.executable, "-c", programs[number]], cwd=tmp_path, check=True, timeout=120)
