@@ -165,6 +165,18 @@ def test_normalisation_is_undone_exactly_and_has_its_scale(kind):
     assert (normal[:, 2] == 0).all()
 
 
+def test_statistics_stay_whole_where_weights_go_to_half_precision():
+    values = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    scale = Normaliser(Normalisation(), 4)
+    scale.fit(values)
+    exact = scale(values)
+    half = torch.nn.ModuleDict({"scale": scale}).bfloat16()["scale"]
+    assert torch.equal(half(values), exact)
+    with torch.device("meta"):
+        empty = Normaliser(Normalisation(), 4)
+    assert empty.to_empty(device="cpu").middle.device.type == "cpu"
+
+
 def test_statistics_travel_in_the_checkpoint(tmp_path):
     model = tiny_policy(MEMORIES["hybrid"])
     model.actions.fit(torch.randn(100, ACTIONS) * 5)
@@ -294,6 +306,11 @@ def begun():
     (lambda p: p.act(torch.zeros(2, HORIZON, ACTIONS + 1)), "acts in chunks of"),
     (lambda p: p.act(torch.zeros(1, HORIZON, ACTIONS)), "exactly one row"),
     (lambda p: p.act(torch.zeros(2, HORIZON, ACTIONS), steps=0), "1 or more"),
+    (lambda p: p.observe(torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, PROPRIO)),
+     "4 images for robot 0; give 1"),
+    (lambda p: p.observe(torch.zeros(2, 0, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, PROPRIO)),
+     "0 images for robot 0; give 1"),
+    (lambda p: p.init(torch.zeros(3, 7, TEXT)), "3 instructions for 2 robots"),
     (lambda p: p.restore({}), "no snapshot of a policy"),
 ])
 def test_what_a_robot_gets_wrong_changes_nothing(attempt, message):

@@ -152,3 +152,6 @@ def test_the_mosaic_lays_the_head_below_the_wrists():
     assert (flat == 7).all()
     with pytest.raises(LociError, match="2 cameras"):
         mosaic([head, left], camera)
+    for wrong in (head / 255, head[..., :1], head[0]):
+        with pytest.raises(LociError, match="give uint8 RGB"):
+            mosaic([wrong], camera)

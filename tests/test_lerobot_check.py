@@ -19,9 +19,11 @@ import pytest
 from demonstrations import FEATURES, HEAD, episode
 from loci import cli
 from loci.data import video
-from loci.data.lerobot_check import Expected, check
+from loci.data.lerobot_check import Expected, check, read_expected
 from loci.data.lerobot_writer import Writer
 from loci.errors import LociError
+from loci.memory import ROWS
+from loci.training.tabletop import tabletop
 
 DATA = "data/chunk-000/file-000.parquet"
 LINES = "meta/episodes/chunk-000/file-000.parquet"
@@ -184,6 +186,11 @@ DAMAGES = [
     (stats("action", "all", None), [r"meta/stats\.json lacks 'action'"]),
     (stats("action", "std", None), [r"meta/stats\.json lacks std of 'action'"]),
     (stats("action", "count", [61]), ["'action' counts 61 frames of 60"]),
+    (stats("action", "count", [30, 30]), ["'action' has a count of 2 numbers"]),
+    (
+        column("length", set_at(1, 0), LINES),
+        ["episode 1 has 0 frames", "the episodes have 53", "episode 2 begins at frame 27"],
+    ),
     (stats("action", "mean", WIDE), [r"'action' has mean\[0\] 5; recomputed -1\.\d+"]),
     (stats("action", "std", WIDE), [r"'action' has std\[0\] 5; recomputed"]),
     (stats("action", "max", WIDE), [r"'action' has max\[0\] 5; recomputed"]),
@@ -268,6 +275,16 @@ def test_what_a_model_wants(written: Path, tmp_path: Path) -> None:
         f"{written} has no camera 'front' (known: head, picture)",
     ]
     assert check(written, Expected(state=3)).broken[0].startswith("'observation.state' has shape")
+
+
+def test_what_a_policy_wants_stands_in_the_config_of_its_training(
+    written: Path, tmp_path: Path
+) -> None:
+    run = tabletop("press-button", ROWS["full"])
+    (tmp_path / "config.json").write_text(run.to_json())
+    wanted = read_expected(tmp_path / "config.json")
+    assert wanted == Expected(action=14, state=14, cameras=("head", "left_wrist", "right_wrist"))
+    assert any("has no camera 'left_wrist'" in line for line in check(written, wanted).broken)
 
 
 def ending(*arguments: str) -> int:

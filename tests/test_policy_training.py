@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import demonstrations as made
+from loci.checkpoint import load_checkpoint
 from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode, recorded
 from loci.data.lerobot import Dataset
 from loci.data.record_command import record_tabletop
@@ -261,6 +263,8 @@ def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
     built = task(config)
     config.finish(built.module, tmp_path, fit(built, config.train, run, threads=1))
     model = WorldActionModel.load(tmp_path / "model.safetensors")
+    notes = load_checkpoint(tmp_path / "model.safetensors", config.kind).metadata
+    assert notes["training"]["cameras"] == ["head"]
     episodes = [made.episode(n, length) for n, length in enumerate(LENGTHS)]
     actions = np.concatenate([one["action"] for one in episodes])
     low, high = actions.min(0), actions.max(0)
@@ -283,6 +287,36 @@ def test_a_dataset_that_is_too_small_says_so(folder):
     config = DemonstrationConfig(folder=str(folder), cameras=("head",), episodes=9)
     with pytest.raises(LociError, match="has 4 episodes, and 9 are wanted"):
         config.load(PixelCodecConfig().build(), 8, CAMERA)
+
+
+def test_demonstrations_that_teach_nothing_are_named(folder, tmp_path):
+    codec, dataset = PixelCodecConfig().build(), Dataset.open(folder)
+    broken = dict(dataset.episode(1).columns)
+
+    class Episode:
+        index = 1
+
+        def __init__(self, action):
+            self.columns = broken | {"action": action}
+
+        def __getitem__(self, name):
+            return self.columns[name]
+
+    for action, message in (
+        (np.full((12, 14), np.nan), "'action' of episode 1 holds NaN"),
+        (np.zeros((0, 14)), "'action' of episode 1 is empty"),
+    ):
+        with pytest.raises(LociError, match=message):
+            recorded(Episode(action), 8, ("head",))
+    made.write(tmp_path / "empty", [5])
+    info = tmp_path / "empty" / "meta" / "info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"total_episodes": 0}))
+    with pytest.raises(LociError, match="has no episodes to learn from"):
+        DemonstrationConfig(folder=str(tmp_path / "empty")).load(codec, 8, CAMERA)
+    with pytest.raises(LociError, match="no camera 'wrist_left'; did you mean 'left_wrist'"):
+        DemonstrationConfig(
+            task="press-button", episodes=1, cameras=("head", "wrist_left", "right_wrist")
+        ).load(codec, 16, CAMERA)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -266,6 +266,18 @@ def test_same_seed_and_actions_same_episode(name):
     np.testing.assert_array_equal(again, once)
 
 
+@pytest.mark.parametrize("fact", [(7,), 2, "2"])
+def test_a_fact_that_is_none_leaves_the_episode_as_it_was(fact):
+    env = Tabletop("put-back-block")
+    env.reset(seed=1)
+    before = env.seed, env.fact, env.table
+    with pytest.raises(LociError, match="give one of its facts"):
+        env.reset(seed=5, options={"fact": fact})
+    assert (env.seed, env.fact, env.table) == before
+    assert env.reset(seed=5, options={"fact": [2]})[1]["stages"]
+    assert env.fact == (2,)
+
+
 def test_seeds_give_different_episodes():
     env = Tabletop("cover-blocks")
     env.reset(seed=0)

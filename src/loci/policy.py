@@ -74,13 +74,13 @@ class Policy:
 
     def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Policy:
         """Start all robots over, with instructions as embeddings (B, S, text_dim), read once."""
-        self.reset()
         if text is not None and len(text) != self.batch:
             raise LociError(f"{len(text)} instructions for {self.batch} robots; give one each")
         if text is not None:
             text = text.to(self.session.device, self.session.dtype)
         with self._graph():
             texts = self.model.read_text(text, lengths)
+        self.reset()
         self.session.text, self.text = texts.video, texts.actions
         return self
 
@@ -115,6 +115,13 @@ class Policy:
                 f"images of shape {tuple(images.shape)}; this model wants (B, n, {camera.height}, "
                 f"{camera.width}, 3) uint8, its mosaic of all cameras"
             )
+        for name in names:
+            wanted = codec.images_per_frame if self.session.cache.written[name] else 1
+            if images.shape[1] != wanted:
+                raise LociError(
+                    f"{images.shape[1]} images for robot {name}; give {wanted}: one at the start "
+                    f"of an episode, then {codec.images_per_frame} for each chunk"
+                )
         images = images.to(self.session.device)
         if codec.images_per_frame == 1:
             latents, states = codec.encode(images), [()] * len(names)

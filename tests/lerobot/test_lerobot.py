@@ -122,6 +122,15 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in (data | changes).items() if v is not None}))
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("chunks_size", 0), ("total_frames", "60"), ("total_episodes", -1), ("total_tasks", 1.5),
+])
+def test_counts_that_are_none_are_refused(name: str, value: Any, copied: Path) -> None:
+    rewrite(copied / "meta/info.json", **{name: value})
+    with pytest.raises(LociError, match=rf"has {name} .*; copy the dataset again"):
+        Dataset.open(copied)
+
+
 def test_other_versions_are_refused_with_the_way_out(copied: Path, tmp_path: Path) -> None:
     info = copied / "meta/info.json"
     rewrite(info, codebase_version="v2.1")
@@ -153,6 +162,17 @@ def test_lists_that_cannot_be_read(file: str, copied: Path) -> None:
     path.unlink()
     with pytest.raises(LociError, match=r"is missing|does not list the episodes 0 to 2"):
         Dataset.open(copied)
+
+
+@pytest.mark.parametrize("name", ["length", "dataset_from_index", "data/file_index"])
+def test_episodes_whose_lines_lack_a_number(name: str, copied: Path) -> None:
+    path = copied / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    empty = pa.nulls(len(table), table.schema.field(name).type)
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, empty), path)
+    with pytest.raises(LociError, match="is incomplete for episode 0") as caught:
+        Dataset.open(copied)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_that_are_not_there(written: Path) -> None:

@@ -60,7 +60,7 @@ def check(
     Args:
         folder: The dataset.
         config: What a model wants of it, JSON: any of action, state (widths), cameras (names),
-            height, width, fps.
+            height, width, fps; or the config.json of a policy's training.
         quick: Do not decode the videos, only compare what their headers promise.
         as_json: Print JSON instead of lines.
     """

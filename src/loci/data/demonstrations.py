@@ -105,6 +105,8 @@ class DemonstrationConfig(Config):
                 "choose a horizon that is a multiple of them"
             )
         found, count = self._episodes(every)
+        if not count:
+            raise LociError(f"{self.folder} has no episodes to learn from; record some")
         each = [
             encode(*episode, codec, horizon, camera)
             for episode in tracked(found, "encoding demonstrations", count)
@@ -131,6 +133,13 @@ class DemonstrationConfig(Config):
 def recorded(episode: Episode, every: int, cameras: Sequence[str]) -> Seen:
     """What was seen in an episode of a dataset."""
     actions, state = episode[ACTION], episode[STATE]
+    for name, values in ((ACTION, actions), (STATE, state)):
+        if not len(values) or not np.isfinite(values).all():
+            what = "holds NaN or infinity" if len(values) else "is empty"
+            raise LociError(
+                f"'{name}' of episode {episode.index} {what}; leave that episode out "
+                "(loci data check tells of all of them)"
+            )
     moments = np.arange(0, len(actions), every)
     views = [episode.frames(name, moments) for name in cameras]
     return views, state[moments], actions

@@ -273,26 +273,26 @@ def _read_entries(folder: Path, info: Info) -> tuple[Entry, ...]:
 def _entry(folder: Path, info: Info, line: dict[str, Any]) -> Entry:
     try:
         data = info.data_path.format(
-            chunk_index=line["data/chunk_index"], file_index=line["data/file_index"]
+            chunk_index=int(line["data/chunk_index"]), file_index=int(line["data/file_index"])
         )
         clips = {}
         for key in info.videos:
             here = f"videos/{key}/"
             video = (info.video_path or "").format(
                 video_key=key,
-                chunk_index=line[here + "chunk_index"],
-                file_index=line[here + "file_index"],
+                chunk_index=int(line[here + "chunk_index"]),
+                file_index=int(line[here + "file_index"]),
             )
             clips[key] = Clip(
                 path=folder / video,
-                start=line[here + "from_timestamp"],
-                stop=line[here + "to_timestamp"],
+                start=float(line[here + "from_timestamp"]),
+                stop=float(line[here + "to_timestamp"]),
             )
         return Entry(
             index=line["episode_index"],
             tasks=tuple(line["tasks"] or ()),
-            length=line["length"],
-            first=line["dataset_from_index"],
+            length=int(line["length"]),
+            first=int(line["dataset_from_index"]),
             data=folder / data,
             clips=clips,
         )

@@ -53,11 +53,19 @@ class Expected(Config):
 
 
 def read_expected(path: str | Path) -> Expected:
-    """What the JSON file `path` asks for. Raises LociError for an unknown or unusable key."""
+    """What the JSON file `path` asks for: settings of `Expected`, or the config.json of a policy's
+    training. Raises LociError for an unknown or unusable key."""
     try:
-        return Expected.from_json(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise LociError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
+    if '"type": "policy"' not in text:
+        return Expected.from_json(text)
+    from loci.training.policy import PolicyRun
+
+    run = PolicyRun.from_json(text)
+    expert = run.model.expert
+    return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.cameras)
 
 
 @dataclass(kw_only=True)
@@ -125,6 +133,8 @@ def check(
     parts: dict[str, list[Statistics]] = defaultdict(list)
     stored = dataset.stats()
     for episode in dataset:
+        if episode.entry.length < 1:
+            continue  # `_check_counts` has told of it
         progress(f"episode {episode.index}")
         _check_episode(found, episode, parts, stored)
     for key in dataset.info.videos:
@@ -345,6 +355,8 @@ def _check_stats(
 def _compare(stored: Statistics, parts: list[Statistics], feature: Feature) -> str:
     """What is wrong with a feature's stored statistics, or nothing."""
     whole = combine(parts)
+    if stored["count"].size != 1:
+        return f"has a count of {stored['count'].size} numbers"
     if not feature.visual and stored["count"].item() != whole["count"].item():
         return f"counts {stored['count'].item()} frames of {whole['count'].item()}"
     if feature.visual:

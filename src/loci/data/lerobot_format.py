@@ -158,6 +158,10 @@ class Info:
         fps = known.get("fps")
         if not isinstance(fps, int | float) or not fps > 0:
             raise LociError(f"{path} has fps {fps!r}; give frames per second above 0")
+        for name in ("total_episodes", "total_frames", "total_tasks", "chunks_size"):
+            count = known.get(name, 1)
+            if type(count) is not int or count < (name == "chunks_size"):
+                raise LociError(f"{path} has {name} {count!r}; copy the dataset again")
         return cls(features=read, extra=data, **known)
 
     @property

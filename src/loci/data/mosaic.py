@@ -19,9 +19,14 @@ from loci.types import Camera
 def mosaic(views: Sequence[np.ndarray], camera: Camera) -> np.ndarray:
     """Pictures uint8 (T, h, w, 3) of one or of three cameras, as one of `camera`'s size.
 
-    Those of another size than their place are resized. Raises LociError for other numbers of
-    cameras and for a size that does not split.
+    Those of another size than their place are resized. Raises LociError for other pictures or
+    numbers of cameras and for a size that does not split.
     """
+    for view in views:
+        if view.dtype != np.uint8 or view.ndim != 4 or view.shape[-1] != 3:
+            raise LociError(
+                f"a camera's pictures are {view.dtype} {view.shape}; give uint8 RGB, (T, H, W, 3)"
+            )
     height, width = camera.height, camera.width
     if len(views) == 1:
         return _resized(views[0], height, width)

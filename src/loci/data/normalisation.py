@@ -6,8 +6,9 @@ the training data and are buffers, so that they travel inside the checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,15 @@ class Normaliser(nn.Module):
             middle, scale = (low + high) / 2, (high - low) / 2
         self.middle.copy_(middle)
         self.scale.copy_(torch.where(scale > STILL, scale, 1.0))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Statistics stay as they are when the weights around them go to half precision: bf16
+        would round a joint by millimetres at the fingertips."""
+        kept = self.middle, self.scale
+        super()._apply(fn, recurse)
+        if not self.middle.is_meta and not kept[0].is_meta:
+            self.middle, self.scale = (k.to(self.middle.device) for k in kept)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.middle) / self.scale

@@ -10,13 +10,14 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from loci.checkpoint import commit
+from loci.checkpoint import commit, load_checkpoint
 from loci.errors import LociError
 from loci.evaluation.closed_loop import Loop, run_closed_loop
-from loci.models.world_action import WorldActionModel
+from loci.models.world_action import KIND, WorldActionModel
 from loci.progress import Progress
 from loci.shipped import located
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
+from loci.worlds.table_view import CAMERAS
 from loci.worlds.tabletop import ACTION, Tabletop
 from loci.worlds.tasks import make_task
 from loci.worlds.tasks.baselines import TRAINING
@@ -50,7 +51,9 @@ def closed_loop(
             f"tabletop has {ACTION} of both"
         )
     chosen = make_task(task, hold)
-    loop = Loop(seed=seed, first=first, steps=steps, film=films)
+    # Earlier checkpoints say nothing of their cameras: they were the tabletop's, in this order.
+    cameras = load_checkpoint(path, KIND).metadata["training"].get("cameras", CAMERAS)
+    loop = Loop(cameras=tuple(cameras), seed=seed, first=first, steps=steps, film=films)
     with matmul_precision("exact", device) as precision, reproducible(device):
         protocol = {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

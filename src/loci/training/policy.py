@@ -84,6 +84,9 @@ class PolicyRun(RunConfig, name="policy"):
     def task(self) -> PolicyTask:
         return PolicyTask(self)
 
+    def notes(self) -> dict[str, object]:
+        return {"cameras": list(self.data.cameras)}
+
 
 class PolicyTask:
     """Demonstrations in, the flow-matching losses of all their chunks and frames out."""

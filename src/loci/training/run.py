@@ -47,8 +47,12 @@ class RunConfig(Config, family=True):
             )
         save_checkpoint(
             out / "model.safetensors", self.kind, config, module.state_dict(),
-            dtype=torch.bfloat16, **summary.notes(),
+            dtype=torch.bfloat16, **summary.notes(), **self.notes(),
         )
+
+    def notes(self) -> dict[str, object]:
+        """What else the checkpoint says of its training."""
+        return {}
 
 
 Recipe = Callable[[], RunConfig]

@@ -84,10 +84,12 @@ class Tabletop(gymnasium.Env):
     def begin(self, seed: int, fact: Fact | None = None) -> None:
         """`reset` without pictures; `fact` replaces the episode's own."""
         name = self.task.type_name or ""
-        drawn = self.task.draw(task_rng(name, seed, "fact"))
-        self.seed, self.fact = seed, drawn if fact is None else tuple(fact)
-        if self.fact not in self.task.facts:
-            raise LociError(f"{name} has no fact {self.fact}; give one of its facts")
+        if fact is None:
+            fact = self.task.draw(task_rng(name, seed, "fact"))
+        fact = tuple(fact) if isinstance(fact, list) else fact
+        if fact not in self.task.facts:
+            raise LociError(f"{name} has no fact {fact}; give one of its facts")
+        self.seed, self.fact = seed, fact
         self.table = Table(self.task.layout(task_rng(name, seed, "layout"), self.fact))
         self.table.state.stages = dict.fromkeys(self.task.stages, False)
         self.task.begin(self.table, self.fact)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from loci.config import Config
-from loci.errors import LociError
+from loci.errors import LociError, nearest
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.table import CHUNK
+from loci.worlds.table_view import CAMERAS
 from loci.worlds.tabletop import Tabletop
 from loci.worlds.tasks.base import Ask, Fact, task_rng
 
@@ -85,6 +86,9 @@ def watch(
     Each is (pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14)). The seeds are
     those of a recording (`loci data record`), which sees every step and takes much longer.
     """
+    for name in cameras:
+        if name not in CAMERAS:
+            raise LociError(f"the tabletop has no camera '{name}'{nearest(name, CAMERAS)}")
     env, push = Tabletop(task), STEADY if steady else Push()
     left = episodes
     for seed in range(TRAINING, TRAINING + 3 * episodes + 10):

@@ -1,0 +1,68 @@
+"""`loci eval closed-loop`: one policy at one task, by its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loci import cli
+from loci.errors import LociError
+from loci.evaluation.closed_loop_command import closed_loop
+from loci.memory import SlidingWindow
+from loci.training.tabletop import tabletop
+
+SWAPPED = ["head", "right_wrist", "left_wrist"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Untrained policies that fit the table: one knows its cameras, one acts with seven joints."""
+    path = tmp_path_factory.mktemp("policies")
+    config = tabletop("put-back-block", SlidingWindow(window=2)).model
+    dit = replace(config.world.dit, dim=16, ffn_dim=16, num_heads=2, num_layers=1)
+    config = replace(config, world=replace(config.world, dit=dit), steps=1)
+    torch.manual_seed(0)
+    config.build().save(path / "plain.safetensors")
+    config.build().save(path / "swapped.safetensors", cameras=SWAPPED)
+    narrow = replace(config, expert=replace(config.expert, actions=7))
+    narrow.build().save(path / "narrow.safetensors")
+    return path
+
+
+def test_a_policy_sees_through_the_cameras_of_its_training(folder, tmp_path):
+    found = closed_loop(folder / "swapped.safetensors", "put-back-block", tmp_path / "a", 1)
+    assert found["protocol"]["loop"]["cameras"] == SWAPPED
+    found = closed_loop(folder / "plain.safetensors", "put-back-block", tmp_path / "b", 1)
+    assert found["protocol"]["loop"]["cameras"] == ["head", "left_wrist", "right_wrist"]
+
+
+def test_the_command_plays_and_goes_on(folder, tmp_path, capsys):
+    asked = ["eval", "closed-loop", str(folder / "plain.safetensors"), "--task", "put-back-block",
+             "--out", str(tmp_path), "--films", "1"]
+    cli.main([*asked, "--episodes", "1"])
+    assert "put-back-block, fact held 1 times, 1 episodes" in capsys.readouterr().out
+    first = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    cli.main([*asked, "--episodes", "2"])
+    lines = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert lines[:2] == first
+    assert len(lines) == 3
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["episodes"] == results["success"]["of"] == 2
+    assert (tmp_path / "videos" / "000.mp4").exists()
+
+
+@pytest.mark.parametrize(("name", "task", "seed", "message"), [
+    ("narrow", "put-back-block", 0, "acts with 7 numbers and feels 14; the tabletop has 14"),
+    ("plain", "put-back-blok", 0, "did you mean 'put-back-block'"),
+    ("plain", "put-back-block", 1000, "out of range"),
+    ("missing", "put-back-block", 0, "missing"),
+])
+def test_what_cannot_be_played_leaves_nothing(folder, tmp_path, name, task, seed, message):
+    with pytest.raises(LociError, match=message) as error:
+        closed_loop(folder / f"{name}.safetensors", task, tmp_path / "out", 1, seed)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
