@@ -255,12 +255,12 @@ def test_the_expert_succeeds(name, push):
 @pytest.mark.slow
 @pytest.mark.parametrize("push", [STEADY, Push()], ids=["steady", "pushed"])
 @pytest.mark.parametrize("name", TASKS)
-def test_the_expert_succeeds_on_98_of_100_seeds_within_40_chunks(name, push):
+def test_the_expert_succeeds_on_98_of_100_seeds_within_48_chunks(name, push):
     env = Tabletop(name)
     ends = [play(env, seed, push=push) for seed in range(100)]
     assert sum(end.success for end in ends) >= 98
     if push == STEADY:
-        assert max(end.steps for end in ends) <= 40 * CHUNK
+        assert max(end.steps for end in ends) <= 48 * CHUNK
 
 
 def test_a_pushed_expert_misses_and_recovers():
@@ -355,6 +355,49 @@ def test_pictures_do_not_tell_a_count():
     assert min(np.diff(chunks)) >= PressButton.gap
 
 
+def test_how_long_the_lamp_is_red_does_not_tell_a_count():
+    """It is red for one chunk or two after a press, so that red frames are no count of presses."""
+    env, lengths = Tabletop("press-button"), []
+    for seed in range(3):
+        _, asked, _ = watched(env, seed, (9, 1))
+        lengths += np.diff([q.chunk for q in asked if q.kind == "left"]).tolist()
+    assert set(lengths) == {2, 3}
+
+
+def test_how_much_the_clock_tells_of_a_count():
+    """Who knows the time and both cards and presses until a time does what is asked for in less
+    than 14 % of the episodes (3.5 % by chance): every pair of times is tried, for every pair of
+    numbers, in 3,000 episodes."""
+    task, env, rng, rate = PressButton(), Tabletop("press-button"), np.random.default_rng(0), 0.0
+    drawn = np.array([task.layout(rng, (1, 1)).waits for _ in range(3000)])
+    start, middle, longer = drawn[:, 0], drawn[:, 1], drawn[:, 2:]
+
+    def decisions(a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """The chunks of all decisions at the left button, and at the one in the middle."""
+        gaps = task.gap + longer[:, : a + b]
+        left = np.cumsum(np.column_stack([start, gaps[:, :a]]), axis=1)
+        gaps[:, a] += middle
+        return left, np.cumsum(np.column_stack([left[:, -1] + 1, gaps[:, a:]]), axis=1)
+
+    for seed, (a, b) in enumerate(((1, 1), (4, 3), (9, 1), (2, 8))):  # it is as the episodes are
+        _, asked, _ = watched(env, seed, (a, b))
+        waits = task.layout(task_rng("press-button", seed, "layout"), (a, b)).waits
+        drawn[0] = waits
+        for kind, times in zip(("left", "middle"), decisions(a, b), strict=True):
+            assert [q.chunk for q in asked if q.kind == kind] == times[0].tolist()
+    for a, b in task.facts:
+        left, right = decisions(a, b)
+        best = 0
+        for stop in range(left[:, a].max() + 1):
+            there = right[(left[:, a] >= stop) & (left[:, a - 1] < stop)]
+            ends = np.zeros(right.max() + 2, int)
+            np.add.at(ends, there[:, b - 1] + 1, 1)  # times at which the count is right, as steps
+            np.add.at(ends, there[:, b] + 1, -1)
+            best = max(best, ends.cumsum().max())
+        rate += best / len(drawn) / 9 / (10 - a)
+    assert 0.05 < rate < 0.14
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_layouts_do_not_depend_on_the_fact(name):
     env = Tabletop(name)
@@ -393,8 +436,9 @@ def test_without_memory_it_is_chance_over_100_seeds(name):
     assert found["oracle-state"].mean >= 0.98
     for baseline in ("blind", "clock-only", "last-frame-only"):
         assert found[baseline].lo <= task.chance, (baseline, found)
-    # In a counting task the clock and the cards together tell a little.
-    assert found["clock and frame"].mean <= task.chance + 0.1
+    # In a counting task the clock and the cards together tell a little: at most what
+    # `test_how_much_the_clock_tells_of_a_count` finds.
+    assert found["clock and frame"].lo <= (0.14 if name == "press-button" else task.chance)
 
 
 def test_the_clock_baseline_learns_what_the_clock_tells():

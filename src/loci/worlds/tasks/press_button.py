@@ -2,7 +2,8 @@
 
 Source: RMBench, in kind. Ours: the lamp makes wait after each press, so that a small window does
 not hold many, and for random times before the first press and after the first one in the middle, so
-that the clock does not tell how many were done; a press while it is red does not count.
+that the clock does not tell how many were done; after some presses it waits longer, so that they
+are not counted by how long it was red. A press while it is red does not count.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from loci.worlds.tasks.things import BLUE, RED, YELLOW, button, card, on_table
 
 MOST = 10  # presses in all, at most
 FIRST, SECOND, CONFIRM = 0, 1, 2
-# The longest random waits, in chunks: before the first press, and after the first in the middle.
-# Shorter ones leak the count through the clock; random waits after every press leak more than these
-# at the same length of the episode.
+# Random waits, in chunks: before the first press 1 to START + 1, and after the first in the middle
+# up to MIDDLE. Shorter ones leak the count through the clock. The share of presses after which the
+# lamp is red for one chunk more: a larger one leaks more, since presses lie farther apart.
 START = MIDDLE = 8
+LONGER = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class PressButton(Task, name="press-button"):
 
     @property
     def chunks(self) -> int:
-        return (self.gap * MOST + START + MIDDLE) * self.hold + 14
+        return ((self.gap + 1) * MOST + 1 + START + MIDDLE) * self.hold + 14
 
     def draw(self, rng: np.random.Generator) -> Fact:
         a = int(rng.integers(1, MOST))
@@ -62,11 +64,9 @@ class PressButton(Task, name="press-button"):
             for (name, color), at in zip(colors.items(), places, strict=True)
         )
         cards = [card(n, on_table(x, 0.33)) for n, x in zip(fact, (-0.2, 0.0), strict=True)]
-        waits = (
-            self.hold * int(rng.integers(START + 1)),
-            self.hold * int(rng.integers(MIDDLE + 1)),
-        )
-        return Layout((), buttons, (*cards[0], *cards[1]), waits, fact)
+        waits = 1 + rng.integers(START + 1), rng.integers(MIDDLE + 1), *(rng.random(MOST) < LONGER)
+        held = tuple(self.hold * int(wait) for wait in waits)
+        return Layout((), buttons, (*cards[0], *cards[1]), held, fact)
 
     def begin(self, table: Table, fact: Fact) -> None:
         table.state.task = {"done": [0, 0]}
@@ -86,7 +86,8 @@ class PressButton(Task, name="press-button"):
                 many = "many" if done[wrong] > fact[wrong] else "few"
                 s.failure = f"too {many} {('left', 'middle')[wrong]}"
                 return
-            wait = self.gap * self.hold - 1
+            longer = table.layout.waits[2 + min(sum(done), MOST - 1)]
+            wait = self.gap * self.hold - 1 + longer
             if event.which == SECOND and not done[SECOND]:
                 wait += table.layout.waits[1]
             table.wait(wait)
