@@ -222,6 +222,32 @@ def test_times_that_are_remembered_keep_no_graph():
     assert torch.equal(found, policy.act(data["actions"][:, 0]))
 
 
+def test_times_are_forgotten_with_the_episode_since_weights_may_change():
+    model = tiny_policy(MEMORIES["hybrid"])
+    data = episodes(model, 3)
+
+    def act(policy):
+        policy.observe_latents(data["latents"], data["proprio"][:, 2])
+        return policy.act(data["actions"][:, 0])
+
+    policy = model.policy(2)
+    before = act(policy)
+    with torch.no_grad():
+        model.expert.time_projection[1].weight.mul_(1.5)
+    policy.reset()
+    after = act(policy)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, act(model.policy(2)))
+
+
+def test_states_of_other_frames_are_refused():
+    model = tiny_policy(MEMORIES["hybrid"])
+    data = episodes(model, 4)
+    with pytest.raises(LociError, match="give one a frame"):
+        packed_actions(model, data["latents"][:, :3], data["actions"][:, :3],
+                       torch.rand(2, 3), data["proprio"])
+
+
 def test_a_reading_is_good_until_its_robots_observe_again():
     model = tiny_policy(MEMORIES["hybrid"])
     data = episodes(model, 5)

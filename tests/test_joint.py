@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loci.errors import LociError
 from loci.memory import ROWS, Compressed, Joint, Mixture
 from loci.memory.base import pick
+from loci.memory.compression import multiscale
 from loci.models.trunk import Segment
 from loci.models.world import WorldConfig
 from loci.packed import packed_pass
@@ -159,6 +160,15 @@ def test_placement_moves_wans_own_positions_and_no_others(monkeypatch: pytest.Mo
     assert torch.equal(out("suffix", "rotary"), out("prefix", "rotary"))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (6, 6), (5, 9)])
+def test_coarse_versions_fit_any_size(size: tuple[int, int]) -> None:
+    flat = torch.full((2, 3, 4, *size), 0.7)
+    torch.testing.assert_close(multiscale(flat), flat)
+    sharp = torch.randn(2, 3, 4, *size)
+    assert multiscale(sharp).shape == sharp.shape
+    assert multiscale(sharp).var() < sharp.var()
+
+
 @pytest.mark.parametrize("camera", ["rotary", "inject"])
 @pytest.mark.parametrize("name", ["joint-5", "learned-4"])
 def test_frames_beside_a_chunk_go_no_further_than_somebody_reads(
@@ -218,6 +228,7 @@ def test_dropped_episodes_retrieve_nothing(name: str) -> None:
     (lambda: Compressed(scheme="learned", ratio=2), "no square"),
     (lambda: Compressed(scheme="learned", decay=0.9), "gain and decay would change nothing"),
     (lambda: Compressed(gain=0.0), "use a gain above 0"),
+    (lambda: Compressed(gain=math.nan), "use a gain above 0"),
     (lambda: Compressed(decay=1.5), "use a gain above 0"),
     (lambda: Mixture(frames=4, top=5), "use 1 to 4"),
     (lambda: Mixture(top=0), "use 1 to 20"),

@@ -91,6 +91,13 @@ def test_cached_tokens_of_the_paper(anchors, window, tokens, gists):
             assert layout.end(frame + 1) == cache.tokens(0)  # no hole: one slice
 
 
+def test_more_anchors_than_are_asked_about_are_never_let_go():
+    """The plan is read off some thousand frames: beyond them it may keep more, and never less."""
+    assert compile_plan((key(Kind.CLEAN) & (first(50) | recent(2))), reach=64).clean.anchors == 50
+    many = compile_plan((key(Kind.CLEAN) & (first(64) | recent(2))), reach=64)
+    assert many.clean == Keep(anchors=0, recent=None)
+
+
 def test_rules_combine_as_booleans():
     frames = torch.arange(6)
     coords = Coords.grid(frames, (1, 1), Kind.CLEAN, frames, torch.full_like(frames, -1))

@@ -13,6 +13,7 @@ from loci.checkpoint import digest
 from loci.errors import LociError
 from loci.memory import ROWS
 from loci.models.codecs import Codec
+from loci.packed import packed_pass
 from loci.training import world
 from loci.training.folder import RunFolder
 from loci.training.loop import fit
@@ -20,7 +21,7 @@ from loci.training.parts import Parts
 from loci.training.recipes import recipes, rooms
 from loci.training.world import WorldRun, WorldTask, initialise
 from loci.types import Camera
-from tiny_world import tiny_world, walk
+from tiny_world import data, tiny_world, walk
 
 EPISODES, LENGTH, BATCH = 5, 9, 2
 
@@ -133,6 +134,15 @@ def test_forms_of_attention_have_one_loss(task):
     built = task(small(attention="fast"))
     with pytest.raises(LociError, match="use windowed, dense or flex"):
         built.loss(built.batch(0))
+
+
+@pytest.mark.parametrize("starts", [[0, 5], [1, 7], [1], [1, 3, 5]])
+def test_chunks_that_lie_outside_the_episode_are_refused(starts):
+    model = tiny_world(ROWS["ssm"])
+    latents, poses = data(model, frames=8)
+    noisy = latents[:, None, :2].repeat(1, 2, 1, 1, 1, 1)
+    with pytest.raises(LociError, match="each needs a frame before it and its own"):
+        packed_pass(model, latents, noisy, torch.rand(2, 2), poses, starts)
 
 
 def test_heads_start_out_along_their_rays():

@@ -89,10 +89,18 @@ class Bank:
         for part in self.wanted:
             held = getattr(self, part)
             if held.requires_grad:
+                # What other streams hold keeps its graph, which may have saved the buffer.
                 with ordinary():
-                    held = held.detach().clone()
-            held[name] = 0
+                    held = held.clone()
+                    held[name] = 0
+            else:
+                held[name] = 0
             setattr(self, part, held)
+
+    def leave_graph(self) -> None:
+        """Where all streams are empty, the graph that made the frames must not live on."""
+        with ordinary():
+            self.latents = self.latents.detach()
 
     def bytes(self, frames: int) -> int:
         """Bytes of the latents of `frames` frames."""

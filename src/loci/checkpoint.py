@@ -224,12 +224,12 @@ def _check_whole(path: Path) -> None:
             if len(text) < length:
                 raise cut
             entries = json.loads(text)
+            ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
             size = file.seek(0, 2) - _LENGTH.size - length
     except OSError as error:
         raise LociError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise foreign from error
-    ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
     if size < max(ends, default=0):
         raise cut
 

@@ -2,7 +2,7 @@
 
 x_t = (1 - t) x_0 + t eps, t = 1 is noise, velocity target eps - x_0. Timesteps stay fp32.
 Sources: Wan (arXiv 2503.20314), MemoryWAM (arXiv 2606.20562, Training): shifted logit-normal
-timesteps and a Gaussian timestep weight; x-prediction with the velocity's loss is ours to choose.
+timesteps and a Gaussian timestep weight; x-prediction, with the error of x_0 as loss, is ours.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from loci.errors import LociError
 
 def times(time: float | Tensor, rows: int, device: torch.device) -> Tensor:
     """A time, or one a row, as (rows,) fp32. A number is filled in on the device: nothing is copied
-    there, so that a CUDA graph can hold a step."""
+    there, so that a CUDA graph can hold a step. LociError for times of other rows."""
     if isinstance(time, Tensor):
+        if time.shape not in ((), (1,), (rows,)):
+            raise LociError(f"times of shape {tuple(time.shape)} for {rows} rows; give one each")
         return time.to(device, torch.float32).expand(rows)
     return torch.full((rows,), time, device=device, dtype=torch.float32)
 

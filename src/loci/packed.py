@@ -48,6 +48,11 @@ def packed_pass(
     network's output, the shape of `noisy`.
     """
     span = noisy.shape[2]
+    if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
+        raise LociError(
+            f"chunks of {span} frames from {list(starts)} for {noisy.shape[1]} chunks in "
+            f"{clean.shape[1]} frames; each needs a frame before it and its own"
+        )
     poses = relative_to(poses[:, 0], poses)
     frames = torch.arange(clean.shape[1], device=clean.device)
     begins = torch.tensor(starts, device=clean.device)
@@ -129,6 +134,10 @@ def packed_actions(
         lanes.append(Lane(world.dit, segment, texts.video))
     after = list(range(actions.shape[1])) if after is None else list(after)
     between = clean.shape[1] - 1
+    if proprio.shape[:2] != clean.shape[:2]:
+        raise LociError(
+            f"states {tuple(proprio.shape)} for frames {tuple(clean.shape[:2])}; give one a frame"
+        )
     context = expert.context(proprio, texts.actions)  # once a frame, however many chunks read it
     if memory.executed and between:
         done = _checked(executed, actions, between)

@@ -88,6 +88,7 @@ class Policy:
         """Forget the episodes of some robots (default: all). Instructions stay: see `init`."""
         names = list(range(self.batch)) if streams is None else list(streams)
         self.session.reset(names)
+        self._sixes.clear()  # the model may have been trained on meanwhile
         for name in names:
             self._encoder[name] = None
             self.proprio[name] = 0
@@ -202,7 +203,8 @@ class Policy:
         self.session.restore(_below(tree, "session"))
         self.proprio = tree["proprio"].to(self.session.device, copy=True)
         self._encoder = [
-            {part: value.clone() for part, value in _below(tree, f"encoder.{name}").items()}
+            {part: value.to(self.session.device, copy=True)
+             for part, value in _below(tree, f"encoder.{name}").items()}
             if written else None
             for name, written in enumerate(self.session.lengths)
         ]
@@ -293,7 +295,7 @@ class Policy:
         return self._sixes[time]
 
     def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
-        names = list(range(self.batch)) if streams is None else list(streams)
+        names = [int(name) for name in (range(self.batch) if streams is None else streams)]
         if len(names) != rows or len(set(names)) != rows or not set(names) <= {*range(self.batch)}:
             raise LociError(
                 f"{rows} rows for robots {names} of {self.batch}; give each robot exactly one row"

@@ -55,7 +55,7 @@ class Session:
     """Memory of `batch` streams of one model. Streams may have different lengths.
 
     capacity: frames that fit before the buffers grow, by doubling (default: one and a chunk).
-    gradients: writes and reads keep the graph, as far as autograd is on, until the streams are
+    gradients: writes and reads keep the graph, as far as autograd is on, until all streams are
     reset. They do not by default: a stream has no end, and its graph would have none either.
     actions: places for so many executed actions between two frames, which a `Policy` fills.
     """
@@ -88,6 +88,7 @@ class Session:
         self.reference = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
         self.text: Text | None = None
         self._stamps = [object() for _ in range(batch)]
+        self._broken: set[int] = set()  # streams whose last write was cut short
 
     def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Session:
         """Start all streams over, with text embeddings (B, S, text_dim) of the given lengths.
@@ -122,11 +123,13 @@ class Session:
         one world frame a stream; they enter the model relative to the stream's first frame.
         Raises LociError, with nothing changed, for rows, shapes, poses or latents that are not
         what they should be. A pass that is itself cut short (out of memory, Ctrl-C) leaves these
-        streams half-written: write the same frames again, or restore a snapshot.
+        streams half-written: they have to be reset, or a snapshot restored.
         """
         self._check_latents(latents)
         names = self._names(streams, len(latents))
+        self._check_whole(names)
         poses = checked_poses(poses, latents.shape[:2])
+        latents = latents.to(self.device, self.dtype)
         if not bool(torch.isfinite(latents).all()):
             raise LociError("a latent holds NaN or infinity; encode or generate the frame again")
         count = latents.shape[1]
@@ -136,24 +139,26 @@ class Session:
         relative = relative_to(reference, poses)
         self._reserve(int(before.max()) + count, self.model.config.chunk)
         self._renew(names)
+        self._broken.update(names)
         with self._graph():
-            latents = latents.to(self.device, self.dtype)
             if self.model.writes:
                 self._pass(names, latents, relative.to(self.device))
             self.bank.put(names, before.tolist(), relative, latents)
         self.reference[names] = reference
         for name in names:
             self.cache.written[name] += count
+        self._broken.difference_update(names)
 
     def _pass(self, names: list[int], latents: Tensor, poses: Tensor) -> None:
         """Send clean frames through the network, and keep what they leave."""
-        count = latents.shape[1]
-        coords, groups = self.model.clean_coords(torch.arange(count)), self._groups(names)
-        before = torch.tensor([self.cache.written[name] for name in names])
+        count, cache = latents.shape[1], self.cache
+        coords, groups = self.model.clean_coords(torch.arange(count)), streaming.group(cache, names)
+        take = streaming.step if count == 1 else partial(streaming.prefill, count=count)
+        before = torch.tensor([cache.written[name] for name in names])
         segment = self.model.clean_segment(
             latents, poses, coords.later(before[:, None]).to(self.device)
         )
-        jobs = [self._job(g, coords.later(g.written), count) for g in groups]
+        jobs = [take(cache, self.rule, g, coords.later(g.written)) for g in groups]
         recall, after = self.carried.writing(names, count)
         self.model.dit.run(
             [segment], streaming.attend(groups, jobs), self._text(names), recall
@@ -167,6 +172,7 @@ class Session:
         """
         poses = checked_poses(poses, poses.shape[:2])
         names = self._names(streams, len(poses))
+        self._check_whole(names)
         span, written = poses.shape[1], [self.cache.written[name] for name in names]
         if not all(written):
             raise LociError("nothing to continue from: write a first frame before generating")
@@ -176,7 +182,7 @@ class Session:
         with self._graph():
             views = [
                 streaming.look(self.cache, self.rule, g, self._retrieve(g, coords, relative))
-                for g in self._groups(names)
+                for g in streaming.group(self.cache, names)
             ]
             picked = self._pick(names, relative) if self.model.config.memory.joint else None
         return Reading(
@@ -198,8 +204,7 @@ class Session:
                 f"{tuple(reading.poses.shape[:2])}; read the poses of this chunk"
             )
         self.check(reading.streams, reading.stamps)
-        batch, span = x.shape[:2]
-        levels = times(time, batch, self.device)
+        levels = times(time, len(x), self.device)
         with self._graph():
             segment = self.model.chunk_segment(
                 x.to(self.device, self.dtype)[:, None], reading.poses[:, None], reading.coords,
@@ -209,7 +214,7 @@ class Session:
             attend = streaming.attend([view.group for view in reading.views], jobs)
             recall = self.carried.reading(reading.streams)
             tokens = self.model.dit.run([segment], attend, reading.text, recall)[0]
-            return self.model.head(tokens, levels[:, None], span)[:, 0].to(x.dtype)
+            return self.model.head(tokens, levels[:, None], x.shape[1])[:, 0].to(x.dtype)
 
     @torch.no_grad()
     def generate(
@@ -257,6 +262,7 @@ class Session:
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole memory as a plain tree of tensors, copied."""
+        self._check_whole(range(self.batch))
         tree = self.cache.committed() | self.carried.snapshot()
         tree |= self.bank.snapshot(max(self.cache.written))
         tree["reference"] = self.reference.clone()
@@ -274,6 +280,7 @@ class Session:
         self.carried.restore(tree)
         self.bank.restore(tree)
         self._renew(range(self.batch))
+        self._broken.clear()
         self.reference[:] = tree["reference"]
         self.text = Text.from_tree(tree, "text", self.device)
         return self
@@ -293,6 +300,10 @@ class Session:
             self.carried.forget(name)
             self.bank.forget(name)
             self.reference[name] = torch.eye(4, dtype=torch.float64)
+        self._broken.difference_update(names)
+        if not any(self.cache.written):
+            self.carried.leave_graph()
+            self.bank.leave_graph()
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file, whole or not at all."""
@@ -322,7 +333,7 @@ class Session:
         return torch.set_grad_enabled(self.gradients and torch.is_grad_enabled())
 
     def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
-        names = list(range(self.batch)) if streams is None else list(streams)
+        names = [int(name) for name in (range(self.batch) if streams is None else streams)]
         if not names or len(names) != rows or len(set(names)) != len(names):
             raise LociError(
                 f"{rows} rows for {len(names)} streams; give each stream exactly one row"
@@ -331,17 +342,17 @@ class Session:
             raise LociError(f"streams {names} of a session that has 0 to {self.batch - 1}")
         return names
 
+    def _check_whole(self, names: Sequence[int]) -> None:
+        if self._broken.intersection(names):
+            raise LociError("a write to these streams was cut short and left them half-written; "
+                            "reset them, or restore a snapshot")
+
     def _check_latents(self, latents: Tensor) -> None:
         if latents.dim() != 5 or latents.shape[2:] != self.model.latent_shape:
             raise LociError(
                 f"latents of shape {tuple(latents.shape)}; this model wants (B, T, *"
                 f"{self.model.latent_shape}), from its own codec"
             )
-
-    def _job(self, group: streaming.Group, coords: Coords, count: int) -> streaming.Job:
-        if count == 1:
-            return streaming.step(self.cache, self.rule, group, coords)
-        return streaming.prefill(self.cache, self.rule, group, coords, count)
 
     def _retrieve(self, group: streaming.Group, coords: Coords, poses: Tensor) -> Coords:
         """The chunk's coordinates in a group's streams, knowing which frames are retrieved.
@@ -370,9 +381,6 @@ class Session:
             torch.cat([getattr(frames, part) for frames in rows])
             for part in ("latents", "poses", "time")
         ))
-
-    def _groups(self, names: list[int]) -> list[streaming.Group]:
-        return streaming.group(self.cache, names)
 
     def _reserve(self, frames: int, span: int) -> None:
         """Room for `frames` frames and the scratch of a chunk of `span` behind them."""

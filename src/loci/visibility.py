@@ -309,7 +309,7 @@ def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
     # So are frames of a round number: where only they stay, nobody is let go.
     rare = torch.tensor(_round_numbers())
     lasting = 0 if not late.any() else int(late.nonzero().max()) + 1
-    if lasting == reach or _seen_later(rule, kind, rare, rare + reach - 1).any():
+    if lasting == reach or early.all() or _seen_later(rule, kind, rare, rare + reach - 1).any():
         return Keep(anchors=0, recent=None)
     return Keep(anchors=0 if not early.any() else int(early.nonzero().max()) + 1, recent=lasting)
 

@@ -113,10 +113,13 @@ class Carried:
 
     def commit(self, names: list[int], after: Mapping[int, State]) -> None:
         """Take over the states after a pass, once it is through."""
-        for layer, state in after.items():
-            for name, rows in state.items():
-                held = _ordinary(self.states[layer][name])
-                self.states[layer][name] = held.index_copy(0, torch.tensor(names), _ordinary(rows))
+        # Whatever mode this is called in, what other streams hold keeps its graph.
+        with torch.inference_mode(False):
+            for layer, state in after.items():
+                for name, rows in state.items():
+                    held, rows = _ordinary(self.states[layer][name]), _ordinary(rows)
+                    index = torch.tensor(names, device=held.device)
+                    self.states[layer][name] = held.index_copy(0, index, rows)
 
     def reading(self, names: list[int], read: Read = own) -> Recall:
         """For a pass over noisy chunks of streams `names`: what they read, and nothing changes."""
@@ -134,6 +137,12 @@ class Carried:
         """Empty one stream."""
         for layer, state in self._empty.items():
             self.commit([name], {layer: state})
+
+    def leave_graph(self) -> None:
+        """Where all streams are empty, the graph that made their states must not live on."""
+        for state in self.states.values():
+            for name, value in state.items():
+                state[name] = value.detach()
 
     def snapshot(self) -> State:
         return {
@@ -174,11 +183,8 @@ class Carried:
 
 
 def _ordinary(value: Tensor) -> Tensor:
-    """A tensor that autograd can go on with, whatever mode it was made in."""
-    if not value.is_inference():
-        return value
-    with torch.inference_mode(False):
-        return value.clone()
+    """A tensor that autograd can go on with, whatever mode it was made in; outside of it."""
+    return value.clone() if value.is_inference() else value
 
 
 def _list(shapes: Mapping[str, torch.Size]) -> str:

@@ -60,7 +60,7 @@ class Compressed(Joint, name="compressed"):
                 "learned compression weighs no frames: gain and decay would change nothing; leave "
                 "them out"
             )
-        if self.gain <= 0 or not 0 < self.decay <= 1:
+        if not (self.gain > 0 and 0 < self.decay <= 1):
             raise LociError(
                 f"weights of gain {self.gain} and decay {self.decay}; use a gain above 0 and a "
                 "decay above 0, at most 1"
@@ -126,8 +126,9 @@ class Shrink(nn.Module):
 
 def multiscale(latents: Tensor) -> Tensor:
     """Latents (R, K, C, h, w) mixed with themselves at a half and a quarter of the resolution."""
-    flat = latents.flatten(0, 1)
+    flat, (height, width) = latents.flatten(0, 1), latents.shape[-2:]
     total = SCALES[0] * flat
     for share, side in zip(SCALES[1:], (2, 4), strict=True):
-        total = total + share * F.interpolate(F.avg_pool2d(flat, side), scale_factor=side)
+        coarse = F.avg_pool2d(flat, side, ceil_mode=True)
+        total = total + share * F.interpolate(coarse, scale_factor=side)[..., :height, :width]
     return total.view_as(latents)

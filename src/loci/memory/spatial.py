@@ -89,7 +89,7 @@ class Grid(Carry):
         self, x: Tensor, state: State, at: Sequence[int], turn: Turn
     ) -> tuple[Tensor, list[State]]:
         with torch.autocast(x.device.type, enabled=False):
-            pooled = torch.einsum("gp,bfpd->bfgd", self.pool, x.float())
+            pooled = torch.einsum("gp,bfpd->bfgd", self.pool.float(), x.float())
             total = (state["sum"][:, None] + pooled.cumsum(1)).unbind(1)
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
         return torch.zeros_like(x), states
