@@ -11,6 +11,7 @@ from loci import streaming
 from loci.errors import LociError
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
+from loci.models.trunk import Block
 from loci.packed import packed_pass
 from loci.session import Session
 from loci.visibility import Kind, Rule, key, query, recent, same_frame
@@ -270,6 +271,30 @@ def test_modes_may_change_on_the_way():
     session.write(latents[:, 3:6], poses[:, 3:6])
     for name, tensor in expected.snapshot().items():
         torch.testing.assert_close(session.snapshot()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "window", "tower", "delta", "joint-5"])
+def test_long_writes_go_in_pieces_that_fit(name, monkeypatch):
+    """What tokens see of each other is a square: it is never larger than that of one pass."""
+    model = tiny_world(ROWS[name])
+    latents, poses = data(model)
+    sizes, project = [], Block.project
+
+    def watched(self, x, *rest, **options):
+        sizes.append(x.shape[1] * x.shape[2])
+        return project(self, x, *rest, **options)
+
+    monkeypatch.setattr(Block, "project", watched)
+    trees = []
+    for limit in (8192, 20):
+        monkeypatch.setattr("loci.session.TOKENS", limit)
+        session = model.session(2)
+        session.write(latents[:, :11], poses[:, :11])
+        trees.append(session.snapshot())
+        assert all(size <= limit for size in sizes)
+        sizes.clear()
+    for part, tensor in trees[0].items():
+        torch.testing.assert_close(trees[1][part], tensor, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["hybrid", "context-5", "learned-4", "ssm", "delta", "ttt",

@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 
 from loci.cache import ordinary
 from loci.errors import LociError
-from loci.types import Frames
+from loci.memory.base import Memory, pick
+from loci.types import Camera, Frames
 
 
 class Bank:
@@ -49,11 +50,22 @@ class Bank:
             for row, name in enumerate(names):
                 held[name, at[row] : at[row] + count] = new[row]
 
-    def frames(self, name: int, picks: Tensor) -> Frames:
-        """The frames `picks` (K,) of one stream, as one row."""
-        latents = self.latents[name, picks.to(self.latents.device)][None]
-        poses = self.poses[name, picks][None].to(latents.device)
-        return Frames(latents, poses, torch.zeros(poses.shape[:2], device=latents.device))
+    def beside(
+        self, memory: Memory, camera: Camera, names: Sequence[int], written: Sequence[int],
+        targets: Tensor,
+    ) -> Frames:
+        """The frames that a joint memory puts beside the chunks of streams `names`, a row each.
+
+        written: frames of each of them; targets (B, n, 4, 4): poses of their chunks.
+        """
+        device, latents, poses = self.latents.device, [], []
+        for row, (name, count) in enumerate(zip(names, written, strict=True)):
+            past = self.poses[name, :count]
+            (picks,) = pick(memory, past[None], targets[row : row + 1], camera)
+            latents.append(self.latents[name, picks.to(device)])
+            poses.append(past[picks])
+        where = torch.stack(poses).to(device)
+        return Frames(torch.stack(latents), where, torch.zeros(where.shape[:2], device=device))
 
     def snapshot(self, frames: int) -> dict[str, Tensor]:
         """Copies of the first `frames` frames."""

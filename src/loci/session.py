@@ -23,7 +23,6 @@ from loci.bank import Bank
 from loci.cache import Cache, Layout, ordinary
 from loci.errors import LociError
 from loci.flow import times
-from loci.memory.base import pick
 from loci.memory.carry import Carried
 from loci.models.camera import checked_poses, relative_to
 from loci.models.trunk import Text
@@ -32,6 +31,10 @@ from loci.visibility import Coords
 
 if TYPE_CHECKING:
     from loci.models.world import WorldModel
+
+
+# Of a pass, at most: longer writes go in pieces, since what tokens see of each other is a square.
+TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,12 +144,15 @@ class Session:
         self._renew(names)
         self._broken.update(names)
         with self._graph():
-            if self.model.writes:
-                self._pass(names, latents, relative.to(self.device))
             self.bank.put(names, before.tolist(), relative, latents)
+            frames = max(1, TOKENS // (self.model.tokens + self.model.config.memory.gists))
+            pieces = zip(latents.split(frames, 1), relative.split(frames, 1), strict=True)
+            for seen, where in pieces:
+                if self.model.writes:
+                    self._pass(names, seen, where.to(self.device))
+                for name in names:
+                    self.cache.written[name] += seen.shape[1]
         self.reference[names] = reference
-        for name in names:
-            self.cache.written[name] += count
         self._broken.difference_update(names)
 
     def _pass(self, names: list[int], latents: Tensor, poses: Tensor) -> None:
@@ -171,7 +177,7 @@ class Session:
         Raises LociError for bad poses and for a stream that has seen no frame yet.
         """
         poses = checked_poses(poses, poses.shape[:2])
-        names = self._names(streams, len(poses))
+        names, config = self._names(streams, len(poses)), self.model.config
         self._check_whole(names)
         span, written = poses.shape[1], [self.cache.written[name] for name in names]
         if not all(written):
@@ -184,7 +190,9 @@ class Session:
                 streaming.look(self.cache, self.rule, g, self._retrieve(g, coords, relative))
                 for g in streaming.group(self.cache, names)
             ]
-            picked = self._pick(names, relative) if self.model.config.memory.joint else None
+            picked = None
+            if config.memory.joint:
+                picked = self.bank.beside(config.memory, config.camera, names, written, relative)
         return Reading(
             names, self.stamps(names), relative.to(self.device),
             coords.later(torch.tensor(written)[:, None]).to(self.device), self._text(names), views,
@@ -369,18 +377,6 @@ class Session:
             return coords
         table = torch.zeros(len(past), 1, group.written, dtype=torch.bool)
         return coords.with_selected(table.scatter_(2, picks[:, None], True))
-
-    def _pick(self, names: list[int], poses: Tensor) -> Frames:
-        """The frames that go beside the chunks of streams `names`, a row each."""
-        memory, camera, rows = self.model.config.memory, self.model.config.camera, []
-        for row, name in enumerate(names):
-            past = self.bank.poses[name : name + 1, : self.cache.written[name]]
-            picks = pick(memory, past, poses[row : row + 1], camera)
-            rows.append(self.bank.frames(name, picks[0]))
-        return Frames(*(
-            torch.cat([getattr(frames, part) for frames in rows])
-            for part in ("latents", "poses", "time")
-        ))
 
     def _reserve(self, frames: int, span: int) -> None:
         """Room for `frames` frames and the scratch of a chunk of `span` behind them."""
