@@ -19,7 +19,7 @@ from loci.evaluation import study as studies
 from loci.evaluation.baselines import baseline, mean_image
 from loci.evaluation.branches import BRANCHES
 from loci.evaluation.cases import CIRCLE, LOOP180, LOOP360, make_cases
-from loci.evaluation.results import console_table
+from loci.evaluation.results import console_table, rankings
 from loci.evaluation.rollouts import MEMORIES, rollout
 from loci.evaluation.runner import Contender
 from loci.evaluation.study import evaluate, run_study
@@ -54,6 +54,25 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 def truths(tmp_path_factory: pytest.TempPathFactory) -> list[Truth]:
     cache = EpisodeCache(tmp_path_factory.mktemp("episodes"))
     return [prepare(c, cache, Camera()) for c in make_cases("heldout", (LOOP180, CIRCLE), 3, 0)]
+
+
+def test_rankings_say_whether_branches_agree() -> None:
+    def rows(recall, loop, replay):
+        return {
+            str(n): {"recall": {"identity_later": {"mean": a}}, "loop": {"pair_psnr": {"mean": b}},
+                     "replay": {"psnr": {"mean": c}}}
+            for n, (a, b, c) in enumerate(zip(recall, loop, replay, strict=True))
+        }
+
+    found = rankings(rows([0.1, 0.5, 0.9, 0.7], [20, 25, 30, 28], [9, 9, 9, 9]), list("0123"))
+    assert found == {"recall / loop": 1.0}  # where all are equal there is no ranking
+    found = rankings(rows([0.1, 0.5, 0.9, 0.7], [30, 25, 20, 28], [1, 2, 4, 3]), list("0123"))
+    # 1 - 6 sum d^2 / n (n^2 - 1), by hand.
+    assert found == {"replay / recall": 1.0, "replay / loop": -0.8, "recall / loop": -0.8}
+    assert rankings(rows([0.1, 0.5], [1, 2], [1, 2]), ["0", "1"]) == {}
+    some = rows([0.1, 0.5, 0.9], [1, 2, 3], [1, 2, 3])
+    del some["1"]["loop"]
+    assert rankings(some, list("012")) == {"replay / recall": 1.0}
 
 
 def get(results: dict, row: str, branch: str, metric: str) -> dict:

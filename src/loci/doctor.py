@@ -30,7 +30,7 @@ from loci.training.numerics import (
 
 CORE = (
     "torch", "numpy", "einops", "safetensors", "mujoco-core", "gymnasium", "pyarrow", "av",
-    "filelock", "pillow", "scikit-image", "tyro", "rich", "matplotlib", "jinja2",
+    "filelock", "pillow", "scikit-image", "scipy", "tyro", "rich", "matplotlib", "jinja2",
 )
 # Package, module, what it is for, the line that installs it.
 OPTIONAL = (

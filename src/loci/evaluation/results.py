@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -30,6 +31,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("loop", "pair_margin", "pairs\nmargin"),
     ("open-recall", "identity_later", "open\nident."),
     ("open-recall", "psnr_seen", "open\nPSNR seen"),
+)
+
+
+# (branch, metric): what each branch ranks memories by.
+RANKED = (
+    ("replay", "psnr"), ("recall", "identity_later"), ("loop", "pair_psnr"),
+    ("open-recall", "identity_later"),
 )
 
 
@@ -69,6 +77,27 @@ def gains(
             found = {n: paired_bootstrap(ours[n], floor[n]) for n in ours if n in floor}
             table.setdefault(row, {})[branch] = _plain(found)
     return table
+
+
+def rankings(
+    rows: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str]
+) -> dict[str, float]:
+    """"branch / branch" -> Spearman's correlation of the means of the rows `names` (of what
+    `aggregate` gives), by the metrics of `RANKED`: 1 where both rank the memories alike. Branches
+    that not all rows have, and in which all are equal, are left out; so are fewer than three rows.
+    """
+    from scipy.stats import spearmanr
+
+    means = {
+        branch: [rows[name][branch][metric]["mean"] for name in names]
+        for branch, metric in RANKED
+        if all(metric in rows[name].get(branch, {}) for name in names)
+    }
+    ranked = [branch for branch, values in means.items() if len(names) > 2 and len({*values}) > 1]
+    return {
+        f"{one} / {other}": round(float(spearmanr(means[one], means[other]).statistic), 3)
+        for one, other in combinations(ranked, 2)
+    }
 
 
 def _columns(cases: Sequence[CaseScore]) -> dict[str, list[Tally]]:

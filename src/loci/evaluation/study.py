@@ -3,7 +3,7 @@
 Results are kept for each (branch, row) as they finish, under a key of everything they depend on,
 so that a study that was killed goes on to the same numbers.
 
-    results.json    protocol, rows, gains, retention, probe, cost
+    results.json    protocol, rows, rankings, gains, retention, probe, cost
     cases.json      what every row scored on every case, object by object
     report.html     everything above, to be looked at
     parts/          finished (branch, row) pairs; rollouts/: frames of the cases that are shown
@@ -300,9 +300,11 @@ def evaluate(
             "milliseconds_per_chunk": {k: round(v, 2) for k, v in milliseconds.items()},
         },
     }
+    rows = tables.aggregate(scores)
     results = {
         "protocol": protocol,
-        "rows": tables.aggregate(scores),
+        "rows": rows,
+        "rankings": tables.rankings(rows, [c.name for c in contenders]),
         "gains": tables.gains(scores, [c.name for c in contenders]),
         "retention": retention(scores.get("recall", {})),
         "probe": {row: found["probe"] for row, found in tables.aggregate(probe).items()},

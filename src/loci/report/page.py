@@ -126,6 +126,7 @@ def render_page(
         cost=results["cost"],
         claims=claims(results, cases),
         key_table=_key_table(results),
+        rankings=results.get("rankings", {}),
         tables=[
             _branch_table(rows, branch, protocol)
             for rows, branches in ((results["rows"], protocol["cases"]), (probed, ["probe"]))
