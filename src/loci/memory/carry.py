@@ -183,7 +183,8 @@ class Carried:
 
 
 def _ordinary(value: Tensor) -> Tensor:
-    """A tensor that autograd can go on with, whatever mode it was made in; outside of it."""
+    """A tensor that autograd can go on with, whatever mode it was made in. To be called outside of
+    inference mode."""
     return value.clone() if value.is_inference() else value
 
 
