@@ -281,10 +281,14 @@ def test_what_a_policy_wants_stands_in_the_config_of_its_training(
     written: Path, tmp_path: Path
 ) -> None:
     run = tabletop("press-button", ROWS["full"])
-    (tmp_path / "config.json").write_text(run.to_json())
+    (tmp_path / "config.json").write_text(json.dumps(run.to_dict()))
     wanted = read_expected(tmp_path / "config.json")
     assert wanted == Expected(action=14, state=14, cameras=("head", "left_wrist", "right_wrist"))
     assert any("has no camera 'left_wrist'" in line for line in check(written, wanted).broken)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(LociError, match="give a JSON file") as error:
+        read_expected(tmp_path / "config.json")
+    assert "\n" not in str(error.value)
 
 
 def ending(*arguments: str) -> int:

@@ -6,6 +6,7 @@ video_utils.py) and its statistics (compute_stats.py).
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,14 +57,14 @@ def read_expected(path: str | Path) -> Expected:
     """What the JSON file `path` asks for: settings of `Expected`, or the config.json of a policy's
     training. Raises LociError for an unknown or unusable key."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise LociError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
-    if '"type": "policy"' not in text:
-        return Expected.from_json(text)
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LociError(f"cannot read {path} ({error}); give a JSON file") from error
+    if not isinstance(data, dict) or "type" not in data:
+        return Expected.from_dict(data)
     from loci.training.policy import PolicyRun
 
-    run = PolicyRun.from_json(text)
+    run = PolicyRun.from_dict(data)
     expert = run.model.expert
     return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.cameras)
 
