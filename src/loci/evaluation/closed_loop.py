@@ -23,6 +23,7 @@ from loci.errors import LociError
 from loci.evaluation.statistics import wilson
 from loci.files import atomic_write
 from loci.models.world_action import WorldActionModel
+from loci.policy import Policy
 from loci.training.loop import keyed
 from loci.worlds.showing import write_video
 
@@ -98,16 +99,18 @@ class Loop:
 
 
 def play(
-    model: WorldActionModel, make: Callable[[], Environment], loop: Loop, episodes: Sequence[int]
+    model: WorldActionModel, make: Callable[[], Environment], loop: Loop, episodes: Sequence[int],
+    policy: Policy | None = None,
 ) -> list[dict[str, Any]]:
     """Run episodes side by side to their ends: a line for each, with `film` (T, H, W, 3) of those
-    that are filmed."""
+    that are filmed. policy: one of the model that has seen nothing, for as many robots (default: a
+    new one)."""
     robots = []
     for episode in episodes:
         env = make()
         observation, info = env.reset(seed=loop.first + episode)
         robots.append(_Robot(env, episode, observation, info))
-    policy, expert = model.policy(len(robots)), model.config.expert
+    policy, expert = policy or model.policy(len(robots)), model.config.expert
     every = expert.horizon // model.world.codec.images_per_frame
     for robot in robots:
         robot.views.append(_view(robot.observation, model, loop))

@@ -29,6 +29,8 @@ from loci.visibility import Coords, Kind
 if TYPE_CHECKING:
     from loci.session import Session
 
+KIND = "world-model"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig(Config):
@@ -234,13 +236,13 @@ class WorldModel(nn.Module):
         return Session(self, batch, capacity, gradients)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32, **notes: object) -> None:
-        save_checkpoint(path, "world-model", self.config, self.state_dict(), dtype=dtype, **notes)
+        save_checkpoint(path, KIND, self.config, self.state_dict(), dtype=dtype, **notes)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The model in a checkpoint, a file or the name of one that ships, in fp32, in evaluation
         mode."""
-        config, tensors, _ = load_checkpoint(path, "world-model")
+        config, tensors, _ = load_checkpoint(path, KIND)
         model = cls(WorldConfig.from_dict(config))
         load_into(model, tensors, path)
         return model.eval()

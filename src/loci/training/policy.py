@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.memory import ActionHistory, Memory
-from loci.models.world_action import KIND, WorldActionConfig
+from loci.models.world_action import KIND, WorldActionConfig, WorldActionModel
 from loci.packed import packed_actions
 from loci.training.loop import keyed
 from loci.training.order import picked
@@ -95,15 +95,28 @@ class PolicyTask:
         self.config = config
         self.module: nn.Module
         self.model = self.module = config.model.build()
+        self.begin(self.model)
         self.model.world.codec.requires_grad_(False)
-        initialise(self.model.world)
-        xavier(self.model.expert)
-        nn.init.zeros_(self.model.expert.head.weight)
         expert = config.model.expert
         codec, camera = self.model.world.codec, config.model.world.camera
         self.data = config.data.load(codec, expert.horizon, camera)
         self.model.actions.fit(self.data.all_actions())
         self.model.proprio.fit(self.data.all_proprio())
+
+    def begin(self, model: WorldActionModel) -> None:
+        """Fill in the weights that training begins from. LociError for a codec that needs some."""
+        if list(model.world.codec.parameters()):
+            raise LociError(
+                "the codec has weights, and this run says none: begin from a checkpoint "
+                "(loci.training.begun), or take the pixel codec"
+            )
+        self.draw(model)
+
+    def draw(self, model: WorldActionModel) -> None:
+        """Weights at random."""
+        initialise(model.world)
+        xavier(model.expert)
+        nn.init.zeros_(model.expert.head.weight)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Demonstrations of a step, cut to the longest of them, and all that is drawn for them.

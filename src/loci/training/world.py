@@ -23,7 +23,7 @@ from loci.files import atomic_write, cache_folder
 from loci.models.codecs import Codec, CodecConfig
 from loci.models.rope import ALIGNED
 from loci.models.wan import WanConfig
-from loci.models.world import WorldConfig, WorldModel
+from loci.models.world import KIND, WorldConfig, WorldModel
 from loci.packed import packed_pass
 from loci.progress import tracked
 from loci.shipped import shipped
@@ -47,7 +47,7 @@ class WorldRun(RunConfig, name="world"):
     `packed_pass`. camera: of the episodes; it must be the model's.
     """
 
-    kind: ClassVar[str] = "world-model"
+    kind: ClassVar[str] = KIND
     world: WorldConfig
     codec: str
     episodes: int = 3000

@@ -1,0 +1,200 @@
+"""Policies that begin from trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import demonstrations as made
+from loci.checkpoint import load_checkpoint
+from loci.data.demonstrations import DemonstrationConfig
+from loci.errors import LociError
+from loci.memory import FullHistory, Hybrid, SlidingWindow
+from loci.models.action import ActionConfig, ActionExpert, mirror
+from loci.models.codecs import CodecConfig, PixelCodecConfig
+from loci.models.wan import Wan, WanConfig
+from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
+from loci.shipped import shipped
+from loci.training.begun import BegunPolicyRun, begun, take_over, trained
+from loci.training.policy import PolicyRun
+from loci.training.run import RunConfig, run
+from loci.training.tabletop import tabletop
+from loci.types import Camera
+
+CODEC = CodecConfig.from_dict(load_checkpoint("codec", "codec").config)
+MEMORY = Hybrid(anchors=1, window=2, gists_per_frame=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("demonstrations")
+    made.write(path, [24, 32])
+    return path
+
+
+def small(folder: Path, codec: CodecConfig = CODEC, memory=MEMORY, head: bool = False) -> PolicyRun:
+    run = tabletop("put-back-block", memory)
+    channels = codec.build().channels
+    dit = WanConfig(
+        in_channels=channels, out_channels=channels if head else 0, dim=16, ffn_dim=24,
+        num_heads=2, num_layers=2, freq_dim=8, text_dim=0,
+    )
+    world = replace(run.model.world, dit=dit, codec=codec, camera=Camera(height=32, width=48))
+    expert = ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8)
+    return replace(
+        run, model=replace(run.model, world=world, expert=expert), batch=2, lead=0,
+        data=DemonstrationConfig(folder=str(folder), cameras=("head",)),
+        train=replace(run.train, steps=2, warmup=0),
+    )
+
+
+def saved_world(config: PolicyRun, path: Path, seed: int = 5) -> WorldModel:
+    """A world model as if it had been trained, and its checkpoint."""
+    torch.manual_seed(seed)
+    model = config.model.world.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save(path)
+    return model
+
+
+def begin(config: BegunPolicyRun, seed: int = 0) -> WorldActionModel:
+    torch.manual_seed(seed)
+    return config.task().model
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_policy_takes_over_a_world_model_and_its_expert_is_the_interpolation(folder, tmp_path):
+    """All of it: transformer, codec and gists; what nobody has learnt is drawn."""
+    config = small(folder)
+    there = saved_world(config, tmp_path / "world.safetensors")
+    model = begin(begun(config, tmp_path / "world.safetensors"))
+    assert same(model.world, there)
+    other = begin(begun(config, tmp_path / "world.safetensors"), seed=1)
+    expected = ActionExpert(config.model.expert, config.model.world.dit)
+    names = mirror(expected, there.dit)
+    assert len(names) > 20
+    mine, theirs = (dict(m.expert.named_parameters()) for m in (model, other))
+    wanted = dict(expected.named_parameters())
+    for name in names:
+        assert torch.equal(mine[name], wanted[name]), name
+    for part in ("self_attn", "ffn", "modulation", "time_embedding", "time_projection"):
+        assert {name for name in mine if part in name} <= set(names)
+    assert torch.equal(mine["blocks.0.ffn.0.weight"], theirs["blocks.0.ffn.0.weight"])
+    assert not torch.equal(mine["encoder.weight"], theirs["encoder.weight"])
+    assert not mine["head.weight"].any()  # its first prediction is zero, as without a start
+
+
+def test_another_memory_keeps_its_own_beginning(folder, tmp_path):
+    """From a window to gists: the gists are drawn. To full history: those there are are left."""
+    start = tmp_path / "world.safetensors"
+    plain = saved_world(small(folder, memory=SlidingWindow(window=2)), start)
+    model = begin(begun(small(folder), start))
+    assert same(model.world.dit, plain.dit)
+    assert model.world.gist_bank.shape[0] == 3
+    assert model.world.gist_bank.any()
+    saved_world(small(folder), start)
+    assert begin(begun(small(folder, memory=FullHistory()), start)).world.gist_bank.shape[0] == 0
+
+
+def test_a_policy_begins_from_a_policy_and_trains_to_a_checkpoint(folder, tmp_path):
+    """Two steps, and the checkpoint says where it came from; as JSON the run is the same one."""
+    config = small(folder, PixelCodecConfig())
+    first = begin_and_save(config, tmp_path / "first")
+    following = begun(config, first)
+    assert RunConfig.from_json(following.to_json()) == following
+    start = WorldActionModel.load(first)
+    assert same(begin(following).world, start.world)
+    run(following, tmp_path / "second", threads=1)
+    notes = load_checkpoint(tmp_path / "second/model.safetensors", following.kind).metadata
+    assert notes["training"]["start"] == str(first)
+    assert notes["training"]["start_weights"] == following.weights
+    after = WorldActionModel.load(tmp_path / "second/model.safetensors")
+    assert not same(after.world, start.world)
+
+
+def begin_and_save(config: PolicyRun, out: Path) -> Path:
+    run(config, out, threads=1)
+    return out / "model.safetensors"
+
+
+def test_wans_released_weights_are_taken_by_their_names(folder, tmp_path):
+    """Shards in a folder, a head that the policy does not have, the codec from elsewhere."""
+    config = small(folder)
+    torch.manual_seed(2)
+    wan = Wan(replace(config.model.world.dit, out_channels=CODEC.channels))
+    tensors = {name: t.bfloat16() for name, t in wan.state_dict().items()}
+    names = sorted(tensors)
+    (tmp_path / "wan").mkdir()
+    for shard in range(2):
+        part = {name: tensors[name] for name in names[shard::2]}
+        save_file(part, tmp_path / f"wan/model-{shard}.safetensors")
+    model = begin(begun(config, tmp_path / "wan", codec="codec"))
+    for name, found in model.world.dit.state_dict().items():
+        assert torch.equal(found, tensors[name].float()), name
+    codec = load_checkpoint("codec", "codec").tensors
+    for name, found in model.world.codec.state_dict().items():
+        assert torch.equal(found, codec[name].float()), name
+
+
+def test_a_codec_with_weights_is_never_left_at_random(folder, tmp_path):
+    with pytest.raises(LociError, match="the codec has weights, and this run says none"):
+        small(folder).task()
+    wan = Wan(small(folder).model.world.dit)
+    save_file(wan.state_dict(), tmp_path / "wan.safetensors")
+    with pytest.raises(LociError, match="no weights of the codec; say where they are: `codec`"):
+        begun(small(folder), tmp_path / "wan.safetensors").task()
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(folder, tmp_path):
+    config = small(folder)
+    start = tmp_path / "world.safetensors"
+    world = saved_world(config, start)
+    kept = {name: t.clone() for name, t in world.state_dict().items()}
+    there = trained(start)
+    for change, message in (
+        ({"dit.blocks.0.ffn.0.weight": None}, "lacks the tensor 'dit.blocks.0.ffn.0.weight'"),
+        ({"dit.blocks.1.ffn.0.bias": torch.zeros(25)}, r"'dit.blocks.1.ffn.0.bias' is \(25,\)"),
+        ({"dit.blocks.2.ffn.0.bias": torch.zeros(24)}, "has a tensor 'dit.blocks.2.ffn.0.bias'"),
+    ):
+        found = {k: v + 1 for k, v in (there | change).items() if v is not None}
+        with pytest.raises(LociError, match=message):
+            take_over(world, found, "weights")
+        assert all(torch.equal(world.state_dict()[name], kept[name]) for name in kept)
+
+
+def test_a_start_that_is_none_is_met_with_one_line(folder, tmp_path):
+    config = small(folder)
+    with pytest.raises(LociError, match=r"no weights at .*nowhere"):
+        begun(config, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LociError, match=r"no weights at .*empty"):
+        begun(config, tmp_path / "empty")
+    with pytest.raises(LociError, match="holds a codec; begin from a world model or a policy"):
+        begun(config, shipped("codec"))
+    torn = tmp_path / "torn.safetensors"
+    saved_world(config, torn)
+    torn.write_bytes(torn.read_bytes()[:-100])
+    with pytest.raises(LociError, match=r"torn\.safetensors"):
+        begun(config, torn)
+
+
+def test_a_run_knows_the_weights_that_it_began_from(folder, tmp_path):
+    config = small(folder)
+    start = tmp_path / "world.safetensors"
+    saved_world(config, start)
+    following = begun(config, start)
+    saved_world(config, start, seed=6)
+    with pytest.raises(LociError, match="has other weights"):
+        following.task()
+    assert begun(config, start).hash() != following.hash()
