@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from safetensors.numpy import load, save
 
 from loci.errors import LociError, nearest
 from loci.files import atomic_write
+from loci.processes import side_by_side
 from loci.progress import Progress
 from loci.types import Camera
 from loci.worlds.paths import PATHS, make_path, wander
@@ -139,28 +138,14 @@ def render_training_set(
     rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
     poses = np.empty((len(seeds), length, 4, 4))
     shards = [seeds[i : i + SHARD] for i in range(0, len(seeds), SHARD)]
+    one = partial(_shard, length=length, camera=camera, folder=folder)
+    workers = workers if len(shards) > 1 else 1
     with Progress("rendering episodes", len(seeds)) as progress:
-        for number, (images, cameras) in enumerate(
-            _shards(shards, length, camera, folder, workers)
-        ):
+        for number, (images, cameras) in enumerate(side_by_side(one, shards, workers)):
             part = slice(number * SHARD, number * SHARD + len(images))
             rgb[part], poses[part] = images, cameras
             progress.advance(len(images))
     return rgb, poses
-
-
-def _shards(
-    shards: list[list[int]], length: int, camera: Camera, folder: str | Path | None, workers: int
-) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Every shard's frames and poses, in order."""
-    one = partial(_shard, length=length, camera=camera, folder=folder)
-    if workers < 2 or len(shards) < 2:
-        yield from map(one, shards)
-        return
-    # Not fork: torch's threads may be alive in the parent. A few at a time bounds the memory.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for start in range(0, len(shards), 2 * workers):
-            yield from pool.map(one, shards[start : start + 2 * workers])
 
 
 def _shard(

@@ -8,13 +8,16 @@ disturbing what is executed and not what is learnt is DART's (Laskey et al. 2017
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from loci.config import Config
 from loci.errors import LociError, nearest
+from loci.processes import side_by_side
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.table import CHUNK
 from loci.worlds.table_view import CAMERAS
@@ -41,6 +44,10 @@ class Push(Config):
 
 
 STEADY = Push(jitter=0.0, chance=0.0)
+# Of so many episodes on, processes that render side by side are worth starting.
+MANY = 64
+# Pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14).
+Watched = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,34 +86,49 @@ def demonstrate(
 
 
 def watch(
-    task: str, episodes: int, every: int, cameras: Sequence[str], steady: bool = False
-) -> Iterator[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
+    task: str, episodes: int, every: int, cameras: Sequence[str], steady: bool = False,
+    workers: int | None = None,
+) -> Iterator[Watched]:
     """`episodes` demonstrations that succeed, seen only at every `every`-th step.
 
-    Each is (pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14)). The seeds are
-    those of a recording (`loci data record`), which sees every step and takes much longer.
+    The seeds are those of a recording (`loci data record`), which sees every step and takes much
+    longer. workers: processes that render side by side (default: as many as there are cores, one
+    for a few episodes); they change nothing else.
     """
     for name in cameras:
         if name not in CAMERAS:
             raise LociError(f"the tabletop has no camera '{name}'{nearest(name, CAMERAS)}")
-    env, push = Tabletop(task), STEADY if steady else Push()
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 16) if episodes >= MANY else 1
     left = episodes
-    for seed in range(TRAINING, TRAINING + 3 * episodes + 10):
+    seeds = range(TRAINING, TRAINING + 3 * episodes + 10)
+    one = partial(_watched, task=task, every=every, cameras=tuple(cameras), steady=steady)
+    for found in side_by_side(one, seeds, workers):
+        if found is not None:
+            left -= 1
+            yield found
         if not left:
             return
-        pictures: list[list[np.ndarray]] = [[] for _ in cameras]
-        joints, actions = [], []
-        for move in demonstrate(env, seed, push):
-            if len(actions) % every == 0:
-                seen = env.observe()
-                joints.append(seen["agent_pos"])
-                for name, views in zip(cameras, pictures, strict=True):
-                    views.append(seen["pixels"][name])
-            actions.append(move.action)
-        if env.verdict()["is_success"]:
-            left -= 1
-            yield [np.stack(views) for views in pictures], np.stack(joints), np.stack(actions)
     raise LociError(f"the expert failed too often at {task}: {left} of {episodes} are missing")
+
+
+def _watched(
+    seed: int, task: str, every: int, cameras: Sequence[str], steady: bool
+) -> Watched | None:
+    """One demonstration; None where the expert failed."""
+    env, push = Tabletop(task), STEADY if steady else Push()
+    pictures: list[list[np.ndarray]] = [[] for _ in cameras]
+    joints, actions = [], []
+    for move in demonstrate(env, seed, push):
+        if len(actions) % every == 0:
+            seen = env.observe()
+            joints.append(seen["agent_pos"])
+            for name, views in zip(cameras, pictures, strict=True):
+                views.append(seen["pixels"][name])
+        actions.append(move.action)
+    if not env.verdict()["is_success"]:
+        return None
+    return [np.stack(views) for views in pictures], np.stack(joints), np.stack(actions)
 
 
 def _pushed(rng: np.random.Generator, push: Push) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""Work shared by processes: the same results, in order, and no more than is asked for."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loci.processes import side_by_side
+from loci.worlds.tasks.demonstration import watch
+
+
+def noted(number: int, folder: str) -> tuple[int, int]:
+    """The number and the process that it came to; a file says so."""
+    (Path(folder) / str(number)).touch()
+    if number == 13:
+        raise ValueError("thirteen")
+    return number, os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order_of_an_endless_stream_until_nobody_asks(workers, tmp_path):
+    found = []
+    for number, process in side_by_side(partial(noted, folder=str(tmp_path)), count(), workers):
+        found.append(number)
+        assert (process == os.getpid()) == (workers == 1)
+        if number == 9:
+            break
+    assert found == list(range(10))
+    assert len(list(tmp_path.iterdir())) <= 10 + 2 * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
+    results = side_by_side(partial(noted, folder=str(tmp_path)), range(99), workers)
+    assert [next(results)[0] for _ in range(13)] == list(range(13))
+    with pytest.raises(ValueError, match="thirteen"):
+        next(results)
+
+
+def test_demonstrations_are_the_same_however_many_render_them():
+    one, two = (
+        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), workers=workers))
+        for workers in (1, 2)
+    )
+    assert len(one) == len(two) == 3
+    for (views, joints, actions), (others, bends, moves) in zip(one, two, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(views, others, strict=True))
+        assert np.array_equal(joints, bends)
+        assert np.array_equal(actions, moves)
