@@ -62,9 +62,9 @@ def read_expected(path: str | Path) -> Expected:
         raise LociError(f"cannot read {path} ({error}); give a JSON file") from error
     if not isinstance(data, dict) or "type" not in data:
         return Expected.from_dict(data)
-    from loci.training.policy import PolicyRun
+    from loci.training import begun  # every kind of a policy's training is known by then
 
-    run = PolicyRun.from_dict(data)
+    run = begun.PolicyRun.from_dict(data)
     expert = run.model.expert
     return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.cameras)
 
