@@ -62,12 +62,14 @@ class Clocked(Policy):
         self.times: dict[str, dict[str, list[float]]] = {
             act: {row: [] for row in ROWS} for act in ("observe", "act")
         }
+        self.tokens: list[int] = []  # held at each act
 
     def observe(self, *seen: Any, **named: Any) -> None:
         self._both("observe", lambda policy: Policy.observe(policy, *seen, **named))
 
     def act(self, *noise: Any, **named: Any) -> Tensor:
         self.progress.advance()
+        self.tokens.append(self.session.tokens())
         return self._both("act", lambda policy: Policy.act(policy, *noise, **named))[0]
 
     def _both(self, act: str, do: Callable[[Policy], Any]) -> list[Any]:
@@ -92,27 +94,26 @@ def main(options: Options) -> None:
     with matmul_precision("exact", device) as matmul, Progress("chunks", task.chunks) as progress:
         policy = Clocked(model, remembering_less(model).policy(1), progress)
         line = play(model, lambda: env, Loop(first=options.seed), [0], policy)[0]
-    protocol = {
+    protocol = machine(device) | {
         "checkpoint": options.checkpoint, "task": task.to_dict(), "seed": options.seed,
         "memory": model.config.world.memory.to_dict(), "part": PART, "matmul": matmul,
         "steps": model.config.steps, "rows": "same weights, same frames, in turns",
         "spread": "medians, quartiles, 99th percentile and largest of the chunks of each part",
-        **machine(device),
     }
-    parts = summed_up(policy.times)
-    tokens = {"hybrid": policy.session.tokens(), "window": policy.beside.session.tokens()}
-    found = {"protocol": protocol, "episode": line, "tokens": tokens, "parts": parts}
+    parts = summed_up(policy)
+    found = {"protocol": protocol, "episode": line, "parts": parts}
     if options.plot is not None:
         atomic_write(options.plot, plot(parts))
     if options.json:
         json.dump(found, sys.stdout, indent=1)
         print()
         return
-    print(f"{line['chunks']} chunks, success {line['success']} {line['failure']}; tokens {tokens}")
+    print(f"{line['chunks']} chunks, success {line['success']} {line['failure']}")
     for part in parts:
-        cells = [f"{act} {row} {cost['median']:6.1f} ms, 99 % {cost['p99']:6.1f}"
-                 for act in ("observe", "act") for row, cost in part[act].items()]
-        print(f"{part['chunks'][0]:5} to {part['chunks'][1]:5}  " + "; ".join(cells))
+        cells = [f"{act} {row} {part[act][row]['median']:.1f} ms, 99 % {part[act][row]['p99']:.1f}"
+                 for act in ("observe", "act") for row in ROWS]
+        print(f"{part['chunks'][0]:5} to {part['chunks'][1]:5}  {part['tokens']:5} tokens  "
+              + "; ".join(cells))
 
 
 def remembering_less(model: WorldActionModel) -> WorldActionModel:
@@ -125,21 +126,23 @@ def remembering_less(model: WorldActionModel) -> WorldActionModel:
     return other.to(next(model.parameters()).device)
 
 
-def summed_up(times: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """Of each hundred chunks, and of what is left of them, by acts and rows. The first chunk, which
-    pays for what is made once, is not among them."""
-    count = len(times["act"][ROWS[0]])
+def summed_up(policy: Clocked) -> list[dict[str, Any]]:
+    """Of each hundred chunks, and of what is left of them, by acts and rows, and the tokens held in
+    the end. The first chunk, which pays for what is made once, is not among them."""
+    count = len(policy.tokens)
     parts = []
     for start in range(0, count, PART):
         stop = min(start + PART, count)
-        part: dict[str, Any] = {"chunks": [start + 1, stop]}
-        for act, rows in times.items():
+        part: dict[str, Any] = {"chunks": [start + 1, stop], "tokens": policy.tokens[stop - 1]}
+        for act, rows in policy.times.items():
             part[act] = {}
             for row, taken in rows.items():
                 chosen = taken[max(start, 1) : stop]
                 part[act][row] = spread(chosen) | {
                     "p99": float(np.percentile(chosen, 99)), "max": max(chosen),
                 }
+            turns = zip(*(rows[row][max(start, 1) : stop] for row in ROWS), strict=True)
+            part[act]["ratio"] = spread([ours / theirs for ours, theirs in turns])
         parts.append(part)
     return parts
 
