@@ -23,6 +23,7 @@ from loci.models.world_action import WorldActionModel
 from loci.packed import packed_actions
 from loci.training.folder import RunFolder
 from loci.training.loop import fit
+from loci.training.order import picked, picked_alike
 from loci.training.parts import Parts
 from loci.training.policy import PolicyRun, PolicyTask, with_window
 from loci.training.recipes import recipes
@@ -30,6 +31,7 @@ from loci.training.tabletop import POLICY_ROWS, tabletop
 from loci.types import Camera
 
 LENGTHS = [37, 12, 20, 33]
+LENGTHS_IN_CHUNKS = [5, 2, 3, 5]  # of 8 steps
 CAMERA = Camera(height=32, width=48)
 
 
@@ -195,6 +197,61 @@ def test_windows_vary_and_change_what_is_computed(folder):
         small(folder, FullHistory(), windows=(1, 2))
 
 
+def test_what_is_waited_for_can_take_longer(folder):
+    """Frames at which the robot waits are seen again, side by side, with what was done at them; in
+    half of the steps none is, and no other frame ever."""
+    config = small(folder, FullHistory(), linger=3, clean_noise=0.0)
+    built = task(config)
+    still = built.data.actions.clone()
+    waits = torch.zeros(still.shape[:2], dtype=torch.bool)
+    waits[:, 1] = waits[0, 3] = True
+    still[waits] = still[waits][:, :1]
+    valid = built.data.valid.clone()
+    built.data = replace(built.data, actions=still)
+    whole = valid.all(-1)
+    assert torch.equal(built.data.idle(built.model.actions.scale), waits & whole)
+    longer = 0
+    for step in range(24):
+        batch = built.batch(step)
+        picks = picked(config.train.seed, step, config.batch, len(built.data))
+        for row, pick in enumerate(picks):
+            count = int(batch["valid"][row].any(-1).sum())
+            actions, latents = batch["actions"][row, :count], batch["latents"][row, :count]
+            frame, times = -1, []
+            for t in range(count):
+                here = still[pick, frame] if frame >= 0 else None
+                if here is None or not torch.equal(actions[t], here):
+                    frame += 1
+                    times.append(0)
+                times[-1] += 1
+                assert torch.equal(actions[t], still[pick, frame])
+                assert torch.equal(latents[t], built.data.latents[pick, frame].float())
+                assert torch.equal(batch["valid"][row, t], valid[pick, frame])
+                assert torch.equal(batch["proprio"][row, t], built.data.proprio[pick, frame])
+            assert len(times) == LENGTHS_IN_CHUNKS[pick]
+            for t, n in enumerate(times):
+                assert n <= (4 if waits[pick, t] and whole[pick, t] else 1)
+            longer += max(times) > 1
+    assert 5 < longer < 40  # of 72
+    assert built.loss(batch)[0].isfinite()
+
+
+def test_episodes_of_a_step_are_alike_and_all_are_seen_as_often():
+    lengths = np.random.default_rng(0).integers(10, 50, 40).tolist()
+    plain = [picked(3, step, 4, 40) for step in range(20)]
+    assert [picked_alike(3, step, 4, lengths, 1) for step in range(20)] == plain
+    alike = [picked_alike(3, step, 4, lengths, 10) for step in range(20)]
+    for epoch in (alike[:10], alike[10:]):
+        assert sorted(sample for picks in epoch for sample in picks) == list(range(40))
+    waste = [
+        sum(max(lengths[p] for p in picks) - np.mean([lengths[p] for p in picks]) for picks in way)
+        for way in (alike, plain)
+    ]
+    assert waste[0] < waste[1] / 3
+    means = [np.mean([lengths[p] for p in picks]) for picks in alike[:10]]
+    assert means not in (sorted(means), sorted(means, reverse=True))
+
+
 @pytest.mark.parametrize("video", [0.0, 0.5])
 def test_a_lead_is_the_first_frame_seen_again_and_teaches_nothing(folder, video):
     """The episode's own chunks and frames are all that is predicted, with the lead in memory."""
@@ -321,7 +378,8 @@ def test_demonstrations_that_teach_nothing_are_named(folder, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
-    ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"),
+    ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"linger": -1}, "0 or more"),
+    ({"alike": 0}, "1 or more"),
     ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])
 def test_settings_that_train_nothing_are_refused(folder, change, message):

@@ -53,7 +53,7 @@ class Config:
             )
         head: dict[str, Any] = {} if self.type_name is None else {"type": self.type_name}
         hints = typing.get_type_hints(type(self))
-        fields = dataclasses.fields(self)
+        fields = [f for f in dataclasses.fields(self) if not _untouched(f, getattr(self, f.name))]
         return head | {f.name: _plain(getattr(self, f.name), hints[f.name]) for f in fields}
 
     @classmethod
@@ -105,6 +105,16 @@ class Config:
         """Twelve hexadecimal digits that change with any setting."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def later(default: Any) -> Any:
+    """A setting that came when there were results already. At its default nothing says that it is
+    there, so that earlier configurations are written, and hashed, as before."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+def _untouched(field: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get("later")) and value == field.default
 
 
 def _place(cls: type) -> tuple[str, str | None]:

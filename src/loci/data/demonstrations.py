@@ -29,6 +29,11 @@ from loci.types import Camera
 Seen = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
 
+# Less of the scale of the actions is no movement: the tabletop's chunks are below or above it by
+# far (waiting 0.005 to 0.045, moving 0.12 and more).
+IDLE = 0.05
+
+
 @dataclass(frozen=True)
 class Demonstrations:
     """E episodes of up to T frames, filled up with zeros.
@@ -50,6 +55,28 @@ class Demonstrations:
         longest = int(self.valid[list(picks)].any(-1).sum(-1).max())
         parts = (getattr(self, field.name) for field in fields(self))
         return Demonstrations(*(part[list(picks), :longest] for part in parts))
+
+    def lengths(self) -> list[int]:
+        """Frames of each episode."""
+        return self.valid.any(-1).sum(-1).tolist()
+
+    def idle(self, scale: Tensor) -> Tensor:
+        """Frames (E, T) after which the robot hardly moves for a whole chunk: as a vector, the
+        range of its actions is at most IDLE of `scale` (A,), that of their normalisation."""
+        spread = self.actions.amax(dim=2) - self.actions.amin(dim=2)
+        return (spread.norm(dim=-1) <= IDLE * scale.norm()) & self.valid.all(-1)
+
+    def lingering(self, more: Tensor) -> Demonstrations:
+        """The same episodes with frame t of episode e seen `more[e, t]` times more, (E, T)."""
+        counts = (1 + more) * self.valid.any(-1)
+        frames, longest = torch.arange(counts.shape[1]), int(counts.sum(1).max())
+        index = torch.stack([
+            pad(frames.repeat_interleave(each), (0, longest - int(each.sum()))) for each in counts
+        ])
+        rows = torch.arange(len(index))[:, None]
+        there = torch.arange(longest) < counts.sum(1, keepdim=True)
+        found = {field.name: getattr(self, field.name)[rows, index] for field in fields(self)}
+        return Demonstrations(**found | {"valid": found["valid"] & there[..., None]})
 
     def all_actions(self) -> Tensor:
         """Every action that there was, (N, A)."""

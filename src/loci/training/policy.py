@@ -19,13 +19,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from loci.config import later
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.memory import ActionHistory, Memory
 from loci.models.world_action import KIND, WorldActionConfig, WorldActionModel
 from loci.packed import packed_actions
 from loci.training.loop import keyed
-from loci.training.order import picked
+from loci.training.order import picked_alike
 from loci.training.run import RunConfig
 from loci.training.world import initialise, xavier
 
@@ -41,8 +42,12 @@ class PolicyRun(RunConfig, name="policy"):
     with this chance, by up to so many frames that nobody saw, so that a fact can be held for longer
     than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in half of the
     steps the robot stood still before it began: its first frame is seen up to so many times more,
-    in front of the episode, which fills the memory and teaches nothing to do. windows: where given,
-    each step picks the memory's window among these. attention, recompute: see `packed_actions`.
+    in front of the episode, which fills the memory and teaches nothing to do. linger: in nearly
+    half of the steps every frame at which the robot waits for a whole chunk is seen up to so many
+    times more, and waited at as often: what it waits for takes longer than in any demonstration.
+    alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
+    about equally long, and little is filled up. windows: where given, each step picks the memory's
+    window among these. attention, recompute: see `packed_actions`.
     """
 
     kind: ClassVar[str] = KIND
@@ -57,6 +62,8 @@ class PolicyRun(RunConfig, name="policy"):
     pause: float = 0.0
     longest: int = 24
     lead: int = 0
+    linger: int = later(0)
+    alike: int = later(1)
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False
@@ -73,8 +80,12 @@ class PolicyRun(RunConfig, name="policy"):
                             "out_channels to the codec's channels")
         if not 0 <= self.pause <= 1 or self.longest < 1:
             raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
-        if self.lead < 0:
-            raise LociError(f"lead {self.lead} counts frames; use 0 or more")
+        if self.lead < 0 or self.linger < 0:
+            raise LociError(
+                f"lead {self.lead} and linger {self.linger} count frames; use 0 or more"
+            )
+        if self.alike < 1:
+            raise LociError(f"alike {self.alike} counts steps; use 1 or more")
         if self.lead and self.model.world.memory.executed:
             raise LociError("before an episode nothing is carried out; set lead to 0, or keep no "
                             "action history")
@@ -102,6 +113,7 @@ class PolicyTask:
         self.data = config.data.load(codec, expert.horizon, camera)
         self.model.actions.fit(self.data.all_actions())
         self.model.proprio.fit(self.data.all_proprio())
+        self.lengths = self.data.lengths()
 
     def begin(self, model: WorldActionModel) -> None:
         """Fill in the weights that training begins from. LociError for a codec that needs some."""
@@ -128,9 +140,13 @@ class PolicyTask:
         (B, V), where they are in the episode; pauses (B, T) and window (B,) where there are any.
         """
         config, model = self.config, self.config.model
-        picks = picked(config.train.seed, step, config.batch, len(self.data))
+        picks = picked_alike(config.train.seed, step, config.batch, self.lengths, config.alike)
         part = self.data.rows(picks)
         draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
+        if config.linger:
+            most = max(0, int(torch.randint(-config.linger, config.linger + 1, (), generator=draw)))
+            more = torch.randint(0, most + 1, part.valid.shape[:2], generator=draw)
+            part = part.lingering(more * part.idle(self.model.actions.scale))
         lead = 0
         if config.lead:
             lead = max(0, int(torch.randint(-config.lead, config.lead + 1, (), generator=draw)))
