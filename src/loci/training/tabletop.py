@@ -64,6 +64,7 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         linger=3 if counts else 0,
         alike=8 if counts else 1,
         train=TrainConfig(
-            steps=1400 if counts else 1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+            steps=1400 if counts else 1000, lr=3e-3, muon=0.02, warmup=50, final=0.02,
+            betas=(0.9, 0.95), ema=0.995,
         ),
     )
