@@ -231,6 +231,22 @@ def policy_turns(size: str) -> str:
     return _table(["turn by turn", *(f"{int(n):,}" for n in frames), "target"], lines)
 
 
+def long_episode() -> str:
+    """The first hundred chunks of the long episode, and every fifth hundred."""
+    found = _read("benchmarks/long_episode.json")["parts"]
+    heads = ["chunks", "tokens", "observe, ms", "of them 99 in 100 below", "times `window`",
+             "act, ms", "of them 99 in 100 below", "times `window`"]
+    lines = []
+    for part in (found[0], *found[4:20:5]):
+        line = [f"{part['chunks'][0]:,} to {part['chunks'][1]:,}", f"{part['tokens']:,}"]
+        for act, form in (("observe", ".1f"), ("act", ".0f")):
+            cost = part[act]["hybrid"]
+            line += [_median(cost, form), f"{cost['p99']:{form}}",
+                     f"{part[act]['ratio']['median']:.2f}"]
+        lines.append(line)
+    return _table(heads, lines)
+
+
 def retrieval() -> str:
     """The share of the pixels seen before that four frames cover, by rule and path."""
     paths = _read("benchmarks/retrieval.json")["coverage"]["4"]
@@ -247,7 +263,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ground": ground, "families": families, "echo_memory": echo_memory, "returns": returns,
     "policies": policies,
     "training_step": training_step, "training_step_policy": training_step_policy,
-    "memory": memory, "retrieval": retrieval,
+    "memory": memory, "retrieval": retrieval, "long_episode": long_episode,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
     **{f"turns_{size}": partial(policy_turns, size) for size in ("small", "paper")},
 }
