@@ -193,18 +193,19 @@ def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> _Plan:
     tables = [rule.mask(queries.coords, run.coords) for run in keys]
     tables = [t[None] if t.dim() == 2 else t for t in tables]  # (B or 1, U, stretches)
     seen = [number for number, table in enumerate(tables) if bool(table.any())]
+    cuts = {block: _cut(queries.count, block, [tables[n] for n in seen]) for block in BLOCKS}
 
     def cost(block: int) -> float:
         """What it costs to attend in such blocks; the fewer keys are gathered, the better."""
         found = 0
-        for count, each in _cut(queries.count, block, [tables[n] for n in seen]):
+        for count, each in cuts[block]:
             size = min(block, count)
             wide = sum(keys[n].size * most for n, most in zip(seen, each, strict=True))
             found += count // size * wide * (GATHERED + size * queries.size)
         return found
 
     block = min(BLOCKS, key=cost)
-    counts = [count for count, _ in _cut(queries.count, block, [tables[n] for n in seen])]
+    counts = [count for count, _ in cuts[block]]
     sizes = [min(block, count) for count in counts]
     sources: list[_Source] = []
     real: list[list[Tensor]] = [[] for _ in counts]

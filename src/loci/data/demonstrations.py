@@ -30,7 +30,7 @@ Seen = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
 
 # Less of the scale of the actions is no movement: the tabletop's chunks are below or above it by
-# far (waiting 0.005 to 0.045, moving 0.12 and more).
+# far (waiting up to 0.045, moving 0.07 and more).
 IDLE = 0.05
 
 
