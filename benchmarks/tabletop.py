@@ -71,7 +71,7 @@ def measure(env: Tabletop, seed: int, times: Times) -> None:
     while not env.over:
         if env.table.state.step % CHUNK == 0:
             for name, view in views.items():
-                timed(lambda v=view: v.render(env.table.state, env.table.ready), times[name])
+                timed(lambda v=view: v.render(env.table.state, env.table.lamp), times[name])
         action = next(expert)
         timed(lambda a=action: env.advance(a), times["step"])
 

@@ -195,12 +195,25 @@ def test_the_lamp_waits_whole_chunks():
     assert table.ready
 
 
+def test_the_lamp_tells_once_that_a_press_was_taken():
+    table = Table(Layout(()))
+    run(table, [REST.reshape(-1)] * 5)
+    table.wait(3, taken=True)
+    lamps = []
+    for _ in range(5):
+        lamps.append(table.lamp)
+        table.advance(REST.reshape(-1))
+        while table.state.step % CHUNK:
+            table.advance(REST.reshape(-1))
+    assert lamps == ["blue", "blue", "red", "red", "green"]
+
+
 def test_moved_pictures_are_those_of_a_view_made_anew():
     env = Tabletop("cover-blocks")
     for _ in demonstrate(env, 3, Push()):
         if env.table.state.step in (0, 23, 60, 111):
             fresh = TableView(env.table.layout, env.head)
-            seen, anew = env.observe()["pixels"], fresh.render(env.table.state, env.table.ready)
+            seen, anew = env.observe()["pixels"], fresh.render(env.table.state, env.table.lamp)
             for name, picture in seen.items():
                 np.testing.assert_array_equal(picture, anew[name])
         if env.table.state.step > 111:

@@ -364,6 +364,17 @@ def test_how_long_the_lamp_is_red_does_not_tell_a_count():
     assert set(lengths) == {2, 3}
 
 
+@pytest.mark.parametrize("hold", [1, 4])
+def test_a_taken_press_is_blue_in_one_picture(hold):
+    """So that presses can be counted as pictures are, however long the lamp is red."""
+    env, blue = Tabletop(make_task("press-button", hold)), 0
+    for _ in demonstrate(env, 5, fact=(3, 4)):
+        if env.table.state.step % CHUNK == 0:
+            blue += env.table.lamp == "blue"
+    assert env.verdict()["is_success"]
+    assert blue == 7
+
+
 def test_how_much_the_clock_tells_of_a_count():
     """Who knows the time and both cards and presses until a time does what is asked for in less
     than 14 % of the episodes (3.5 % by chance): every pair of times is tried, for every pair of

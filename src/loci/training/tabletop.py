@@ -31,7 +31,8 @@ MOSAIC = Camera(height=96, width=80)
 
 def tabletop(task: str, memory: Memory) -> PolicyRun:
     """A small policy (1.4 million parameters, 20 tokens a frame) for a task, with any memory."""
-    # 45 facts instead of 4 or 6, and at the fourfold hold memories of 100 frames and more.
+    # 45 facts instead of 4 or 6, and at the fourfold hold memories of 100 frames and more, most of
+    # which it has waited through.
     counts = task == "press-button"
     return PolicyRun(
         model=WorldActionConfig(
@@ -59,7 +60,9 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         video=0.0,
         pause=0.25,
         longest=32,
-        lead=0 if memory.executed else 96 if counts else 24,
+        lead=0 if memory.executed or counts else 24,
+        linger=4 if counts else 0,
+        alike=8 if counts else 1,
         train=TrainConfig(
             steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),

@@ -2,8 +2,9 @@
 
 No forces. A gripper that closes near the grip of a thing carries it until it opens; what is let go
 falls onto what is below it; a lid let go over a block closes over it; a button follows the
-fingertips down and springs back. A lamp says when to wait. Metres, z up, the top of the table at
-`arms.TABLE`. Source: ours; thresholds of buttons and grippers are RMBench's.
+fingertips down and springs back. A lamp says when to wait (red), when to go on (green), and that a
+press was taken (blue, for a chunk). Metres, z up, the top of the table at `arms.TABLE`. Source:
+ours; thresholds of buttons and grippers are RMBench's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PRESSED, REARMED, STOP = -0.005, -0.001, -0.012  # how far a button's cap is dow
 _STEP = 0.015
 
 Point = tuple[float, float, float]
+Lamp = Literal["red", "green", "blue"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +94,8 @@ class State:
 
     joints (2, 7); places (N, 3) of the things' feet and yaws (N,); held (2,) the thing in each
     hand or -1, and turns (2,) its yaw in the hand; depths (B,) of the buttons' caps, armed (B,);
-    the lamp is red before step `busy`. `stages`, `failure` ("" for none) and `success` are the
-    task's verdict so far, `task` what else it keeps.
+    the lamp is not green before step `busy`, and blue before step `taken`. `stages`, `failure` (""
+    for none) and `success` are the task's verdict so far, `task` what else it keeps.
     """
 
     joints: np.ndarray
@@ -105,6 +107,7 @@ class State:
     armed: np.ndarray
     step: int = 0
     busy: int = 0
+    taken: int = 0
     stages: dict[str, bool] = field(default_factory=dict)
     failure: str = ""
     success: bool = False
@@ -131,16 +134,25 @@ class Table:
     @property
     def ready(self) -> bool:
         """Whether the lamp is green."""
-        return self.state.step >= self.state.busy
+        return self.lamp == "green"
+
+    @property
+    def lamp(self) -> Lamp:
+        if self.state.step >= self.state.busy:
+            return "green"
+        return "blue" if self.state.step < self.state.taken else "red"
 
     @property
     def chunk(self) -> int:
         """The number of the chunk that the next step belongs to."""
         return self.state.step // CHUNK
 
-    def wait(self, chunks: int) -> None:
-        """Turn the lamp red until so many chunks after this one have passed."""
-        self.state.busy = ((self.state.step - 1) // CHUNK + 1 + chunks) * CHUNK
+    def wait(self, chunks: int, taken: bool = False) -> None:
+        """Turn the lamp red until so many chunks after this one have passed; where a press was
+        `taken`, blue first, so that it shows between this chunk and the next and never again."""
+        end = ((self.state.step - 1) // CHUNK + 1) * CHUNK
+        self.state.busy = end + chunks * CHUNK
+        self.state.taken = end + CHUNK if taken else 0
 
     def tip(self, arm: int) -> np.ndarray:
         """Where an arm's fingertips are, (3,)."""

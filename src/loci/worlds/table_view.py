@@ -16,7 +16,7 @@ from loci.worlds.arms import ARMS, LEFT, RIGHT, TABLE
 from loci.worlds.casting import Geom
 from loci.worlds.materials import Material
 from loci.worlds.raycast import Scene
-from loci.worlds.table import Layout, State
+from loci.worlds.table import Lamp, Layout, State
 
 HEAD = Camera(height=64, width=80, fov=48.0)
 WRIST_FOV = 75.0
@@ -26,7 +26,11 @@ _EYE, _AIM = np.array([0.0, -0.02, TABLE + 0.86]), np.array([0.0, 0.135, TABLE])
 _LIGHT = np.array([0.35, -0.45, 0.85]) / np.linalg.norm([0.35, -0.45, 0.85])
 _TOP = Geom("plane", (0, 0, 0), np.array([0, 0, TABLE]), material=Material((0.80, 0.74, 0.66)))
 _LAMP = np.array([0.33, 0.34, TABLE])
-_RED, _GREEN = Material((1.0, 0.1, 0.05)), Material((0.15, 1.0, 0.3))
+_BULBS: dict[Lamp, Material] = {
+    "red": Material((1.0, 0.1, 0.05)),
+    "green": Material((0.15, 1.0, 0.3)),
+    "blue": Material((0.1, 0.35, 1.0)),
+}
 _HOUSING = Geom("box", (0.04, 0.04, 0.008), _LAMP, material=Material((0.06, 0.06, 0.06)))
 # What is not to be seen waits below the table's top.
 _BELOW = np.array([0, 0, -1.0])
@@ -62,7 +66,7 @@ class TableView:
                 for geom in button.geoms
             ]
         frame += len(layout.buttons)
-        for index, material in enumerate((_RED, _GREEN)):
+        for index, material in enumerate(_BULBS.values()):
             bulb = Geom("cylinder", (0.034, 0.02, 0), np.array([0, 0, 0.02]), material=material)
             parts.append((frame + index, bulb, -1))
         self._feet = np.array([b.at for b in layout.buttons]).reshape(-1, 3)
@@ -72,36 +76,36 @@ class TableView:
         moving = [_placed(geom, geom.position, identity) for _, geom, identity in parts]
         self.scene = Scene([*still, *moving], _LIGHT)
 
-    def render(self, state: State, ready: bool) -> dict[str, np.ndarray]:
+    def render(self, state: State, lamp: Lamp) -> dict[str, np.ndarray]:
         """What the three cameras see: {"head", "left_wrist", "right_wrist"}, uint8 (H, W, 3)."""
-        views = self._look(state, ready, "rgb")
+        views = self._look(state, lamp, "rgb")
         return dict(zip(CAMERAS, views, strict=True))
 
-    def identities(self, state: State, ready: bool) -> dict[str, np.ndarray]:
+    def identities(self, state: State, lamp: Lamp) -> dict[str, np.ndarray]:
         """Which thing each pixel shows, int16 (H, W): its index, then the buttons', or -1."""
-        views = self._look(state, ready, "identity")
+        views = self._look(state, lamp, "identity")
         return dict(zip(CAMERAS, views, strict=True))
 
-    def _look(self, state: State, ready: bool, what: str) -> list[np.ndarray]:
+    def _look(self, state: State, lamp: Lamp, what: str) -> list[np.ndarray]:
         links = [arms.frames(arm, joints) for arm, joints in enumerate(state.joints)]
-        world = np.concatenate([*links, self._frames(state, ready)])[self._frame] @ self._local
+        world = np.concatenate([*links, self._frames(state, lamp)])[self._frame] @ self._local
         self.scene.move(self._moving, world[:, :3, 3], world[:, :3, :3])
         wrists = np.stack([link[arms.HAND_FRAME] @ arms.WRIST_CAMERA for link in links])
         head = self.scene.render(_HEAD_POSE[None], self.head)
         hands = self.scene.render(wrists, self.wrist)
         return [getattr(head, what)[0], *getattr(hands, what)]
 
-    def _frames(self, state: State, ready: bool) -> np.ndarray:
+    def _frames(self, state: State, lamp: Lamp) -> np.ndarray:
         """The frames of things, caps and lamps, (F, 4, 4)."""
         things, caps = len(state.places), len(state.depths)
-        frames = np.tile(np.eye(4), (things + caps + 2, 1, 1))
+        frames = np.tile(np.eye(4), (things + caps + len(_BULBS), 1, 1))
         c, s = np.cos(state.yaws), np.sin(state.yaws)
         frames[:things, 0, 0], frames[:things, 1, 1] = c, c
         frames[:things, 0, 1], frames[:things, 1, 0] = -s, s
         frames[:things, :3, 3] = state.places
-        frames[things:-2, :3, 3] = self._feet
-        frames[things:-2, 2, 3] += state.depths
-        frames[-2:, :3, 3] = (_BELOW, _LAMP) if ready else (_LAMP, _BELOW)
+        frames[things : things + caps, :3, 3] = self._feet
+        frames[things : things + caps, 2, 3] += state.depths
+        frames[things + caps :, :3, 3] = [_LAMP if bulb == lamp else _BELOW for bulb in _BULBS]
         return frames
 
 

@@ -120,12 +120,12 @@ class Tabletop(gymnasium.Env):
     def observe(self) -> Observation:
         """What the cameras and the joints show now."""
         s = self.table.state
-        pixels = self.view.render(s, self.table.ready)
+        pixels = self.view.render(s, self.table.lamp)
         return {"pixels": pixels, "agent_pos": s.joints.reshape(-1).astype(np.float32)}
 
     def render(self) -> np.ndarray:
         """The mosaic of the three cameras, uint8 (3 H / 2, W, 3)."""
-        pixels = self.view.render(self.table.state, self.table.ready)
+        pixels = self.view.render(self.table.state, self.table.lamp)
         size = Camera(height=3 * self.head.height // 2, width=self.head.width)
         return mosaic([pixels[name][None] for name in CAMERAS], size)[0]
 

@@ -3,7 +3,8 @@
 Source: RMBench, in kind. Ours: the lamp makes wait after each press, so that a small window does
 not hold many, and for random times before the first press and after the first one in the middle, so
 that the clock does not tell how many were done; after some presses it waits longer, so that they
-are not counted by how long it was red. A press while it is red does not count.
+are not counted by how long it was red. A press counts while the lamp is green, and then it is blue
+in the next chunk's picture: each press is seen once, however long the wait.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class PressButton(Task, name="press-button"):
             wait = self.gap * self.hold - 1 + longer
             if event.which == SECOND and not done[SECOND]:
                 wait += table.layout.waits[1]
-            table.wait(wait)
+            table.wait(wait, taken=True)
             done[event.which] += 1
             s.stages["reached" if event.which == FIRST else "middle"] = True
 
