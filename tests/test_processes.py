@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -40,6 +42,19 @@ def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
     assert [next(results)[0] for _ in range(13)] == list(range(13))
     with pytest.raises(ValueError, match="thirteen"):
         next(results)
+
+
+def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from loci.processes import side_by_side\n"
+        "print(list(side_by_side(abs, range(9), 2)))\n"
+    )
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert ran.stderr.count("Traceback") == 1
+    assert 'put what your program does under `if __name__ == "__main__":`' in ran.stderr
 
 
 def test_demonstrations_are_the_same_however_many_render_them():

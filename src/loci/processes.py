@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from typing import TypeVar
+
+from loci.errors import LociError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,10 +25,15 @@ def side_by_side(
     """`one` of each item, in order, by so many processes; with fewer than two, here.
 
     `one` and what goes in and out of it must be picklable. What was begun for nobody is dropped.
+    LociError where a process ends without a result.
     """
     if workers < 2:
         yield from map(one, items)
         return
+    if getattr(current_process(), "_inheriting", False):
+        # A process of the pool below, which imports a main program that does its work on import:
+        # the program that began it says so, once.
+        raise SystemExit(1)
     left = iter(items)
     # Not fork: torch's threads may be alive in the parent.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -37,6 +45,11 @@ def side_by_side(
                 if not begun:
                     return
                 yield begun.popleft().result()
+        except BrokenProcessPool:
+            raise LociError(
+                "a process that shares the work has ended: put what your program does under "
+                '`if __name__ == "__main__":`, since each process imports it, or free some memory'
+            ) from None
         finally:
             for future in begun:
                 future.cancel()
