@@ -60,11 +60,14 @@ class Demonstrations:
         """Frames of each episode."""
         return self.valid.any(-1).sum(-1).tolist()
 
-    def idle(self, scale: Tensor) -> Tensor:
-        """Frames (E, T) after which the robot hardly moves for a whole chunk: as a vector, the
-        range of its actions is at most IDLE of `scale` (A,), that of their normalisation."""
+    def waits(self, scale: Tensor) -> Tensor:
+        """Frames (E, T) at which the robot goes on waiting: it hardly moves for the whole chunk
+        before and after. As a vector, the range of its actions is at most IDLE of `scale` (A,),
+        that of their normalisation. What it did is seen in earlier frames: to see one of these
+        again is to wait for longer, and makes nothing happen twice."""
         spread = self.actions.amax(dim=2) - self.actions.amin(dim=2)
-        return (spread.norm(dim=-1) <= IDLE * scale.norm()) & self.valid.all(-1)
+        idle = (spread.norm(dim=-1) <= IDLE * scale.norm()) & self.valid.all(-1)
+        return idle & pad(idle, (1, -1))
 
     def lingering(self, more: Tensor) -> Demonstrations:
         """The same episodes with frame t of episode e seen `more[e, t]` times more, (E, T)."""

@@ -43,8 +43,8 @@ class PolicyRun(RunConfig, name="policy"):
     than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in half of the
     steps the robot stood still before it began: its first frame is seen up to so many times more,
     in front of the episode, which fills the memory and teaches nothing to do. linger: in nearly
-    half of the steps every frame at which the robot waits for a whole chunk is seen up to so many
-    times more, and waited at as often: what it waits for takes longer than in any demonstration.
+    half of the steps every frame at which the robot goes on waiting is seen up to so many times
+    more, and waited at as often: what it waits for takes longer than in any demonstration.
     alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
     about equally long, and little is filled up. windows: where given, each step picks the memory's
     window among these. attention, recompute: see `packed_actions`.
@@ -146,7 +146,7 @@ class PolicyTask:
         if config.linger:
             most = max(0, int(torch.randint(-config.linger, config.linger + 1, (), generator=draw)))
             more = torch.randint(0, most + 1, part.valid.shape[:2], generator=draw)
-            part = part.lingering(more * part.idle(self.model.actions.scale))
+            part = part.lingering(more * part.waits(self.model.actions.scale))
         lead = 0
         if config.lead:
             lead = max(0, int(torch.randint(-config.lead, config.lead + 1, (), generator=draw)))
