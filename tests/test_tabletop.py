@@ -208,6 +208,18 @@ def test_the_lamp_tells_once_that_a_press_was_taken():
     assert lamps == ["blue", "blue", "red", "red", "green"]
 
 
+def test_the_head_sees_the_colour_of_the_lamp():
+    env = Tabletop("press-button")
+    env.begin(0)
+    seen = {lamp: env.view.render(env.table.state, lamp)["head"].astype(int)
+            for lamp in ("red", "green", "blue")}
+    bulb = (seen["red"] != seen["blue"]).any(-1)
+    assert 4 < bulb.sum() < 100
+    for channel, picture in enumerate(seen.values()):
+        assert picture[bulb].mean(0).argmax() == channel
+        np.testing.assert_array_equal(picture[~bulb], seen["red"][~bulb])
+
+
 def test_moved_pictures_are_those_of_a_view_made_anew():
     env = Tabletop("cover-blocks")
     for _ in demonstrate(env, 3, Push()):
