@@ -230,12 +230,13 @@ def test_a_changed_recipe_is_trained_and_played_again(
     assert (aside / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(("what", "value"), [("gap", 7), ("revision", 2)])
 def test_a_changed_task_is_played_again_by_the_same_weights(
-    done, monkeypatch: pytest.MonkeyPatch
+    done, monkeypatch: pytest.MonkeyPatch, what: str, value: int
 ) -> None:
     out, results = done
     monkeypatch.setattr(policy_row, "run_recipe", Nobody)
-    monkeypatch.setattr(PutBackBlock, "gap", 7)
+    monkeypatch.setattr(PutBackBlock, what, value)
     played: list[int] = []
     monkeypatch.setattr(
         policy_row, "Tabletop", lambda task: played.append(task.hold) or Stub(task)
@@ -334,6 +335,10 @@ def test_baselines_are_kept_and_made_again_for_other_episodes(
     assert set(found["baselines"][TASK]["4"]) == set(BASELINES)
     run_policies(tmp_path, ["window"], [TASK], 3)
     assert len(asked) == 4
+    monkeypatch.setattr(PutBackBlock, "revision", 2)
+    finish(tmp_path, TASK, "window", {1: 1, 4: 1}, 4)
+    run_policies(tmp_path, ["window"], [TASK], 3)
+    assert len(asked) == 6
     file = tmp_path / "baselines" / f"{TASK}-hold1.json"
     file.write_text("{")
     with pytest.raises(LociError, match="damaged"):

@@ -192,10 +192,12 @@ def _folder(found: PolicyRow, hold: int, out: Path) -> Path:
 
 def told(task: Task) -> dict[str, Any]:
     """What a task says of itself."""
-    return {
+    says = {
         "instruction": task.instruction, "stages": list(task.stages), "chance": task.chance,
         "facts": len(task.facts), "gap": task.gap, "chunks": task.chunks,
     }
+    # Left out at first: results are older than it.
+    return says | ({"revision": task.revision} if task.revision > 1 else {})
 
 
 def _play(

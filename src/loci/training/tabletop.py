@@ -60,11 +60,13 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         video=0.0,
         pause=0.25,
         longest=32,
-        lead=0 if memory.executed else 48 if counts else 24,
-        linger=4 if counts else 0,
+        lead=0 if memory.executed else 96 if counts else 24,
+        linger=8 if counts else 0,
+        supervised=24 if counts else None,
         alike=8 if counts else 1,
         train=TrainConfig(
-            steps=2000 if counts else 1000, lr=2e-3 if counts else 3e-3,
-            muon=0.014 if counts else 0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+            # At higher rates a count is not learnt.
+            steps=1200 if counts else 1000, lr=1.2e-3 if counts else 3e-3,
+            muon=0.0085 if counts else 0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
     )

@@ -51,7 +51,8 @@ class Task(Config, family=True):
     A subclass states its `instruction`; its `stages` in order, the last of which counts among the
     episodes that reached the one before; its `facts`; `chance`, the share that succeeds by guessing
     the fact blindly; `gap`, the least number of chunks (at hold 1) between the last frame that
-    shows a fact, or a part of it, and the frame at which it is used.
+    shows a fact, or a part of it, and the frame at which it is used; `revision`, to be raised with
+    every change of what happens or shows that nothing else here tells: results are kept under it.
     """
 
     hold: int = 1
@@ -61,6 +62,7 @@ class Task(Config, family=True):
     facts: ClassVar[tuple[Fact, ...]]
     chance: ClassVar[float]
     gap: ClassVar[int]
+    revision: ClassVar[int] = 1
 
     def __post_init__(self):
         if self.hold < 1:

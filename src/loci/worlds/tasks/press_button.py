@@ -48,6 +48,7 @@ class PressButton(Task, name="press-button"):
     # The share of equal pairs among two that are drawn as `draw` does.
     chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
     gap: ClassVar[int] = 2
+    revision: ClassVar[int] = 2
 
     @property
     def chunks(self) -> int:
