@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -330,8 +331,10 @@ def begun():
     (lambda p: p.observe_latents(torch.full((2, 1, 8, 4, 4), torch.inf), torch.zeros(2, PROPRIO)),
      "NaN or infinity"),
     (lambda p: p.act(torch.zeros(2, HORIZON, ACTIONS + 1)), "acts in chunks of"),
+    (lambda p: p.act(torch.full((2, HORIZON, ACTIONS), torch.nan)), "noise holds NaN"),
     (lambda p: p.act(torch.zeros(1, HORIZON, ACTIONS)), "exactly one row"),
     (lambda p: p.act(torch.zeros(2, HORIZON, ACTIONS), steps=0), "1 or more"),
+    (lambda p: p.act(torch.zeros(2, HORIZON, ACTIONS), temperature=-0.1), "use 0 to 1"),
     (lambda p: p.observe(torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, PROPRIO)),
      "4 images for robot 0; give 1"),
     (lambda p: p.observe(torch.zeros(2, 0, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, PROPRIO)),
@@ -370,6 +373,22 @@ def test_configurations_that_make_no_policy():
         dataclasses.replace(config, world=world)
     with pytest.raises(LociError, match="1 or more"):
         dataclasses.replace(config, steps=0)
+    for temperature in (-0.1, 1.1, math.nan):
+        with pytest.raises(LociError, match="temperature"):
+            dataclasses.replace(config, temperature=temperature)
+
+
+def test_temperature_scales_the_noise_and_nothing_else(monkeypatch):
+    policy = begun()
+    noise, other = torch.randn(2, 2, HORIZON, ACTIONS).unbind(0)
+    assert torch.equal(policy.act(noise, temperature=0.25), policy.act(noise / 4))
+    assert torch.equal(policy.act(noise, temperature=0), policy.act(other, temperature=0))
+    assert not torch.allclose(policy.act(noise), policy.act(other))
+    # The model's own, where none is given.
+    cool = dataclasses.replace(policy.model.config, temperature=0.25)
+    monkeypatch.setattr(policy.model, "config", cool)
+    assert torch.equal(policy.act(noise), policy.act(noise, temperature=0.25))
+    assert torch.equal(policy.act(noise, temperature=1), policy.act(4 * noise))
 
 
 def test_a_configuration_round_trips():

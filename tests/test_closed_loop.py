@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,25 @@ def test_an_episode_is_the_same_in_any_company(model):
     assert len({line["chunks"] for line in alone}) == 3
     other = play(model, Corridor, Loop(cameras=("head",), seed=9), range(5))
     assert [line["chunks"] for line in other] == [line["chunks"] for line in alone]
+
+
+def test_without_temperature_the_seed_of_the_noise_does_nothing(model, monkeypatch):
+    done: list[np.ndarray] = []
+    advance = Corridor.advance
+
+    def watched(self, action):
+        done.append(np.array(action))
+        return advance(self, action)
+
+    monkeypatch.setattr(Corridor, "advance", watched)
+
+    def actions(**settings):
+        done.clear()
+        play(model, Corridor, replace(LOOP, **settings), [0])
+        return np.stack(done)
+
+    assert np.array_equal(actions(temperature=0.0), actions(temperature=0.0, seed=9))
+    assert not np.allclose(actions(), actions(seed=9))
 
 
 @pytest.mark.parametrize("name", ["window", "window-acts"])

@@ -40,6 +40,19 @@ def test_a_policy_sees_through_the_cameras_of_its_training(folder, tmp_path):
     assert found["protocol"]["loop"]["cameras"] == ["head", "left_wrist", "right_wrist"]
 
 
+def test_an_act_is_the_models_own_unless_told(folder, tmp_path):
+    model, loops = folder / "plain.safetensors", []
+    for name, settings in (("a", {}), ("b", {"temperature": 0.0, "steps": 2})):
+        found = closed_loop(model, "put-back-block", tmp_path / name, 1, **settings)
+        loops.append(found["protocol"]["loop"])
+    assert (loops[0]["steps"], loops[0]["temperature"]) == (1, 1.0)
+    assert (loops[1]["steps"], loops[1]["temperature"]) == (2, 0.0)
+    for settings in ({"temperature": 1.5}, {"steps": 0}):
+        with pytest.raises(LociError, match="; use"):
+            closed_loop(model, "put-back-block", tmp_path / "none", 1, **settings)
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_command_plays_and_goes_on(folder, tmp_path, capsys):
     asked = ["eval", "closed-loop", str(folder / "plain.safetensors"), "--task", "put-back-block",
              "--out", str(tmp_path), "--films", "1"]

@@ -148,18 +148,26 @@ class Policy:
         self._commit(latents, proprio, self._check_executed(executed, names), names)
 
     def act(
-        self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None
+        self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None,
+        temperature: float | None = None,
     ) -> Tensor:
-        """A chunk of actions (B, n, A) in the robot's units, from noise of that shape.
+        """A chunk of actions (B, n, A) in the robot's units, from normal noise of that shape.
 
-        steps: Euler steps (default: the model's). Changes nothing: the same noise gives the same
-        actions until the next `observe`. Raises LociError for a robot that has seen nothing.
+        steps, temperature: Euler steps, and the scale of the noise (default: the model's). Changes
+        nothing: the same noise gives the same actions until the next `observe`. Raises LociError
+        for a robot that has seen nothing, and for noise of another shape or that is not finite.
         """
         names = self._names(streams, len(noise))
+        if not bool(torch.isfinite(noise).all()):
+            raise LociError("the noise holds NaN or infinity; draw it from a normal distribution")
         config = self.model.config
         steps = config.steps if steps is None else steps
+        scale = config.temperature if temperature is None else temperature
+        if not 0 <= scale <= 1:
+            raise LociError(f"temperature {scale} scales noise; use 0 to 1")
         with torch.no_grad():
-            predict, start = partial(self.denoise, self.read(names)), noise.to(self.session.device)
+            predict = partial(self.denoise, self.read(names))
+            start = noise.to(self.session.device) * scale
             return self.model.actions.inverse(
                 config.flow.euler(predict, start, steps)
             ).to(noise.dtype)

@@ -25,6 +25,7 @@ def closed_loop(
     seed: Annotated[int, named("S")] = 0,
     hold: Annotated[int, named("N")] = 1,
     steps: Annotated[int | None, maybe("N", "the model's")] = None,
+    temperature: Annotated[float | None, maybe("T", "the model's")] = None,
     films: Annotated[int, named("N")] = 3,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -40,13 +41,14 @@ def closed_loop(
         seed: Of the policy's noise and, counting up, of the episodes.
         hold: How many times as long as in training the fact must be held.
         steps: Denoising steps of an act.
+        temperature: Scale of the noise that an act begins from, 0 to 1.
         films: How many episodes to film.
         as_json: Print the results as JSON instead of a table.
     """
     from loci.evaluation.closed_loop_command import closed_loop as run
     from loci.evaluation.closed_loop_command import table
 
-    found = run(checkpoint, task, out, episodes, seed, hold, steps, films)
+    found = run(checkpoint, task, out, episodes, seed, hold, steps, films, temperature)
     if as_json:
         print(json.dumps(found, indent=2))
         return

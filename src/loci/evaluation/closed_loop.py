@@ -86,14 +86,16 @@ class Loop:
     """How a policy is run.
 
     cameras: of the mosaic, the first at the bottom. seed: of the noise. first: seed of the first
-    episode's environment; the others follow. steps: Euler steps (None: the model's). together:
-    episodes side by side. film: of so many episodes the pictures are kept.
+    episode's environment; the others follow. steps, temperature: Euler steps and the scale of the
+    noise (None: the model's). together: episodes side by side. film: of so many episodes the
+    pictures are kept.
     """
 
     cameras: Sequence[str] = ("head", "left_wrist", "right_wrist")
     seed: int = 0
     first: int = 0
     steps: int | None = None
+    temperature: float | None = None
     together: int = 10
     film: int = 0
 
@@ -125,7 +127,7 @@ def play(
             torch.from_numpy(np.stack(done)) if done else None, awake,
         )
         noise = torch.stack([_noise(model, loop, robots[n]) for n in awake])
-        actions = policy.act(noise, loop.steps, awake).cpu().numpy()
+        actions = policy.act(noise, loop.steps, awake, loop.temperature).cpu().numpy()
         for n, chunk in zip(awake, actions, strict=True):
             _carry_out(robots[n], chunk, model, loop, every)
     return [_line(robot) for robot in robots]

@@ -32,13 +32,15 @@ def closed_loop(
     hold: int = 1,
     steps: int | None = None,
     films: int = 0,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` episodes of a task with a checkpoint, in the folder `out`.
 
     seed: of the noise; the episodes' own seeds count up from seed * 1000. hold: how many times as
-    long the fact must be held. Returns what `run_closed_loop` does. Raises LociError for a bad
-    checkpoint, an unknown task, a model that does not fit the table, seeds that demonstrations may
-    have, and a folder that holds another run.
+    long the fact must be held. steps, temperature: of an act (None: the model's). Returns what
+    `run_closed_loop` does. Raises LociError for a bad checkpoint, an unknown task, a model that
+    does not fit the table, seeds that demonstrations may have, steps or a temperature that no model
+    can have, and a folder that holds another run.
     """
     first = first_episode(seed, episodes)
     path, device = located(checkpoint), pick_device()
@@ -53,14 +55,20 @@ def closed_loop(
     chosen = make_task(task, hold)
     # Earlier checkpoints say nothing of their cameras: they were the tabletop's, in this order.
     cameras = load_checkpoint(path, KIND).metadata["training"].get("cameras", CAMERAS)
-    loop = Loop(cameras=tuple(cameras), seed=seed, first=first, steps=steps, film=films)
+    given = {"steps": steps, "temperature": temperature}
+    acts = dataclasses.replace(
+        model.config, **{name: value for name, value in given.items() if value is not None}
+    )
+    loop = Loop(
+        cameras=tuple(cameras), seed=seed, first=first, steps=acts.steps,
+        temperature=acts.temperature, film=films,
+    )
     with matmul_precision("exact", device) as precision, reproducible(device):
         protocol = {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "config": model.config.hash(), "memory": model.config.world.memory.to_dict(),
             "task": chosen.to_dict(), "first_seed": first,
             "loop": dataclasses.asdict(loop) | {"cameras": list(loop.cameras)},
-            "steps": steps or model.config.steps,
             "noise": "sha256 of (seed, 'act', episode, chunk); the same for every row",
             "interval": "95 % Wilson", "dtype": "float32", "matmul": precision,
             "device": device_name(device), "commit": commit(),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.checkpoint import load_checkpoint, load_into, save_checkpoint
-from loci.config import Config
+from loci.config import Config, later
 from loci.data.normalisation import Normalisation, Normaliser
 from loci.errors import LociError
 from loci.flow import Flow
@@ -50,19 +50,24 @@ class WorldActionConfig(Config):
     """Everything that a world-action model is. Rows of a study differ in `world.memory` alone.
 
     flow: of the actions; the frames have `world.flow`. steps: Euler steps for a chunk of actions.
-    actions, proprio: how actions and the robot's state are normalised.
+    temperature: the noise that they begin from is multiplied by it. At 1 a policy that is unsure
+    does each of two things as often as it holds it right; towards 0, the likelier one. (Ours; flow
+    matching knows 1.) actions, proprio: how actions and the robot's state are normalised.
     """
 
     world: WorldConfig
     expert: ActionConfig
     flow: Flow = field(default_factory=lambda: Flow(shift=1.0))
     steps: int = 10
+    temperature: float = later(1.0)
     actions: Normalisation = field(default_factory=Normalisation)
     proprio: Normalisation = field(default_factory=Normalisation)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise LociError(f"{self.steps} denoising steps; use 1 or more")
+        if not 0 <= self.temperature <= 1:
+            raise LociError(f"temperature {self.temperature} scales noise; use 0 to 1")
         if self.world.chunk != 1:
             raise LociError("between two chunks of actions lies one frame: set world.chunk to 1")
         if self.world.dit.camera != "none":
