@@ -52,6 +52,8 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
             # show it. MemoryWAM's shift of 1 leaves 4 % of the timesteps above 0.85, 5 leaves 45 %.
             flow=Flow(shift=5.0, weighting="uniform"),
             steps=10,
+            # Ten counts an episode are to be right, and none is sure.
+            temperature=0.0 if counts else 1.0,
         ),
         data=DemonstrationConfig(task=task, episodes=600 if counts else 300),
         batch=8,
@@ -60,13 +62,11 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         video=0.0,
         pause=0.25,
         longest=32,
-        lead=0 if memory.executed else 96 if counts else 24,
-        linger=8 if counts else 0,
-        supervised=24 if counts else None,
+        lead=0 if memory.executed else 48 if counts else 24,
+        linger=4 if counts else 0,
         alike=8 if counts else 1,
         train=TrainConfig(
-            # At higher rates a count is not learnt.
-            steps=1200 if counts else 1000, lr=1.2e-3 if counts else 3e-3,
-            muon=0.0085 if counts else 0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
+            steps=2000 if counts else 1000, lr=2e-3 if counts else 3e-3,
+            muon=0.014 if counts else 0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
     )
