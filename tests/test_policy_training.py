@@ -332,6 +332,17 @@ def test_a_lead_is_the_first_frame_seen_again_and_teaches_nothing(folder, video)
     torch.testing.assert_close(window.loss(batch)[0], window.loss(alone)[0])
 
 
+def test_queries_and_keys_begin_with_their_gain(folder):
+    """Those of self-attention in both transformers; the same draw makes everything else."""
+    plain, sharp = (task(small(folder, gain=gain)).model.state_dict() for gain in (1.0, 2.0))
+    changed = {name for name in plain if not torch.equal(plain[name], sharp[name])}
+    assert changed == {
+        f"{part}.blocks.{layer}.self_attn.norm_{kind}.weight"
+        for part in ("world.dit", "expert") for layer in range(2) for kind in "qk"
+    }
+    assert all((sharp[name] == 2).all() for name in changed)
+
+
 def test_a_memory_of_actions_learns_from_what_was_done(folder):
     """Chunks that were carried out are seen by what comes after them, with any window."""
     memory = ActionHistory(memory=Hybrid(anchors=1, window=2, gists_per_frame=2))
@@ -425,7 +436,7 @@ def test_demonstrations_that_teach_nothing_are_named(folder, tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
     ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"linger": -1}, "0 or more"),
-    ({"alike": 0}, "1 or more"), ({"supervised": 0}, "1 or more"),
+    ({"alike": 0}, "1 or more"), ({"gain": 0.0}, "more than 0"), ({"supervised": 0}, "1 or more"),
     ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])
 def test_settings_that_train_nothing_are_refused(folder, change, message):

@@ -48,8 +48,10 @@ class PolicyRun(RunConfig, name="policy"):
     supervised: chunks of an episode that are supervised in a step, picked at random (None: all of
     them), those at which more robots do more than wait the more often.
     alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
-    about equally long, and little is filled up. windows: where given, each step picks the memory's
-    window among these. attention, recompute: see `packed_actions`.
+    about equally long, and little is filled up. gain: what the norms of queries and keys in
+    self-attention begin with. No logit exceeds gain^2 * sqrt(head size): heads smaller than Wan's
+    128 are as sharp as its own with (128 / head size)^(1/4). windows: where given, each step picks
+    the memory's window among these. attention, recompute: see `packed_actions`.
     """
 
     kind: ClassVar[str] = KIND
@@ -67,6 +69,7 @@ class PolicyRun(RunConfig, name="policy"):
     linger: int = later(0)
     supervised: int | None = later(None)
     alike: int = later(1)
+    gain: float = later(1.0)
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False
@@ -88,6 +91,8 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError(
                 f"lead {self.lead} and linger {self.linger} count frames; use 0 or more"
             )
+        if self.gain <= 0:
+            raise LociError(f"gain {self.gain} of queries and keys; use more than 0")
         if self.alike < 1:
             raise LociError(f"alike {self.alike} counts steps; use 1 or more")
         if self.lead and self.model.world.memory.executed:
@@ -133,6 +138,9 @@ class PolicyTask:
         initialise(model.world)
         xavier(model.expert)
         nn.init.zeros_(model.expert.head.weight)
+        for name, weight in model.named_parameters():
+            if name.endswith(("self_attn.norm_q.weight", "self_attn.norm_k.weight")):
+                nn.init.constant_(weight, self.config.gain)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Demonstrations of a step, cut to the longest of them, and all that is drawn for them.
