@@ -65,9 +65,8 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
         lead=0 if memory.executed else 48 if counts else 24,
         linger=4 if counts else 0,
         alike=8 if counts else 1,
-        gain=2**0.5 if counts else 1.0,
         train=TrainConfig(
-            steps=1200 if counts else 1000, lr=2e-3 if counts else 3e-3,
+            steps=2000 if counts else 1000, lr=2e-3 if counts else 3e-3,
             muon=0.014 if counts else 0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
     )
