@@ -239,49 +239,6 @@ def test_what_is_waited_for_can_take_longer(folder):
     assert built.loss(batch)[0].isfinite()
 
 
-@pytest.mark.parametrize("video", [0.0, 0.5])
-def test_supervised_chunks_are_some_of_all(folder, video):
-    """The loss is that of all chunks of which only these are there; memory is as long as ever."""
-    memory = ActionHistory(memory=FullHistory())
-    built = task(small(folder, memory, supervised=2, video=video))
-    everything = task(small(folder, memory, video=video))
-    seen, some = set(), 0
-    for step in range(8):
-        batch = built.batch(step)
-        taught, count = batch["taught"][0], batch["actions"].shape[1]
-        assert torch.equal(taught, taught.unique())  # in order, none twice
-        assert len(taught) == min(2, count)
-        assert batch["noise"].shape[1] == batch["time"].shape[1] == 2 * len(taught)
-        seen |= set(taught.tolist())
-        some += count > 2
-        whole = batch | {"taught": torch.arange(count).expand(3, -1)}
-        for name in ("noise", "time"):
-            chosen = batch[name].unflatten(1, (2, len(taught)))
-            filled = torch.full((3, 2, count, *chosen.shape[3:]), 0.5)
-            filled[:, :, taught] = chosen
-            whole[name] = filled.flatten(1, 2)
-        there = torch.zeros(count, dtype=torch.bool)
-        there[taught] = True
-        whole["valid"] = batch["valid"] & there[:, None]
-        found, expected = built.loss(batch), everything.loss(whole)
-        torch.testing.assert_close(found[0], expected[0])
-        assert found[1]["actions"] == pytest.approx(expected[1]["actions"], rel=1e-5)
-    assert seen == {*range(5)}
-    assert some > 4
-
-
-def test_chunks_at_which_robots_act_are_supervised_more_often(folder):
-    built = task(small(folder, FullHistory(), supervised=1, batch=4))
-    still = built.data.actions.clone()
-    still[:, 1:4] = still[:, 1:4, :1]  # frames 2 and 3 go on waiting, where they are whole
-    built.data = replace(built.data, actions=still)
-    taught = [int(built.batch(step)["taught"][0, 0]) for step in range(200)]
-    shares = [taught.count(n) / 200 for n in range(5)]
-    # Of four episodes 4, 4, 1, 0 and 2 act, and a tenth each.
-    assert np.allclose(shares, np.array([4.1, 4.1, 1.1, 0.1, 2.1]) / 11.5, atol=0.1)
-    assert shares[3] < 0.05
-
-
 def test_episodes_of_a_step_are_alike_and_all_are_seen_as_often():
     lengths = np.random.default_rng(0).integers(10, 50, 40).tolist()
     plain = [picked(3, step, 4, 40) for step in range(20)]
@@ -330,17 +287,6 @@ def test_a_lead_is_the_first_frame_seen_again_and_teaches_nothing(folder, video)
     if video:
         alone["ahead"] = batch["ahead"] - lead
     torch.testing.assert_close(window.loss(batch)[0], window.loss(alone)[0])
-
-
-def test_queries_and_keys_begin_with_their_gain(folder):
-    """Those of self-attention in both transformers; the same draw makes everything else."""
-    plain, sharp = (task(small(folder, gain=gain)).model.state_dict() for gain in (1.0, 2.0))
-    changed = {name for name in plain if not torch.equal(plain[name], sharp[name])}
-    assert changed == {
-        f"{part}.blocks.{layer}.self_attn.norm_{kind}.weight"
-        for part in ("world.dit", "expert") for layer in range(2) for kind in "qk"
-    }
-    assert all((sharp[name] == 2).all() for name in changed)
 
 
 def test_a_memory_of_actions_learns_from_what_was_done(folder):
@@ -436,7 +382,7 @@ def test_demonstrations_that_teach_nothing_are_named(folder, tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
     ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"linger": -1}, "0 or more"),
-    ({"alike": 0}, "1 or more"), ({"gain": 0.0}, "more than 0"), ({"supervised": 0}, "1 or more"),
+    ({"alike": 0}, "1 or more"),
     ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])
 def test_settings_that_train_nothing_are_refused(folder, change, message):

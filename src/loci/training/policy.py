@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.config import later
-from loci.data.demonstrations import DemonstrationConfig, Demonstrations
+from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.memory import ActionHistory, Memory
 from loci.models.world_action import KIND, WorldActionConfig, WorldActionModel
@@ -45,13 +45,9 @@ class PolicyRun(RunConfig, name="policy"):
     in front of the episode, which fills the memory and teaches nothing to do. linger: in nearly
     half of the steps every frame at which the robot goes on waiting is seen up to so many times
     more, and waited at as often: what it waits for takes longer than in any demonstration.
-    supervised: chunks of an episode that are supervised in a step, picked at random (None: all of
-    them), those at which more robots do more than wait the more often.
     alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
-    about equally long, and little is filled up. gain: what the norms of queries and keys in
-    self-attention begin with. No logit exceeds gain^2 * sqrt(head size): heads smaller than Wan's
-    128 are as sharp as its own with (128 / head size)^(1/4). windows: where given, each step picks
-    the memory's window among these. attention, recompute: see `packed_actions`.
+    about equally long, and little is filled up. windows: where given, each step picks the memory's
+    window among these. attention, recompute: see `packed_actions`.
     """
 
     kind: ClassVar[str] = KIND
@@ -67,9 +63,7 @@ class PolicyRun(RunConfig, name="policy"):
     longest: int = 24
     lead: int = 0
     linger: int = later(0)
-    supervised: int | None = later(None)
     alike: int = later(1)
-    gain: float = later(1.0)
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False
@@ -77,9 +71,8 @@ class PolicyRun(RunConfig, name="policy"):
     def __post_init__(self) -> None:
         if not 0 <= self.clean_noise <= 1:
             raise LociError("clean_noise is a noise level; use 0 to 1")
-        counts = [self.batch, self.draws, self.ahead, self.supervised]
-        if min(count for count in counts if count is not None) < 1:
-            raise LociError("batch, draws, ahead and supervised count; use 1 or more")
+        if self.batch < 1 or self.draws < 1 or (self.ahead is not None and self.ahead < 1):
+            raise LociError("batch, draws and ahead count; use 1 or more")
         if self.video < 0 or self.actions <= 0:
             raise LociError("the losses' weights: actions more than 0, video 0 or more")
         if self.video and not self.model.world.dit.out_channels:
@@ -91,8 +84,6 @@ class PolicyRun(RunConfig, name="policy"):
             raise LociError(
                 f"lead {self.lead} and linger {self.linger} count frames; use 0 or more"
             )
-        if self.gain <= 0:
-            raise LociError(f"gain {self.gain} of queries and keys; use more than 0")
         if self.alike < 1:
             raise LociError(f"alike {self.alike} counts steps; use 1 or more")
         if self.lead and self.model.world.memory.executed:
@@ -138,17 +129,13 @@ class PolicyTask:
         initialise(model.world)
         xavier(model.expert)
         nn.init.zeros_(model.expert.head.weight)
-        for name, weight in model.named_parameters():
-            if name.endswith(("self_attn.norm_q.weight", "self_attn.norm_k.weight")):
-                nn.init.constant_(weight, self.config.gain)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Demonstrations of a step, cut to the longest of them, and all that is drawn for them.
 
         latents, clean_noise (B, T, C, h, w); clean_time (B, T); proprio (B, T, P); actions, valid
-        (B, E, n, A) and (B, E, n) of the last E frames, those of the episode; taught (B, S), the
-        supervised among these (the same for all); noise (B, S * draws, n, A) and time
-        (B, S * draws), draw by draw; with a video loss noisy
+        (B, E, n, A) and (B, E, n) of the last E frames, those of the episode; noise
+        (B, E * draws, n, A) and time (B, E * draws), draw by draw; with a video loss noisy
         (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the same for all), and seen
         (B, V), where they are in the episode; pauses (B, T) and window (B,) where there are any.
         """
@@ -165,11 +152,10 @@ class PolicyTask:
             lead = max(0, int(torch.randint(-config.lead, config.lead + 1, (), generator=draw)))
         latents, proprio = _again(part.latents.float(), lead), _again(part.proprio, lead)
         rows, frames, acted = len(picks), latents.shape[1], part.actions.shape[1]
-        taught = self._taught(part, draw)
-        count = len(taught) * config.draws
+        count = acted * config.draws
         batch = {
             "latents": latents, "proprio": proprio, "actions": part.actions,
-            "valid": part.valid, "taught": taught.expand(rows, -1),
+            "valid": part.valid,
             "time": model.flow.sample_times((rows, count), draw),
             "noise": torch.randn(rows, count, *part.actions.shape[2:], generator=draw),
             "clean_time": config.clean_noise * torch.rand(rows, frames, generator=draw),
@@ -191,16 +177,6 @@ class PolicyTask:
             batch["window"] = torch.full((rows,), config.windows[which])
         return batch
 
-    def _taught(self, part: Demonstrations, draw: torch.Generator) -> Tensor:
-        """The chunks (S,) that are supervised, in order."""
-        frames, wanted = part.actions.shape[1], self.config.supervised
-        if wanted is None or wanted >= frames:
-            return torch.arange(frames)
-        acts = part.valid.any(-1) & ~part.waits(self.model.actions.scale)
-        # A tenth of a robot: where all of them wait, waiting is learnt.
-        weight = acts.sum(0) + 0.1
-        return torch.multinomial(weight, wanted, generator=draw).sort().values
-
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Both losses, each a mean over the episodes of its mean over what is there."""
         config, model = self.config, self.model
@@ -208,8 +184,7 @@ class PolicyTask:
         latents, frames = batch["latents"], batch["latents"].shape[1]
         first, clean_time = frames - batch["actions"].shape[1], batch["clean_time"]
         clean = video.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
-        acted, taught = model.actions(batch["actions"]), batch["taught"][0]
-        target = acted[:, taught].repeat(1, config.draws, 1, 1)
+        target = model.actions(batch["actions"]).repeat(1, config.draws, 1, 1)
         time, noise = batch["time"], batch["noise"]
         extra, ahead = {}, []
         if "noisy" in batch:
@@ -220,8 +195,8 @@ class PolicyTask:
         output, guess = packed_actions(
             model, clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]),
-            after=(first + taught).tolist() * config.draws, clean_time=clean_time,
-            executed=acted, pauses=batch.get("pauses"),
+            after=list(range(first, frames)) * config.draws, clean_time=clean_time,
+            executed=model.actions(batch["actions"]), pauses=batch.get("pauses"),
             memory=self._memory(batch), attention=config.attention, recompute=config.recompute,
             **extra,
         )
@@ -230,8 +205,8 @@ class PolicyTask:
             output.flatten(1, 2), target.flatten(1, 2), noise.flatten(1, 2),
             time.repeat_interleave(target.shape[2], dim=1),
         )
-        done = _mean(error, batch["valid"][:, taught].repeat(1, config.draws, 1).flatten(1))
-        total, metrics = config.actions * done, {"actions": float(done.detach())}
+        acted = _mean(error, batch["valid"].repeat(1, config.draws, 1).flatten(1))
+        total, metrics = config.actions * acted, {"actions": float(acted.detach())}
         if guess is not None:
             shown = _mean(video.loss(guess, truth, batch["noisy"], levels), batch["seen"])
             total, metrics["video"] = total + config.video * shown, float(shown.detach())
