@@ -48,7 +48,7 @@ class PressButton(Task, name="press-button"):
     # The share of equal pairs among two that are drawn as `draw` does.
     chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
     gap: ClassVar[int] = 2
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     @property
     def chunks(self) -> int:
@@ -65,7 +65,7 @@ class PressButton(Task, name="press-button"):
             button(name, color, on_table(*at) + jitter(rng))
             for (name, color), at in zip(colors.items(), places, strict=True)
         )
-        cards = [card(n, on_table(x, 0.33)) for n, x in zip(fact, (-0.2, 0.0), strict=True)]
+        cards = [card(n, on_table(x, 0.38)) for n, x in zip(fact, (-0.155, 0.0), strict=True)]
         waits = 1 + rng.integers(START + 1), rng.integers(MIDDLE + 1), *(rng.random(MOST) < LONGER)
         held = tuple(self.hold * int(wait) for wait in waits)
         return Layout((), buttons, (*cards[0], *cards[1]), held, fact)
