@@ -28,6 +28,7 @@ FIRST, SECOND, CONFIRM = 0, 1, 2
 # lamp is red for one chunk more: a larger one leaks more, since presses lie farther apart.
 START = MIDDLE = 8
 LONGER = 0.25
+BEYOND = 0.008  # a press that comes out shallower than it was meant still counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +115,10 @@ class PressButton(Task, name="press-button"):
                     yield from _over(table, LEFT, which)
                 if not again(which):
                     break
-                yield from skills.press(table, LEFT, which)
+                yield from skills.press(table, LEFT, which, BEYOND)
         yield from _over(table, RIGHT, CONFIRM)
         while not table.state.stages["confirmed"]:
-            yield from skills.press(table, RIGHT, CONFIRM)
+            yield from skills.press(table, RIGHT, CONFIRM, BEYOND)
         while True:
             yield from skills.rest(table)
 
