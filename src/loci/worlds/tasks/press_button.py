@@ -28,6 +28,7 @@ FIRST, SECOND, CONFIRM = 0, 1, 2
 # lamp is red for one chunk more: a larger one leaks more, since presses lie farther apart.
 START = MIDDLE = 8
 LONGER = 0.25
+BEYOND = 0.008  # a press that comes out shallower than it was meant still counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class PressButton(Task, name="press-button"):
     # The share of equal pairs among two that are drawn as `draw` does.
     chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
     gap: ClassVar[int] = 2
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     @property
     def chunks(self) -> int:
@@ -65,7 +66,7 @@ class PressButton(Task, name="press-button"):
             button(name, color, on_table(*at) + jitter(rng))
             for (name, color), at in zip(colors.items(), places, strict=True)
         )
-        cards = [card(n, on_table(x, 0.33)) for n, x in zip(fact, (-0.2, 0.0), strict=True)]
+        cards = [card(n, on_table(x, 0.38)) for n, x in zip(fact, (-0.155, 0.0), strict=True)]
         waits = 1 + rng.integers(START + 1), rng.integers(MIDDLE + 1), *(rng.random(MOST) < LONGER)
         held = tuple(self.hold * int(wait) for wait in waits)
         return Layout((), buttons, (*cards[0], *cards[1]), held, fact)
@@ -114,10 +115,10 @@ class PressButton(Task, name="press-button"):
                     yield from _over(table, LEFT, which)
                 if not again(which):
                     break
-                yield from skills.press(table, LEFT, which)
+                yield from skills.press(table, LEFT, which, BEYOND)
         yield from _over(table, RIGHT, CONFIRM)
         while not table.state.stages["confirmed"]:
-            yield from skills.press(table, RIGHT, CONFIRM)
+            yield from skills.press(table, RIGHT, CONFIRM, BEYOND)
         while True:
             yield from skills.rest(table)
 

@@ -84,9 +84,10 @@ def top(table: Table, button: int) -> np.ndarray:
     return np.array(shape.at) + np.array([0, 0, shape.height])
 
 
-def press(table: Table, arm: int, button: int) -> Actions:
-    """One chunk: press a button once and come up again."""
-    return dip(table, arm, top(table, button) + np.array([0, 0, STOP]), 0.0, 0.0)
+def press(table: Table, arm: int, button: int, beyond: float = 0.0) -> Actions:
+    """One chunk: press a button once and come up again. beyond: metres that the hand aims below
+    where the cap stops."""
+    return dip(table, arm, top(table, button) + np.array([0, 0, STOP - beyond]), 0.0, 0.0)
 
 
 def _eased(steps: int) -> np.ndarray:

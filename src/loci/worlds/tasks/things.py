@@ -19,13 +19,6 @@ BLACK: Color = (0.06, 0.06, 0.06)
 TEAL: Color = (0.10, 0.55, 0.60)
 
 BLOCK, LID = 0.025, 0.036
-# Where the segments of a digit are, (x, y) from the middle in halves of its width and height.
-_SEGMENTS = {
-    "a": (0, 1, "level"), "b": (1, 0.5, "upright"), "c": (1, -0.5, "upright"),
-    "d": (0, -1, "level"), "e": (-1, -0.5, "upright"), "f": (-1, 0.5, "upright"),
-    "g": (0, 0, "level"),
-}  # fmt: skip
-_DIGITS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
 
 
 def box(half: Point, at: Point, color: Color) -> Geom:
@@ -74,12 +67,11 @@ def button(name: str, color: Color, at: np.ndarray) -> Button:
 
 
 def card(number: int, at: np.ndarray) -> tuple[Geom, ...]:
-    """A white card of 14 x 19 cm with a digit of seven segments, as scenery."""
+    """A white card of 14 x 16 cm with 1 to 9 black squares in rows of three, as scenery."""
     x, y, z = _point(at)
-    geoms = [box((0.07, 0.095, 0.001), (x, y, z + 0.001), WHITE)]
-    for name in _DIGITS[number]:
-        across, along, way = _SEGMENTS[name]
-        half = (0.042, 0.01, 0.001) if way == "level" else (0.01, 0.041, 0.001)
-        at_segment = (x + 0.034 * across, y + 0.065 * along, z + 0.003)
-        geoms.append(box(half, at_segment, BLACK))
+    geoms = [box((0.07, 0.08, 0.001), (x, y, z + 0.001), WHITE)]
+    for place in range(number):
+        row, column = divmod(place, 3)
+        at_square = (x + 0.044 * (column - 1), y + 0.05 * (1 - row), z + 0.003)
+        geoms.append(box((0.017, 0.02, 0.001), at_square, BLACK))
     return tuple(geoms)
