@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loci.data.demonstrations import DemonstrationConfig
 from loci.flow import Flow
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow
@@ -31,23 +33,13 @@ MOSAIC = Camera(height=96, width=80)
 
 def tabletop(task: str, memory: Memory) -> PolicyRun:
     """A small policy (1.4 million parameters, 20 tokens a frame) for a task, with any memory."""
-    # 45 facts instead of 4 or 6, and at the fourfold hold memories of 100 frames and more, most of
-    # which it has waited through.
-    counts = task == "press-button"
-    return PolicyRun(
+    run = PolicyRun(
         model=WorldActionConfig(
             world=WorldConfig(
                 memory=memory,
                 dit=WanConfig(
-                    in_channels=192,
-                    out_channels=0,
-                    dim=128,
-                    ffn_dim=256,
-                    num_heads=4,
-                    num_layers=4,
-                    patch=(1, 3, 2),
-                    freq_dim=64,
-                    text_dim=0,
+                    in_channels=192, out_channels=0, dim=128, ffn_dim=256, num_heads=4,
+                    num_layers=4, patch=(1, 3, 2), freq_dim=64, text_dim=0,
                 ),
                 codec=PixelCodecConfig(),
                 flow=Flow(shift=3.0, prediction="x", weighting="uniform"),
@@ -57,28 +49,33 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
             expert=ActionConfig(dim=96, ffn_dim=192, text_dim=32),
             # Only near pure noise must the memory say which lid is meant: below, the noisy actions
             # show it. MemoryWAM's shift of 1 leaves 4 % of the timesteps above 0.85, 5 leaves 45 %.
-            flow=Flow(shift=5.0, prediction="x" if counts else "velocity", weighting="uniform"),
+            flow=Flow(shift=5.0, weighting="uniform"),
             steps=10,
-            # Ten counts an episode are to be right, and none is sure.
-            temperature=0.0 if counts else 1.0,
         ),
-        data=DemonstrationConfig(task=task, episodes=600 if counts else 300),
+        data=DemonstrationConfig(task=task, episodes=300),
         batch=8,
-        draws=1 if counts else 2,
+        draws=2,
         clean_noise=0.1,
         video=0.0,
         pause=0.25,
         longest=32,
         lead=0 if memory.executed else 24,
-        linger=8 if counts else 0,
-        alike=8 if counts else 1,
         train=TrainConfig(
-            steps=1500 if counts else 1000,
-            lr=2e-3 if counts else 3e-3,
-            muon=0.014 if counts else 0.02,
-            warmup=50,
-            final=0.02,
-            betas=(0.9, 0.95),
-            ema=0.995,
+            steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
+    )
+    return _counting(run) if task == "press-button" else run
+
+
+def _counting(run: PolicyRun) -> PolicyRun:
+    """The same for 45 facts instead of 4 or 6, and a memory that has waited most of the time."""
+    return replace(
+        run,
+        # Ten counts an episode are to be right, and none is sure: what is likelier is done.
+        model=replace(run.model, flow=replace(run.model.flow, prediction="x"), temperature=0.0),
+        data=replace(run.data, episodes=600),
+        draws=1,
+        linger=8,
+        alike=8,
+        train=replace(run.train, steps=1500, lr=2e-3, muon=0.014),
     )

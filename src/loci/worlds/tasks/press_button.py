@@ -33,7 +33,8 @@ BEYOND = 0.008  # a press that comes out shallower than it was meant still count
 
 @dataclass(frozen=True, kw_only=True)
 class PressButton(Task, name="press-button"):
-    """The fact is (a, b), a from 1 to 9, b from 1 to 10 - a; the cards show it all the time.
+    """The fact is (a, b), a from 1 to 9, b from 1 to 10 - a; the cards show it all the time, as
+    black squares: seen from the head camera a digit is a few pixels, and nearly its neighbour.
 
     What must be remembered is how many presses were done.
     """
