@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from loci.processes import side_by_side
-from loci.worlds.tasks.demonstration import watch
+from loci.worlds.tasks.demonstration import Push, watch
 
 
 def noted(number: int, folder: str) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
 
 def test_demonstrations_are_the_same_however_many_render_them():
     one, two = (
-        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), workers=workers))
+        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), Push(), workers=workers))
         for workers in (1, 2)
     )
     assert len(one) == len(two) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -276,6 +277,27 @@ def test_a_pushed_expert_misses_and_recovers():
         assert apart.max() > 0.1
         assert not apart[:, [6, 13]].any()
     assert longer >= 2
+
+
+def test_a_drifting_expert_comes_back():
+    """Every chunk begins where the last one drifted to, and ends where it would without."""
+    env, adrift = Tabletop("press-button"), replace(STEADY, drift=0.02)
+    plain = np.array([move.action for move in demonstrate(env, 3)])
+    moves = list(demonstrate(env, 3, adrift))
+    meant, done = (np.array([getattr(move, kind) for move in moves]) for kind in
+                   ("action", "executed"))
+    assert env.verdict()["is_success"]
+    assert meant.shape == plain.shape
+    ends = slice(CHUNK - 1, None, CHUNK)
+    np.testing.assert_allclose(meant[ends], plain[ends], atol=1e-9)
+    whole = len(meant) // CHUNK * CHUNK
+    apart = np.abs(meant - done)[:whole].reshape(-1, CHUNK, 2, 7)
+    assert not apart[:, :10].any()
+    assert not apart[..., -1].any()
+    assert 0.005 < np.median(apart[:, -1, :, :-1].max((1, 2))) < 0.05
+    # The first meant step of a chunk is close to where the hands are, not to where they should be.
+    begun = np.abs(meant[CHUNK::CHUNK] - done[CHUNK - 1 : -1 : CHUNK]).max(1)
+    assert np.median(begun) < 0.25 * np.median(apart[:, -1].max((1, 2)))
 
 
 def test_each_lid_has_its_arm_wherever_it_stands():

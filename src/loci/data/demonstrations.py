@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from loci.config import Config
+from loci.config import Config, later
 from loci.data.lerobot import Dataset, Episode
 from loci.data.mosaic import mosaic
 from loci.data.record import ACTION, STATE
@@ -109,13 +109,15 @@ class DemonstrationConfig(Config):
     tabletop `task` while they are loaded.
 
     episodes: the first so many of a dataset (None: all of them); of a task how many (needed there).
-    steady: the expert is not disturbed. cameras: the first one lies at the bottom of the mosaic.
+    steady: the expert is not disturbed. drift: its arms leave their way by so much (see `Push`).
+    cameras: the first one lies at the bottom of the mosaic.
     """
 
     folder: str | None = None
     task: str | None = None
     episodes: int | None = None
     steady: bool = False
+    drift: float = later(0.0)
     cameras: tuple[str, ...] = ("head", "left_wrist", "right_wrist")
 
     def __post_init__(self) -> None:
@@ -125,6 +127,9 @@ class DemonstrationConfig(Config):
             raise LociError(f"how many episodes of {self.task}? give `episodes`")
         if self.episodes is not None and self.episodes < 1:
             raise LociError(f"{self.episodes} episodes; use 1 or more")
+        if self.drift < 0 or (self.drift and (self.task is None or self.steady)):
+            raise LociError(f"drift {self.drift} disturbs the expert of a task; use 0 or more, and "
+                            "0 for a folder or a steady expert")
 
     def load(self, codec: Codec, horizon: int, camera: Camera) -> Demonstrations:
         """All episodes, encoded. LociError where they do not fit the model."""
@@ -146,10 +151,11 @@ class DemonstrationConfig(Config):
     def _episodes(self, every: int) -> tuple[Iterator[Seen], int]:
         """The episodes, seen at every `every`-th step, and how many they are."""
         if self.folder is None:
-            from loci.worlds.tasks.demonstration import watch
+            from loci.worlds.tasks.demonstration import STEADY, Push, watch
 
             count = int(self.episodes or 0)
-            return watch(str(self.task), count, every, self.cameras, self.steady), count
+            push = STEADY if self.steady else Push(drift=self.drift)
+            return watch(str(self.task), count, every, self.cameras, push), count
         dataset = Dataset.open(self.folder)
         count = len(dataset) if self.episodes is None else self.episodes
         if count > len(dataset):

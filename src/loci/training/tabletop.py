@@ -73,9 +73,9 @@ def _counting(run: PolicyRun) -> PolicyRun:
         run,
         # Ten counts an episode are to be right, and none is sure: what is likelier is done.
         model=replace(run.model, flow=replace(run.model.flow, prediction="x"), temperature=0.0),
-        data=replace(run.data, episodes=600),
+        data=replace(run.data, episodes=600, drift=0.01),
         draws=1,
-        linger=8,
+        linger=16,
         alike=8,
         train=replace(run.train, steps=1500, lr=2e-3, muon=0.014),
     )

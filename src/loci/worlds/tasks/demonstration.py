@@ -34,13 +34,16 @@ class Push(Config):
 
     `jitter` is the standard deviation of every angle at every step, radians; `chance` the share of
     chunks in which the waists are pushed by `least` to `most` radians (5 cm at the fingertips
-    are about 0.1), coming and going within the chunk.
+    are about 0.1), coming and going within the chunk. Over the last steps of a chunk the arms
+    leave their way for good, every angle by a normal number times one of the whole chunk, which is
+    exponential with mean `drift`, radians: the next chunk begins there, and the expert comes back.
     """
 
     jitter: float = 0.004
     chance: float = 0.1
     least: float = 0.08
     most: float = 0.18
+    drift: float = 0.0
 
 
 STEADY = Push(jitter=0.0, chance=0.0)
@@ -86,7 +89,7 @@ def demonstrate(
 
 
 def watch(
-    task: str, episodes: int, every: int, cameras: Sequence[str], steady: bool = False,
+    task: str, episodes: int, every: int, cameras: Sequence[str], push: Push,
     workers: int | None = None,
 ) -> Iterator[Watched]:
     """`episodes` demonstrations that succeed, seen only at every `every`-th step.
@@ -102,7 +105,7 @@ def watch(
         workers = min(os.cpu_count() or 1, 16) if episodes >= MANY else 1
     left = episodes
     seeds = range(TRAINING, TRAINING + 3 * episodes + 10)
-    one = partial(_watched, task=task, every=every, cameras=tuple(cameras), steady=steady)
+    one = partial(_watched, task=task, every=every, cameras=tuple(cameras), push=push)
     for found in side_by_side(one, seeds, workers):
         if found is not None:
             left -= 1
@@ -113,10 +116,10 @@ def watch(
 
 
 def _watched(
-    seed: int, task: str, every: int, cameras: Sequence[str], steady: bool
+    seed: int, task: str, every: int, cameras: Sequence[str], push: Push
 ) -> Watched | None:
     """One demonstration; None where the expert failed."""
-    env, push = Tabletop(task), STEADY if steady else Push()
+    env = Tabletop(task)
     pictures: list[list[np.ndarray]] = [[] for _ in cameras]
     joints, actions = [], []
     for move in demonstrate(env, seed, push):
@@ -139,5 +142,9 @@ def _pushed(rng: np.random.Generator, push: Push) -> np.ndarray:
     # A whole push in the middle of the chunk, where something is taken or let go.
     way = np.clip(np.minimum(np.arange(CHUNK), np.arange(CHUNK)[::-1]) / 4, 0, 1)
     offset[:, :, 0] += happens * way[:, None] * size
+    if push.drift:
+        # Mostly a little, now and then far; after the steps in which something is pressed or taken.
+        far = push.drift * rng.exponential() * rng.normal(size=(len(ARMS), JOINTS))
+        offset += far * np.clip((np.arange(CHUNK) - 9) / 6, 0, 1)[:, None, None]
     offset[:, :, -1] = 0.0  # a gripper's opening means something: it is left alone
     return offset

@@ -29,6 +29,7 @@ FIRST, SECOND, CONFIRM = 0, 1, 2
 START = MIDDLE = 8
 LONGER = 0.25
 BEYOND = 0.008  # a press that comes out shallower than it was meant still counts
+RADIUS = 0.065  # and so does one that is not in the middle: to count is hard, to press is easy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class PressButton(Task, name="press-button"):
     # The share of equal pairs among two that are drawn as `draw` does.
     chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
     gap: ClassVar[int] = 2
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     @property
     def chunks(self) -> int:
@@ -64,7 +65,7 @@ class PressButton(Task, name="press-button"):
         places = ((-0.2, 0.08), (0.0, 0.08), (0.2, 0.08))
         colors = {"left": RED, "middle": BLUE, "right": YELLOW}
         buttons = tuple(
-            button(name, color, on_table(*at) + jitter(rng))
+            button(name, color, on_table(*at) + jitter(rng), RADIUS)
             for (name, color), at in zip(colors.items(), places, strict=True)
         )
         cards = [card(n, on_table(x, 0.38)) for n, x in zip(fact, (-0.155, 0.0), strict=True)]

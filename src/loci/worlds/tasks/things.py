@@ -60,10 +60,12 @@ def mat(name: str, color: Color, at: np.ndarray, half: float = 0.042) -> Thing:
     return Thing(name, geoms, (half, half), 0.004, _point(at))
 
 
-def button(name: str, color: Color, at: np.ndarray) -> Button:
-    """A button of 10 cm, with a cap of 7 cm."""
-    foot = (disc(0.05, 0.011, (0, 0, 0.011), BLACK),)
-    return Button(name, _point(at), foot, (disc(0.037, 0.012, (0, 0, 0.024), color),), 0.045, 0.036)
+def button(name: str, color: Color, at: np.ndarray, radius: float = 0.045) -> Button:
+    """A button that can be pressed within `radius` metres of its middle: a foot of 1 cm more in
+    diameter, under a cap of 1.6 cm less."""
+    foot = (disc(radius + 0.005, 0.011, (0, 0, 0.011), BLACK),)
+    cap = (disc(radius - 0.008, 0.012, (0, 0, 0.024), color),)
+    return Button(name, _point(at), foot, cap, radius, 0.036)
 
 
 def card(number: int, at: np.ndarray) -> tuple[Geom, ...]:
