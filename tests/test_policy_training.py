@@ -337,6 +337,7 @@ def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
     ({"folder": "x", "task": "put-back-block"}, "from a folder or from a task"),
     ({"task": "put-back-block"}, "how many episodes"),
     ({"folder": "x", "episodes": 0}, "1 or more"),
+    ({"folder": "x", "drift": 0.01}, "leave it out for demonstrations that are there"),
 ])
 def test_demonstrations_come_from_one_place(settings, message):
     with pytest.raises(LociError, match=message):

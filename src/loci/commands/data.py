@@ -24,6 +24,7 @@ def record_data(
     out: Annotated[Path, named("DIR")],
     seed: Annotated[int | None, maybe("S", "behind those that policies are judged on")] = None,
     steady: bool = False,
+    drift: Annotated[float, named("RADIANS")] = 0.0,
     quality: Literal["high", "lossless"] = "high",
 ) -> None:
     """Record an expert at a tabletop task as a LeRobot v3.0 dataset. Stopped, it goes on.
@@ -33,13 +34,16 @@ def record_data(
         episodes: Record until the dataset has so many.
         out: Folder of the dataset, new or with some episodes of the same task.
         seed: The first episode's; further ones count up.
-        steady: Do not disturb the expert, which then shows no recoveries.
+        steady: Do not push the expert, which then shows no recoveries.
+        drift: Mean size of what takes its arms off their way at the end of every chunk, from where
+            the next one returns (0.01 is some millimetres; `press-button` is trained with that).
         quality: Of the videos.
     """
     from loci.data.record_command import record_tabletop
 
     first = {} if seed is None else {"seed": seed}
-    done = record_tabletop(task, episodes, out, steady=steady, quality=quality, **first)
+    done = record_tabletop(task, episodes, out, steady=steady, drift=drift, quality=quality,
+                           **first)
     left_out = f", {len(done.failed)} not solved and left out" if done.failed else ""
     print(f"{out}: {len(done.kept)} episodes recorded{left_out}; loci data check {out}")
 

@@ -109,7 +109,7 @@ class DemonstrationConfig(Config):
     tabletop `task` while they are loaded.
 
     episodes: the first so many of a dataset (None: all of them); of a task how many (needed there).
-    steady: the expert is not disturbed. drift: its arms leave their way by so much (see `Push`).
+    steady: the expert is not pushed. drift: its arms leave their way by so much (see `Push`).
     cameras: the first one lies at the bottom of the mosaic.
     """
 
@@ -127,9 +127,9 @@ class DemonstrationConfig(Config):
             raise LociError(f"how many episodes of {self.task}? give `episodes`")
         if self.episodes is not None and self.episodes < 1:
             raise LociError(f"{self.episodes} episodes; use 1 or more")
-        if self.drift < 0 or (self.drift and (self.task is None or self.steady)):
-            raise LociError(f"drift {self.drift} disturbs the expert of a task; use 0 or more, and "
-                            "0 for a folder or a steady expert")
+        if self.drift and self.task is None:
+            raise LociError(f"drift {self.drift} disturbs the expert of a task; leave it out for "
+                            "demonstrations that are there")
 
     def load(self, codec: Codec, horizon: int, camera: Camera) -> Demonstrations:
         """All episodes, encoded. LociError where they do not fit the model."""
@@ -151,10 +151,10 @@ class DemonstrationConfig(Config):
     def _episodes(self, every: int) -> tuple[Iterator[Seen], int]:
         """The episodes, seen at every `every`-th step, and how many they are."""
         if self.folder is None:
-            from loci.worlds.tasks.demonstration import STEADY, Push, watch
+            from loci.worlds.tasks.demonstration import Push, watch
 
             count = int(self.episodes or 0)
-            push = STEADY if self.steady else Push(drift=self.drift)
+            push = Push.of(self.steady, self.drift)
             return watch(str(self.task), count, every, self.cameras, push), count
         dataset = Dataset.open(self.folder)
         count = len(dataset) if self.episodes is None else self.episodes

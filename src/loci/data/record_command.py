@@ -18,7 +18,7 @@ from loci.progress import Progress
 from loci.worlds.arms import ARMS, JOINTS
 from loci.worlds.tabletop import ACTION, Tabletop
 from loci.worlds.tasks.baselines import TRAINING
-from loci.worlds.tasks.demonstration import STEADY, Push, demonstrate
+from loci.worlds.tasks.demonstration import Push, demonstrate
 
 NAMES = [f"{arm}_{joint}" for arm in ARMS for joint in (*range(1, JOINTS), "gripper")]
 
@@ -29,18 +29,20 @@ def record_tabletop(
     out: str | Path,
     seed: int = TRAINING,
     steady: bool = False,
+    drift: float = 0.0,
     quality: Quality = "high",
 ) -> Recorded:
     """Record until the dataset in `out` has `episodes` episodes of `task`; it may have some.
 
-    The expert is disturbed, and recovers, unless `steady`; what is recorded is what it meant to do.
+    The expert is disturbed, and recovers (`steady`: it is not pushed; `drift`: how far its arms
+    leave their way at the end of a chunk); what is recorded is what it meant to do.
     Seeds count up from `seed`, by default behind those that policies are judged on; those that the
     expert does not solve are left out. Raises LociError for an unknown task and for a dataset of
     something else.
     """
     if episodes < 1:
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
-    env, push = Tabletop(task), STEADY if steady else Push()
+    env, push = Tabletop(task), Push.of(steady, drift)
     features = recorded_features(env.observe(), ACTION, NAMES)
 
     def show(seed: int) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:

@@ -45,8 +45,17 @@ class Push(Config):
     most: float = 0.18
     drift: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.drift < 0:
+            raise LociError(f"drift {self.drift} is how far arms leave their way; use 0 or more")
 
-STEADY = Push(jitter=0.0, chance=0.0)
+    @classmethod
+    def of(cls, steady: bool, drift: float) -> Push:
+        """What is asked for when demonstrations are made: `steady` ones are not pushed."""
+        return cls(jitter=0.0, chance=0.0, drift=drift) if steady else cls(drift=drift)
+
+
+STEADY = Push.of(steady=True, drift=0.0)
 # Of so many episodes on, processes that render side by side are worth starting.
 MANY = 64
 # Pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14).
