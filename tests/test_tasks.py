@@ -254,7 +254,9 @@ def test_the_expert_succeeds(name, push):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("push", [STEADY, Push()], ids=["steady", "pushed"])
+@pytest.mark.parametrize(
+    "push", [STEADY, Push(), Push(drift=0.01)], ids=["steady", "pushed", "drifting"]
+)
 @pytest.mark.parametrize("name", TASKS)
 def test_the_expert_succeeds_on_98_of_100_seeds_within_48_chunks(name, push):
     env = Tabletop(name)
