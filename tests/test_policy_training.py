@@ -332,6 +332,20 @@ def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
     np.testing.assert_allclose(model.actions.scale.numpy(), (high - low) / 2, rtol=1e-5)
 
 
+def test_demonstrations_drift_as_the_config_says():
+    """The hands are elsewhere at every frame but the first, and meant to be where they were."""
+    model = WorldActionModel.load("put-back-block-hybrid")
+    steady, drifting = (
+        DemonstrationConfig(task="put-back-block", episodes=1, steady=True, drift=drift).load(
+            model.world.codec, 16, model.config.world.camera)
+        for drift in (0.0, 0.02)
+    )
+    apart = (drifting.proprio - steady.proprio).abs()[0].amax(-1)
+    assert apart[0] == 0
+    assert apart[1:].median() > 0.005
+    torch.testing.assert_close(drifting.actions[..., -1, :], steady.actions[..., -1, :])
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({}, "from a folder or from a task"),
     ({"folder": "x", "task": "put-back-block"}, "from a folder or from a task"),

@@ -49,6 +49,15 @@ def test_the_steady_expert_solves_its_own_recording(tmp_path: Path) -> None:
     assert info["is_success"]
 
 
+def test_a_drifting_expert_is_recorded_beside_its_places(tmp_path: Path) -> None:
+    record_tabletop("put-back-block", 1, tmp_path / "demo", seed=5, steady=True, drift=0.02)
+    episode = Dataset.open(tmp_path / "demo").episode(0)
+    after = episode["observation.state"][1:, :6]
+    apart = np.abs(after - episode["action"][: len(after), :6]).max(1)
+    assert np.median(apart[15::16]) > 0.005  # at the ends of chunks
+    assert apart[7::16].max() < 1e-6  # and not in their middle
+
+
 def test_requests_that_make_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="no dataset; give --episodes"):
         record_tabletop("put-back-block", 0, tmp_path / "demo")
