@@ -198,45 +198,69 @@ def test_windows_vary_and_change_what_is_computed(folder):
 
 
 def test_what_is_waited_for_can_take_longer(folder):
-    """Frames at which the robot goes on waiting are seen again, side by side, with what was done at
-    them; in half of the steps none is, and no other frame ever."""
+    """The first frame at which the robot goes on waiting is seen again, side by side, and what was
+    done at it is asked for once; in half of the steps none is, and no other frame ever."""
     config = small(folder, FullHistory(), linger=3, clean_noise=0.0)
     built = task(config)
     still = built.data.actions.clone()
     idle = torch.zeros(still.shape[:2], dtype=torch.bool)
     idle[:3, 1:3] = idle[0, 3] = idle[3, [1, 3]] = True
     still[idle] = still[idle][:, :1]
-    # At the first frame of a wait shows what was done before: seen once, as it happened once.
+    # At frame 1 shows what was done before: seen once, as it happened once. Row 0 waits at frames 2
+    # and 3: the first of them is seen again.
     waits = torch.zeros_like(idle)
-    waits[:3, 2] = waits[0, 3] = True
+    waits[:3, 2] = True
     valid = built.data.valid.clone()
     built.data = replace(built.data, actions=still)
     whole = valid.all(-1)
     assert torch.equal(built.data.waits(built.model.actions.scale), waits & whole)
     longer = 0
-    for step in range(24):
+    for step in range(48):
         batch = built.batch(step)
         picks = picked(config.train.seed, step, config.batch, len(built.data))
         for row, pick in enumerate(picks):
-            count = int(batch["valid"][row].any(-1).sum())
-            actions, latents = batch["actions"][row, :count], batch["latents"][row, :count]
-            frame, times = -1, []
-            for t in range(count):
-                here = still[pick, frame] if frame >= 0 else None
-                if here is None or not torch.equal(actions[t], here):
-                    frame += 1
-                    times.append(0)
-                times[-1] += 1
-                assert torch.equal(actions[t], still[pick, frame])
-                assert torch.equal(latents[t], built.data.latents[pick, frame].float())
-                assert torch.equal(batch["valid"][row, t], valid[pick, frame])
-                assert torch.equal(batch["proprio"][row, t], built.data.proprio[pick, frame])
-            assert len(times) == LENGTHS_IN_CHUNKS[pick]
-            for t, n in enumerate(times):
-                assert n <= (4 if waits[pick, t] and whole[pick, t] else 1)
+            t, times = 0, []
+            for frame in range(LENGTHS_IN_CHUNKS[pick]):
+                first = t
+                while True:
+                    assert torch.equal(batch["actions"][row, t], still[pick, frame])
+                    latents = built.data.latents[pick, frame].float()
+                    assert torch.equal(batch["latents"][row, t], latents)
+                    assert torch.equal(batch["proprio"][row, t], built.data.proprio[pick, frame])
+                    t += 1
+                    if batch["valid"][row, t - 1].any():
+                        break
+                assert torch.equal(batch["valid"][row, t - 1], valid[pick, frame])
+                times.append(t - first)
+            assert not batch["valid"][row, t:].any()
+            for frame, n in enumerate(times):
+                assert n <= (4 if waits[pick, frame] and whole[pick, frame] else 1)
             longer += max(times) > 1
-    assert 3 < longer < 20  # of 72
+    assert 3 < longer < 40  # of 144
     assert built.loss(batch)[0].isfinite()
+
+
+def test_an_episode_of_one_frame_lingers():
+    one = Demonstrations(
+        torch.ones(2, 3, 1, 2, 2), torch.ones(2, 3, 1), torch.ones(2, 3, 4, 1),
+        torch.tensor([[True, False, False], [True] * 3])[..., None].expand(2, 3, 4),
+    )
+    seen = one.lingering(torch.tensor([[0, 0, 0], [2, 0, 1]]))
+    assert seen.valid.all(-1).tolist() == [
+        [True] + 5 * [False], [False, False, True, True, False, True]
+    ]
+    alone = one.rows([0]).lingering(torch.tensor([[2]]))
+    assert alone.valid.all(-1).tolist() == [[False, False, True]]
+
+
+def test_time_goes_on_between_frames_in_a_share_of_the_steps(folder):
+    found = {
+        paused: ["pauses" in task(small(folder, pause=0.5, paused=paused)).batch(step)
+                 for step in range(20)]
+        for paused in (0.0, 0.5, 1.0)
+    }
+    assert not any(found[0.0]) and all(found[1.0])
+    assert 3 < sum(found[0.5]) < 17
 
 
 def test_episodes_of_a_step_are_alike_and_all_are_seen_as_often():
@@ -397,6 +421,7 @@ def test_demonstrations_that_teach_nothing_are_named(folder, tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"clean_noise": 2.0}, "0 to 1"), ({"batch": 0}, "1 or more"), ({"draws": 0}, "1 or more"),
     ({"ahead": 0}, "1 or more"), ({"lead": -1}, "0 or more"), ({"linger": -1}, "0 or more"),
+    ({"paused": 1.5}, "0 to 1"),
     ({"alike": 0}, "1 or more"),
     ({"actions": 0.0}, "weights"), ({"video": -1.0}, "weights"),
 ])

@@ -61,25 +61,29 @@ class Demonstrations:
         return self.valid.any(-1).sum(-1).tolist()
 
     def waits(self, scale: Tensor) -> Tensor:
-        """Frames (E, T) at which the robot goes on waiting: it hardly moves for the whole chunk
-        before and after. As a vector, the range of its actions is at most IDLE of `scale` (A,),
-        that of their normalisation. What it did is seen in earlier frames: to see one of these
-        again is to wait for longer, and makes nothing happen twice."""
+        """Frames (E, T) at which the robot begins to go on waiting: the first of those in a row
+        where it hardly moves for the whole chunk before and after. As a vector, the range of its
+        actions is at most IDLE of `scale` (A,), that of their normalisation. What it did is seen
+        in earlier frames: to see one of these again is to wait for longer, and makes nothing
+        happen twice."""
         spread = self.actions.amax(dim=2) - self.actions.amin(dim=2)
         idle = (spread.norm(dim=-1) <= IDLE * scale.norm()) & self.valid.all(-1)
-        return idle & pad(idle, (1, -1))
+        goes_on = idle & pad(idle, (1, -1))
+        return goes_on & ~pad(goes_on, (1, -1))
 
     def lingering(self, more: Tensor) -> Demonstrations:
-        """The same episodes with frame t of episode e seen `more[e, t]` times more, (E, T)."""
+        """The same episodes with frame t of episode e seen `more[e, t]` times more, (E, T). What
+        was done at it counts (`valid`) the last time."""
         counts = (1 + more) * self.valid.any(-1)
         frames, longest = torch.arange(counts.shape[1]), int(counts.sum(1).max())
         index = torch.stack([
-            pad(frames.repeat_interleave(each), (0, longest - int(each.sum()))) for each in counts
+            pad(frames.repeat_interleave(each), (0, longest - int(each.sum())), value=-1)
+            for each in counts
         ])
         rows = torch.arange(len(index))[:, None]
-        there = torch.arange(longest) < counts.sum(1, keepdim=True)
+        last = index != pad(index[:, 1:], (0, 1), value=-1)
         found = {field.name: getattr(self, field.name)[rows, index] for field in fields(self)}
-        return Demonstrations(**found | {"valid": found["valid"] & there[..., None]})
+        return Demonstrations(**found | {"valid": found["valid"] & last[..., None]})
 
     def all_actions(self) -> Tensor:
         """Every action that there was, (N, A)."""

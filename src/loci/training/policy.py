@@ -40,11 +40,12 @@ class PolicyRun(RunConfig, name="policy"):
     frames of an episode whose prediction is supervised in a step, picked at random (None: all of
     them); without a video loss there are none. pause, longest: before every frame time goes on,
     with this chance, by up to so many frames that nobody saw, so that a fact can be held for longer
-    than any demonstration lasts (randomised positions, arXiv 2305.16843). lead: in half of the
-    steps the robot stood still before it began: its first frame is seen up to so many times more,
-    in front of the episode, which fills the memory and teaches nothing to do. linger: in nearly
-    half of the steps every frame at which the robot goes on waiting is seen up to so many times
-    more, and waited at as often: what it waits for takes longer than in any demonstration.
+    than any demonstration lasts (randomised positions, arXiv 2305.16843). paused: the share of the
+    steps in which that is so; in the others frames follow each other as they are played. lead: in
+    half of the steps the robot stood still before it began: its first frame is seen up to so many
+    times more, in front of the episode, which fills the memory and teaches nothing to do. linger:
+    in nearly half of the steps the first frame at which the robot goes on waiting is seen up to so
+    many times more, for every wait: what it waits for takes longer than in any demonstration.
     alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
     about equally long, and little is filled up. windows: where given, each step picks the memory's
     window among these. attention, recompute: see `packed_actions`.
@@ -61,6 +62,7 @@ class PolicyRun(RunConfig, name="policy"):
     ahead: int | None = None
     pause: float = 0.0
     longest: int = 24
+    paused: float = later(1.0)
     lead: int = 0
     linger: int = later(0)
     alike: int = later(1)
@@ -80,6 +82,8 @@ class PolicyRun(RunConfig, name="policy"):
                             "out_channels to the codec's channels")
         if not 0 <= self.pause <= 1 or self.longest < 1:
             raise LociError("pause is a chance, 0 to 1, and longest counts frames, 1 or more")
+        if not 0 <= self.paused <= 1:
+            raise LociError(f"paused {self.paused} is a share of the steps; use 0 to 1")
         if self.lead < 0 or self.linger < 0:
             raise LociError(
                 f"lead {self.lead} and linger {self.linger} count frames; use 0 or more"
@@ -161,7 +165,7 @@ class PolicyTask:
             "clean_time": config.clean_noise * torch.rand(rows, frames, generator=draw),
             "clean_noise": torch.randn(latents.shape, generator=draw),
         }
-        if config.pause:
+        if config.pause and (config.paused == 1 or torch.rand((), generator=draw) < config.paused):
             happens = torch.rand(rows, frames, generator=draw) < config.pause
             length = torch.randint(1, config.longest + 1, (rows, frames), generator=draw)
             batch["pauses"] = length * happens

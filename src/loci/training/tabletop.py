@@ -75,7 +75,8 @@ def _counting(run: PolicyRun) -> PolicyRun:
         model=replace(run.model, flow=replace(run.model.flow, prediction="x"), temperature=0.0),
         data=replace(run.data, episodes=600, drift=0.01),
         draws=1,
-        linger=16,
+        paused=0.5,
+        linger=32,
         alike=8,
         train=replace(run.train, steps=1500, lr=2e-3, muon=0.014),
     )

@@ -25,9 +25,10 @@ MOST = 10  # presses in all, at most
 FIRST, SECOND, CONFIRM = 0, 1, 2
 # Random waits, in chunks: before the first press 1 to START + 1, and after the first in the middle
 # up to MIDDLE. Shorter ones leak the count through the clock. The share of presses after which the
-# lamp is red for one chunk more: a larger one leaks more, since presses lie farther apart.
-START = MIDDLE = 8
-LONGER = 0.25
+# lamp is red for one chunk more: a larger one leaks more, since presses lie farther apart; with a
+# small one training has few red frames to repeat (`linger` of `PolicyRun`).
+START = MIDDLE = 10
+LONGER = 0.75
 BEYOND = 0.008  # a press that comes out shallower than it was meant still counts
 RADIUS = 0.065  # and so does one that is not in the middle: to count is hard, to press is easy
 
@@ -51,7 +52,7 @@ class PressButton(Task, name="press-button"):
     # The share of equal pairs among two that are drawn as `draw` does.
     chance: ClassVar[float] = sum(1 / 81 / (MOST - a) for a in range(1, MOST))
     gap: ClassVar[int] = 2
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     @property
     def chunks(self) -> int:
