@@ -141,7 +141,8 @@ class PolicyTask:
         (B, E, n, A) and (B, E, n) of the last E frames, those of the episode; noise
         (B, E * draws, n, A) and time (B, E * draws), draw by draw; with a video loss noisy
         (B, V, C, h, w), noisy_time and ahead (B, V), the frames (the same for all), and seen
-        (B, V), where they are in the episode; pauses (B, T) and window (B,) where there are any.
+        (B, V), where they count as their actions do; pauses (B, T) and window (B,) where there are
+        any.
         """
         config, model = self.config, self.config.model
         picks = picked_alike(config.train.seed, step, config.batch, self.lengths, config.alike)
