@@ -23,6 +23,7 @@ from loci.memory import ROWS
 from loci.policy import Policy
 from loci.report.cost_plots import cost
 from loci.report.svg import standalone
+from loci.training.numerics import pick_dtype
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, episodes, tiny_policy
 from tiny_world import tiny_world
 
@@ -141,7 +142,8 @@ def test_bytes_that_an_act_makes() -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     file = tmp_path_factory.mktemp("bench") / "policy.json"
-    limit = Row("small", "full", CPU, torch.float32, None).held(60)[2] * 0.9
+    dtype = pick_dtype("auto", CPU)
+    limit = Row("small", "full", CPU, dtype, None).held(60)[2] * 0.9
     return file, run_policy_bench("small", None, [60, 5], 2, file, limit)
 
 

@@ -184,14 +184,19 @@ def test_to_uncover_while_the_lamp_is_red_ends_it():
 def pressing(fact: tuple[int, int] = (2, 1)) -> Tabletop:
     env = Tabletop("press-button")
     env.reset(seed=0, options={"fact": fact})
-    still(env, 9)
+    return green(env)
+
+
+def green(env: Tabletop) -> Tabletop:
+    """Wait until the lamp is."""
+    while not env.table.ready and not env.over:
+        still(env)
     return env
 
 
 def presses(env: Tabletop, *which: int) -> dict:
     for button in which:
-        verdict = judge(env, press(button))
-        still(env, 10)
+        verdict = judge(green(env), press(button))
     return verdict
 
 
@@ -225,7 +230,6 @@ def test_a_press_does_not_count_while_the_lamp_is_red():
     assert not env.table.ready
     judge(env, press(0))
     judge(env, press(2))
-    still(env, 2)
     assert presses(env, 0, 1, 2)["is_success"]
 
 
