@@ -166,6 +166,7 @@ class PolicyTask:
             "clean_time": config.clean_noise * torch.rand(rows, frames, generator=draw),
             "clean_noise": torch.randn(latents.shape, generator=draw),
         }
+        # At 1 nothing is drawn: batches of earlier recipes stay what they were.
         if config.pause and (config.paused == 1 or torch.rand((), generator=draw) < config.paused):
             happens = torch.rand(rows, frames, generator=draw) < config.pause
             length = torch.randint(1, config.longest + 1, (rows, frames), generator=draw)
