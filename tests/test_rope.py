@@ -68,7 +68,7 @@ def test_a_rotation_turns_each_pair_of_channels(dtype):
     width = torch.float64 if dtype == torch.float64 else torch.float32
     got = rotate(x, angles.cos().to(width), angles.sin().to(width))
     assert got.dtype == dtype
-    error = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 4e-2}[dtype]
+    error = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 5e-3}[dtype]
     torch.testing.assert_close(got.double(), expected, atol=error, rtol=error)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loci.block_attention import attend
 from loci.models.trunk import QKV
 from loci.visibility import Coords, Rule
 
@@ -84,12 +85,12 @@ GATHERED = 88
 
 @dataclass(frozen=True)
 class _Group:
-    """`count` query stretches side by side, in blocks of `block`. mask: which of the keys are real,
-    (B * blocks, 1, 1 or the block's tokens, keys); None where all are."""
+    """`count` query stretches side by side, in blocks of `block`. bias: 0 for keys that are real,
+    else -inf, (B * blocks, 1, 1 or the block's tokens, keys); None where all are."""
 
     count: int
     block: int
-    mask: Tensor | None
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def _attend(plan: _Plan, q: Tensor, keys: list[Tensor], values: list[Tensor]) ->
         _gather(plan, keys), _gather(plan, values), strict=True,
     )
     seen = [
-        F.scaled_dot_product_attention(
-            _blocks(x, group).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), group.mask
+        attend(
+            _blocks(x, group).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), group.bias
         ).transpose(1, 2).reshape(len(q), -1, *q.shape[3:])
         for group, x, k, v in asked
     ]
@@ -216,7 +217,7 @@ def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> _Plan:
         for columns, entries in zip(real, valid, strict=True):
             columns.append(entries.repeat_interleave(run.size, -1).expand(streams, -1, -1, -1))
     groups = [
-        _Group(count, size, _mask(torch.cat(columns, dim=-1), queries.stride))
+        _Group(count, size, _bias(torch.cat(columns, dim=-1), queries.stride))
         for count, size, columns in zip(counts, sizes, real, strict=True)
     ]
     return _Plan(groups, sources)
@@ -271,13 +272,14 @@ def _source(
     return _Source(number, torch.cat(index), [part.shape[-1] for part in valid]), valid
 
 
-def _mask(real: Tensor, tokens: int) -> Tensor | None:
-    """A mask for queries of `tokens` a stretch, of whose keys (B, blocks, block, keys) are real;
-    None where all are."""
+def _bias(real: Tensor, tokens: int) -> Tensor | None:
+    """What hides the keys that are not real, (B, blocks, block, keys), from queries of `tokens` a
+    stretch; None where all are real."""
     if bool(real.all()):
         return None
-    real = real.flatten(0, 1)[:, None]
-    return real if real.shape[2] == 1 else real.repeat_interleave(tokens, dim=2)
+    bias = torch.zeros(real.shape, device=real.device).masked_fill_(~real, -torch.inf)
+    bias = bias.flatten(0, 1)[:, None]
+    return bias if bias.shape[2] == 1 else bias.repeat_interleave(tokens, dim=2)
 
 
 def _whole(qkv: list[QKV]) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,16 +20,13 @@ from loci.visibility import Coords
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs of x (B, N, S, D) by the angles behind cos, sin (B or 1, S, D/2).
 
-    A product of complex numbers where there is such a type: one pass over memory instead of
-    seven; written out in half precision, where complex rotary silently breaks.
+    A product of complex numbers, one pass over memory instead of seven, in fp32 at least: in half
+    precision there is no such type, and rotary angles silently break.
     """
-    pairs = x.unflatten(-1, (-1, 2))
-    if x.dtype in (torch.float32, torch.float64):
-        turn = torch.complex(cos, sin)[:, None].to(x.dtype.to_complex())
-        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
-    even, odd = pairs.unbind(-1)
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    turn = torch.complex(cos, sin)[:, None].to(wide.dtype.to_complex())
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 # A constant that makes queries and keys codes of their angles, in the first channel of each pair:
