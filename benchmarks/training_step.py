@@ -1,16 +1,16 @@
 """A training step of the small default against plain SDPA with a dense mask.
 
     python benchmarks/training_step.py [--rows context-20,hybrid] [--lengths 33,65] [--json]
-    python benchmarks/training_step.py --policy --rows hybrid --lengths 33,65
+    python benchmarks/training_step.py --policy --rows hybrid --dtypes fp32
 
 The model is the small world model of the rooms, or with --policy the small world-action model:
 every frame of an episode is also predicted, and a chunk of actions after it.
 
-Both steps are forward, backward and AdamW on the same batch in fp32, interleaved in one process;
-medians and the spread between the quartiles are printed. "Plain" is what one writes first: every
-token through every layer, masked attention over the whole packed sequence, all threads inside
+Both steps are forward, backward and AdamW on the same batch in the same dtype, interleaved in one
+process; medians and the spread between the quartiles are printed. "Plain" is what one writes first:
+every token through every layer, masked attention over the whole packed sequence, all threads inside
 each operation, AdamW one tensor at a time. "Loci" is what `loci train` does: the windowed form, a
-part of the batch for each thread.
+part of the batch for each thread. Dtypes are fp32, and bf16 where the processor computes in it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from loci.evaluation.policy_sizes import policy_config
 from loci.memory import row
 from loci.models.world import WorldModel
 from loci.packed import packed_actions, packed_pass
-from loci.training.numerics import cpu_features, device_name
+from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
 from loci.training.parts import Parts
 from loci.training.recipes import recipes
+
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Options:
     rows: str = "context-20,hybrid"
     lengths: str = "33,65"  # frames an episode; the recipe's is 65
     repeats: int = 7
+    dtypes: str = "fp32,auto"
     threads: int = 2
     policy: bool = False
     json: bool = False
@@ -48,14 +51,18 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    results = {}
-    for name in options.rows.split(","):
-        for length in map(int, options.lengths.split(",")):
-            results[f"{name}, {length} frames"] = compare(name, length, options)
+    device, results = torch.device("cpu"), {}
+    dtypes = list(dict.fromkeys(pick_dtype(name, device) for name in options.dtypes.split(",")))
+    with matmul_precision("exact", device) as matmul:
+        for name in options.rows.split(","):
+            for length in map(int, options.lengths.split(",")):
+                for dtype in dtypes:
+                    key = f"{name}, {length} frames, {NAMES[dtype]}"
+                    results[key] = compare(name, length, dtype, options)
     report = {
         "protocol": {"model": "small policy" if options.policy else "rooms",
-                     "threads": options.threads, "torch": torch.__version__, "dtype": "fp32",
-                     "device": device_name(torch.device("cpu")), "cpu": cpu_features(),
+                     "threads": options.threads, "torch": torch.__version__, "matmul": matmul,
+                     "device": device_name(device), "cpu": cpu_features(),
                      "commit": commit(), "repeats": options.repeats},
         "rows": results,
     }
@@ -64,7 +71,7 @@ def main(options: Options) -> None:
         return
     for name, result in results.items():
         spread = f"{result['ratio_lo']:.2f} to {result['ratio_hi']:.2f}"
-        print(f"{name:22s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
+        print(f"{name:28s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
               f"ratio {result['ratio']:.2f} ({spread})  {result['tokens_per_second']:.0f} tokens/s")
 
 
@@ -78,7 +85,7 @@ class Task:
     loss: Callable[[dict[str, Tensor], str], Tensor]
 
 
-def compare(name: str, length: int, options: Options) -> dict[str, float]:
+def compare(name: str, length: int, dtype: torch.dtype, options: Options) -> dict[str, float]:
     """Interleaved steps of both forms on one batch; longer episodes go in smaller batches."""
     torch.manual_seed(0)
     task = robots(name, length) if options.policy else rooms(name, length)
@@ -87,8 +94,8 @@ def compare(name: str, length: int, options: Options) -> dict[str, float]:
     loci = torch.optim.AdamW(trained, fused=True)
     ours = Parts(options.threads)
     steps = {
-        "plain": lambda: step(task, "dense", Parts(1), trained, plain),
-        "loci": lambda: step(task, "windowed", ours, trained, loci),
+        "plain": lambda: step(task, "dense", dtype, Parts(1), trained, plain),
+        "loci": lambda: step(task, "windowed", dtype, ours, trained, loci),
     }
     times: dict[str, list[float]] = {key: [] for key in steps}
     for repeat in range(options.repeats + 1):
@@ -169,9 +176,14 @@ def robots(name: str, length: int) -> Task:
     return Task(model, held, batch * each, loss)
 
 
-def step(task: Task, form: str, parts: Parts, trained, optimizer) -> None:
+def step(task: Task, form: str, dtype: torch.dtype, parts: Parts, trained, optimizer) -> None:
     """One optimiser step with attention in the given form, the batch in the given parts."""
-    parts.backward(lambda part: (task.loss(part, form), {}), task.batch, trained)
+
+    def loss(part: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return task.loss(part, form), {}
+
+    parts.backward(loss, task.batch, trained)
     optimizer.step()
 
 

@@ -158,31 +158,15 @@ def policies() -> str:
     return _table(["", *heads], [*floors, *map(played, protocol["rows"]), *ceilings])
 
 
-def training_step() -> str:
-    """With one thread and with two, row by row."""
-    found = [
-        (name, threads, result)
-        for threads in (1, 2)
-        for name, result in _bench(f"training_step_{threads}_thread{'s' * (threads > 1)}").items()
-    ]
-    heads = ["row, frames an episode", "threads", "plain, ms", "Loci, ms", "ratio"]
+def training_step(name: str) -> str:
+    """Plain steps and Loci's, row by row."""
+    heads = ["row, frames an episode, dtype", "plain, ms", "Loci, ms", "ratio",
+             "thousand tokens a second"]
     return _table(heads, [
-        [name, str(threads), f"{r['plain_ms']:.0f}", f"{r['loci_ms']:.0f}", _ratio(r)]
-        for name, threads, r in sorted(found, key=lambda line: line[:2])
+        [row, f"{r['plain_ms']:.0f}", f"{r['loci_ms']:.0f}", _ratio(r),
+         f"{r['tokens_per_second'] / 1000:.1f}"]
+        for row, r in _bench(name).items()
     ])
-
-
-def training_step_policy() -> str:
-    rows = _bench("training_step_policy")
-    lengths = ("33 frames", "65 frames")
-    lines = []
-    for name in dict.fromkeys(key.split(",")[0] for key in rows):
-        results = [rows[f"{name}, {length}"] for length in lengths]
-        thousands = ", ".join(f"{r['tokens_per_second'] / 1000:.1f}" for r in results)
-        lines.append([f"`{name}`", *map(_ratio, results), thousands])
-    heads = ["row", "times as fast, 33 frames", "65 frames",
-             "thousand tokens a second, 33 and 65 frames"]
-    return _table(heads, lines)
 
 
 def memory() -> str:
@@ -262,7 +246,7 @@ def retrieval() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "ground": ground, "families": families, "echo_memory": echo_memory, "returns": returns,
     "policies": policies,
-    "training_step": training_step, "training_step_policy": training_step_policy,
+    **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "memory": memory, "retrieval": retrieval, "long_episode": long_episode,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
     **{f"turns_{size}": partial(policy_turns, size) for size in ("small", "paper")},
