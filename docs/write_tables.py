@@ -169,6 +169,16 @@ def training_step(name: str) -> str:
     ])
 
 
+def block_attention() -> str:
+    """The fused kernel and ours, block by block."""
+    heads = ["blocks, dtype", "blocks x queries x keys", "fused, ms", "Loci, ms", "ratio"]
+    return _table(heads, [
+        [name, f"{r['blocks']} x {r['queries']} x {r['keys']}", f"{r['fused_ms']:.1f}",
+         f"{r['ours_ms']:.1f}", _ratio(r)]
+        for name, r in _bench("block_attention").items()
+    ])
+
+
 def memory() -> str:
     """What `loci bench` found after 400 frames."""
     heads = ["row", "tokens", "kB", "write a frame, ms", "chunk, ms", "chunk, times `none`"]
@@ -247,7 +257,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ground": ground, "families": families, "echo_memory": echo_memory, "returns": returns,
     "policies": policies,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
-    "memory": memory, "retrieval": retrieval, "long_episode": long_episode,
+    "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
+    "long_episode": long_episode,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
     **{f"turns_{size}": partial(policy_turns, size) for size in ("small", "paper")},
 }
