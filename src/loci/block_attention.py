@@ -54,7 +54,8 @@ class _Attend(torch.autograd.Function):
             for tile in _tiles(q, k, heads):
                 weights = _weights(q, k, bias, heads, tile)
                 torch.bmm(weights, v[tile], out=seen[tile])
-                kept += [weights] * keep
+                if keep:
+                    kept.append(weights)
         ctx.save_for_backward(q, k, v, bias, *kept)
         ctx.heads = heads
         return seen
@@ -80,10 +81,8 @@ class _Attend(torch.autograd.Function):
 def _tiles(q: Tensor, k: Tensor, heads: int) -> Iterator[slice]:
     """Matrices whose weights are computed at once: the heads of some rows of the bias, or some
     heads of one."""
-    most = max(1, TILE // max(1, q.shape[1] * k.shape[1]))
-    size = most - most % heads
-    if most < heads:
-        size = next(n for n in range(most, 0, -1) if heads % n == 0)
+    most = max(1, TILE // (q.shape[1] * k.shape[1]))
+    size = most - most % heads or next(n for n in range(most, 0, -1) if heads % n == 0)
     for start in range(0, len(q), size):
         yield slice(start, start + size)
 
