@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from tiny_world import tiny_world
 BATCH, FRAMES, PLACES, WIDTH, HEADS = 2, 4, 4, 16, 2
 FORMS = [
     TTT(), TTT(expand=2), TTT(momentum=0.6), TTT(muon=True), TTT(momentum=0.9, muon=True),
-    TTT(expand=2, momentum=0.5, muon=True),
+    TTT(expand=2, momentum=0.5, muon=True), TTT(clip=0.3), TTT(momentum=0.9, muon=True, clip=0.01),
 ]
 
 
@@ -103,11 +105,13 @@ def learned(carry, memory, n, fast, born, steps, frame, pairs) -> list[Tensor]:
         rises = [m * orthogonal(r) for m, r in zip(means, rises, strict=True)]
     out = []
     for w, rise, start in zip(fast, rises, born, strict=True):
-        moved = w + rise
-        out.append(torch.stack([
-            row * (first.square().sum() / row.square().sum()).sqrt()
-            for row, first in zip(moved, start, strict=True)
-        ]))
+        rows = []
+        for row, step, first in zip(w, rise, start, strict=True):
+            norm, far = first.square().sum().sqrt(), step.square().sum().sqrt()
+            if memory.clip is not None and far > memory.clip * norm:
+                step = step * (memory.clip * norm / far)
+            rows.append((row + step) * (norm / (row + step).square().sum().sqrt()))
+        out.append(torch.stack(rows))
     return out
 
 
@@ -191,6 +195,33 @@ def test_rows_keep_their_norms_however_fast_they_learn(memory):
         torch.testing.assert_close(fast[:, :, part].norm(dim=dim), norms.expand(BATCH, -1, -1, -1))
 
 
+def test_no_step_moves_a_row_further_than_the_clip():
+    """A step of at most c times a row's norm turns the row by at most arcsin c, and some do."""
+    carry, (x, angle) = carry_of(TTT(clip=0.25)), frames(20)
+    with torch.no_grad():
+        carry.rates.bias.fill_(60.0)
+        _, states = carry.write(x, carry.init(BATCH), range(20), turn_of(angle))
+    fast = torch.stack([carry.born + state["moved"] for state in states])
+    for part, dim in (([0, 1], -1), ([2], -2)):
+        rows = torch.nn.functional.normalize(fast[:, :, :, part], dim=dim)
+        turned = (rows[1:] * rows[:-1]).sum(dim).clamp(max=1).arccos()
+        assert 0.2 < turned.max() <= math.asin(0.25) + 1e-6
+
+
+def test_clipped_steps_keep_the_gradients_of_a_long_episode_small():
+    """Where tokens learn fast, a hundred frames blow gradients up; clipped steps do not."""
+    reach = {}
+    for clip in (None, 0.1):
+        carry, (x, angle) = carry_of(TTT(clip=clip)), frames(100)
+        with torch.no_grad():
+            carry.rates.bias.fill_(60.0)
+        start = {name: value.requires_grad_() for name, value in carry.init(BATCH).items()}
+        _, (state,) = carry.write(x, start, [99], turn_of(angle))
+        (grad,) = torch.autograd.grad(state["moved"].square().sum(), start["moved"])
+        reach[clip] = float(grad.norm())
+    assert reach[0.1] < 1e3 < 1e20 < reach[None], reach
+
+
 def test_a_step_with_muon_is_as_long_as_the_tokens_learn_fast():
     carry, (x, angle) = carry_of(TTT(muon=True)), frames(1)
     moved = []
@@ -229,7 +260,7 @@ def test_the_state_does_not_grow(name):
     [
         ({"window": 0}, "window"), ({"every": 0}, "N-th"), ({"expand": 0}, "expand"),
         ({"rate": 0.0}, "rate"), ({"rate": -1.0}, "rate"), ({"momentum": 1.0}, "momentum"),
-        ({"momentum": 0.0}, "momentum"),
+        ({"momentum": 0.0}, "momentum"), ({"clip": 0.0}, "clip"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(settings, word):

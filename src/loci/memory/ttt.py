@@ -19,6 +19,10 @@ thousands of tokens; one frame a step would soon overwrite what was seen before.
 Newton-Schulz rounds in place of five. Each multiplies what is small beside the step's norm by 3.4,
 rounding included; that comes with the tokens, so that no precision inside helps. Five rounds make
 it 500 times as large, three 40 times, and three suffice for what is above a fiftieth of the norm.
+
+Nothing bounds what tokens ask for: learned rates may make a step hundreds of times as long as the
+weights, which then know their last frame alone, and gradients explode through a hundred of them.
+`clip` bounds a step row by row, as NFNets clip gradients (arXiv 2102.06171, Section 4.1).
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.config import later
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
 from loci.memory.carry import Carry, State
@@ -47,13 +52,15 @@ class TTT(Associative, name="ttt"):
 
     expand: width of the fast network's middle, in head widths; rate: a token's learning rate at
     birth; momentum: what is kept of the step before, at birth: each token says how much, and the
-    mean over the frame counts (None: nothing); muon: whether steps are made orthogonal.
+    mean over the frame counts (None: nothing); muon: whether steps are made orthogonal; clip: a
+    step moves no row by more than this part of its norm (None: however far).
     """
 
     expand: int = 1
     rate: float = 0.1
     momentum: float | None = None
     muon: bool = False
+    clip: float | None = later(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +70,8 @@ class TTT(Associative, name="ttt"):
             raise LociError("ttt memory: a learning rate of 0 or less learns nothing; raise rate")
         if self.momentum is not None and not 0 < self.momentum < 1:
             raise LociError("ttt memory: momentum lies between 0 and 1; leave it out for none")
+        if self.clip is not None and self.clip <= 0:
+            raise LociError("ttt memory: clip is a part of a row's norm, above 0; leave it out")
 
     def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
         return FastWeights(self, width, heads) if self.has_carry(layer) else None
@@ -77,7 +86,7 @@ class FastWeights(AssociativeCarry):
 
     def __init__(self, config: TTT, width: int, heads: int):
         super().__init__(width, heads)
-        self.muon = config.muon
+        self.muon, self.clip = config.muon, config.clip
         side = width // heads
         middle = config.expand * side
         self.rates = nn.Linear(width, 3 * heads)
@@ -148,10 +157,9 @@ class FastWeights(AssociativeCarry):
                 step = rise = torch.addcmul(rise, keep, step)
             if self.muon:
                 rise = length * orthogonalise(rise, ROUNDS)
-            fast = fast + rise
             fast = torch.cat([
-                fast[:, :, :2] * (up / fast[:, :, :2].norm(dim=-1, keepdim=True)),
-                fast[:, :, 2:] * (down / fast[:, :, 2:].norm(dim=-2, keepdim=True)),
+                moved(fast[:, :, :2], rise[:, :, :2], up, -1, self.clip),
+                moved(fast[:, :, 2:], rise[:, :, 2:], down, -2, self.clip),
             ], dim=2)
             found.append(fast)
             if t in at:
@@ -175,3 +183,11 @@ def ascent(fast: Tensor, tokens: Tensor, weighted: Tensor) -> Tensor:
     active = gate * open_
     steep = torch.addcmul(open_, active, 1 - open_)  # silu'
     return torch.stack([back * lift * steep, back * active, active * lift], dim=2) @ weighted
+
+
+def moved(rows: Tensor, rise: Tensor, norm: Tensor, dim: int, clip: float | None) -> Tensor:
+    """Rows (along `dim`) after a step of at most `clip` times their norm; the norm stays."""
+    if clip is not None:
+        rise = rise * (clip * norm / rise.norm(dim=dim, keepdim=True).maximum(clip * norm))
+    rows = rows + rise
+    return rows * (norm / rows.norm(dim=dim, keepdim=True))

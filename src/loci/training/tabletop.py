@@ -25,7 +25,7 @@ POLICY_ROWS: dict[str, Memory] = {
     "no-anchors": Hybrid(anchors=0, window=2, gists_per_frame=4),
     "no-gists": Hybrid(anchors=1, window=2, gists_per_frame=0),
     "rnn": GatedDelta(window=2),
-    "ttt": TTT(window=2),
+    "ttt": TTT(window=2, clip=0.1),
 }
 # The mosaic of three cameras: a quarter of MemoryWAM's 384 x 320 pixels a side.
 MOSAIC = Camera(height=96, width=80)
