@@ -15,6 +15,7 @@ from typing import Any
 
 from loci.evaluation.policy_results import percent
 from loci.evaluation.results import FLOOR, cell
+from loci.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/study.md", "docs/performance.md", "docs/memory/context.md")
@@ -133,15 +134,21 @@ def returns() -> str:
 
 
 def policies() -> str:
-    """Tasks side by side; rows without a number at any of them are not there."""
+    """Tasks side by side, each with what the paper reports of the row."""
     results = _results("wam")
     tasks, protocol = list(results["success"]), results["protocol"]
     holds = [str(hold) for hold in protocol["holds"]]
-    heads = [head for task in tasks for head in (task, f"held {holds[-1]} times")]
+    heads = [head for task in tasks for head in (task, f"held {holds[-1]} times", "paper")]
 
-    def line(name: str, found: Callable[[str, str], Mapping[str, Any] | None]) -> list[str]:
-        shown = [found(task, hold) for task in tasks for hold in holds]
-        return [name, *(NOTHING if rate is None else percent(rate) for rate in shown)]
+    def line(
+        name: str, found: Callable[[str, str], Mapping[str, Any] | None], row: str = ""
+    ) -> list[str]:
+        cells = [name]
+        for task in tasks:
+            rates = [found(task, hold) for hold in holds]
+            cells += [NOTHING if rate is None else percent(rate) for rate in rates]
+            cells.append(str(published.ROWS[task].get(row, NOTHING)))
+        return cells
 
     def hands(name: str) -> list[str]:
         return line(HANDS[name], lambda task, hold: results["baselines"][task][hold][name])
@@ -151,7 +158,7 @@ def policies() -> str:
             by_hold = results["success"][task].get(row)
             return None if by_hold is None else by_hold[hold]["success"]
 
-        return line(f"`{row}`", found)
+        return line(f"`{row}`", found, row)
 
     floors = [hands(name) for name in HANDS if name in protocol["floors"]]
     ceilings = [hands(name) for name in HANDS if name in protocol["ceilings"]]
