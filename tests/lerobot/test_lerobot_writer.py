@@ -34,6 +34,17 @@ def test_appending_is_the_same_as_writing_at_once(written: Path, tmp_path: Path)
     equal(folder, written)
 
 
+def test_a_folder_may_be_named_from_where_one_stands(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("demo"), [5])
+    for number, length in ((1, 1), (2, 12)):
+        with Writer("demo", FPS, FEATURES, "tabletop", quality="lossless") as writer:
+            writer.add_episode(episode(number, length), f"task {number % 2}")
+    equal(tmp_path / "demo", written)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})

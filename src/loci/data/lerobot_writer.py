@@ -183,7 +183,7 @@ class Writer:
         line |= self._write_data(frames)
         line |= {"dataset_from_index": first, "dataset_to_index": first + length} | clips
         if len(tasks) > len(self._tasks):
-            self._atomic(TASKS, lambda out: pq.write_table(tasks_table(tasks), out))
+            self._atomic(self.folder / TASKS, lambda out: pq.write_table(tasks_table(tasks), out))
         lines = self._write_line(line, stats)
         info = dataclasses.replace(
             info,
@@ -192,7 +192,7 @@ class Writer:
             total_frames=first + length,
             total_tasks=len(tasks),
         )
-        self._atomic(INFO, info.to_json())
+        self._atomic(self.folder / INFO, info.to_json())
         # Committed. Statistics come last: what they lack is seen from their count.
         self.info, self._tasks, self._lines = info, tasks, lines
         self._last = lines.slice(len(lines) - 1).to_pylist()[0]
@@ -284,7 +284,7 @@ class Writer:
             for name, found in known.items()
         }
         plain = {n: {k: v.tolist() for k, v in f.items()} for n, f in self._stats.items()}
-        self._atomic(STATS, json.dumps(plain, indent=4))
+        self._atomic(self.folder / STATS, json.dumps(plain, indent=4))
 
     def _mend(self) -> None:
         """Cut off what is not committed. With nothing committed, all is overwritten later."""
@@ -329,7 +329,8 @@ class Writer:
         if pq.read_metadata(home).num_rows > len(lines):
             self._atomic(home, lambda out: pq.write_table(lines, out))
         if pq.read_metadata(self.folder / TASKS).num_rows > len(self._tasks):
-            self._atomic(TASKS, lambda out: pq.write_table(tasks_table(self._tasks), out))
+            tasks = tasks_table(self._tasks)
+            self._atomic(self.folder / TASKS, lambda out: pq.write_table(tasks, out))
         self._cut_data(last)
         for name in self.info.videos:
             self._cut_video(name, last)
@@ -362,8 +363,8 @@ class Writer:
         place = (pattern or VIDEO).format(chunk_index=chunk, file_index=file, video_key=name)
         return self.folder / place
 
-    def _atomic(self, path: str | Path, content: str | Callable[[Path], object]) -> None:
-        atomic_write(self.folder / path, content, scratch=self._scratch)
+    def _atomic(self, path: Path, content: str | Callable[[Path], object]) -> None:
+        atomic_write(path, content, scratch=self._scratch)
 
 
 def _some_file(folder: Path) -> str | None:
