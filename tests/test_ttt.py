@@ -27,7 +27,7 @@ from tiny_world import tiny_world
 BATCH, FRAMES, PLACES, WIDTH, HEADS = 2, 4, 4, 16, 2
 FORMS = [
     TTT(), TTT(expand=2), TTT(momentum=0.6), TTT(muon=True), TTT(momentum=0.9, muon=True),
-    TTT(expand=2, momentum=0.5, muon=True), TTT(clip=0.3), TTT(momentum=0.9, muon=True, clip=0.01),
+    TTT(expand=2, momentum=0.5, muon=True), TTT(clip=0.05), TTT(momentum=0.9, muon=True, clip=0.01),
 ]
 
 

@@ -70,7 +70,7 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
 def _counting(run: PolicyRun) -> PolicyRun:
     """The same for 45 facts instead of 4 or 6, and a memory that has waited most of the time."""
     world, flow = run.model.world, replace(run.model.flow, prediction="x")
-    if isinstance(world.memory, TTT):
+    if isinstance(world.memory, TTT) and world.memory.clip is None:
         # Through a hundred frames and more, steps of any length blow its gradients up.
         world = replace(world, memory=replace(world.memory, clip=0.1))
     return replace(
