@@ -86,7 +86,7 @@ def table(found: dict[str, Any]) -> Table:
     shown = Table(
         title=f"{len(protocol['cases'])} held-out rooms, {protocol['probed_rooms']} probed; "
         "'there' by chance 50 %, 'which' and identity 12.5 %",
-        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1),
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 0),
     )
     shown.add_column("state", no_wrap=True)
     for _, heading in COLUMNS:

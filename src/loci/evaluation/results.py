@@ -26,11 +26,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("recall", "identity_first", "ident.\nfirst"),
     ("recall", "layout_later", "layout\nlater"),
     ("recall", "psnr_seen", "PSNR\nseen"),
-    ("recall", "psnr_revealed", "PSNR\nreveal."),
+    ("recall", "psnr_revealed", "PSNR\nnew"),
     ("loop", "pair_psnr", "pairs\nPSNR"),
     ("loop", "pair_margin", "pairs\nmargin"),
     ("open-recall", "identity_later", "open\nident."),
-    ("open-recall", "psnr_seen", "open\nPSNR seen"),
+    ("open-recall", "psnr_seen", "open\nPSNR"),
 )
 
 
@@ -158,7 +158,7 @@ def console_table(results: Mapping[str, Any], intervals: bool = True) -> Table:
     for _, _, heading in shown:
         table.add_column(heading, justify="right")
     if results["cost"]:
-        table.add_column("tokens\nat 40", justify="right")
+        table.add_column("tok.\nat 40", justify="right")
     for row, branches in rows.items():
         cells = [
             cell(metric, branches.get(branch, {}).get(metric), intervals).replace(" [", "\n[")
