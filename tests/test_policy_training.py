@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import demonstrations as made
+from away import learn
 from loci.checkpoint import load_checkpoint
 from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode, recorded
 from loci.data.lerobot import Dataset
@@ -29,6 +30,7 @@ from loci.training.policy import PolicyRun, PolicyTask, with_window
 from loci.training.recipes import recipes
 from loci.training.tabletop import POLICY_ROWS, tabletop
 from loci.types import Camera
+from tiny_policy import MEMORIES
 
 LENGTHS = [37, 12, 20, 33]
 LENGTHS_IN_CHUNKS = [5, 2, 3, 5]  # of 8 steps
@@ -339,6 +341,14 @@ def test_a_memory_of_actions_learns_from_what_was_done(folder):
         outputs.append(found[:, : batch["latents"].shape[1]])
     assert torch.equal(outputs[0][:, 0], outputs[1][:, 0])
     assert not torch.allclose(outputs[0][:, 1], outputs[1][:, 1])
+
+
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+def test_a_policy_learns_away_from_the_host(folder, memory):
+    config = small(
+        folder, memory, attention="dense", linger=4, pause=0.3, lead=0 if memory.executed else 3
+    )
+    learn(config.task())
 
 
 def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):

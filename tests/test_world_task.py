@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from away import learn
 from loci.checkpoint import digest
 from loci.errors import LociError
 from loci.memory import ROWS
@@ -86,6 +87,11 @@ def test_an_epoch_visits_every_episode_once(task):
         not torch.equal(task(seeded).batch(step)["latents"], built.batch(step)["latents"])
         for step in range(EPISODES)
     )
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_world_model_learns_away_from_the_host(task, name):
+    learn(task(small(name, attention="dense")))
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))

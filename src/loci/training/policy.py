@@ -117,6 +117,8 @@ class PolicyTask:
         self.data = config.data.load(codec, expert.horizon, camera)
         self.model.actions.fit(self.data.all_actions())
         self.model.proprio.fit(self.data.all_proprio())
+        # Batches are made on the host, wherever the model goes.
+        self.scale = self.model.actions.scale.clone()
         self.lengths = self.data.lengths()
 
     def begin(self, model: WorldActionModel) -> None:
@@ -151,7 +153,7 @@ class PolicyTask:
         if config.linger:
             most = max(0, int(torch.randint(-config.linger, config.linger + 1, (), generator=draw)))
             more = torch.randint(0, most + 1, part.valid.shape[:2], generator=draw)
-            part = part.lingering(more * part.waits(self.model.actions.scale))
+            part = part.lingering(more * part.waits(self.scale))
         lead = 0
         if config.lead:
             lead = max(0, int(torch.randint(-config.lead, config.lead + 1, (), generator=draw)))
