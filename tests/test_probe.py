@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from fake_worlds import FakeSession, FakeWorld, last_view, nearest_view
@@ -15,6 +16,7 @@ from loci.errors import LociError
 from loci.evaluation import probe as probes
 from loci.evaluation.objects import CaseScore
 from loci.evaluation.probe import ASKED, BLIND, FITTED, LATENTS, Probe, Variants, products, ridge
+from loci.evaluation.probe_command import COLUMNS, table
 from loci.evaluation.probe_command import probe as command
 from loci.evaluation.results import aggregate
 from loci.types import Camera
@@ -178,6 +180,19 @@ def test_what_is_read_out_is_what_the_recall_branch_scores(probe: Probe):
     assert able["which_later"] == unable["which_later"]
     assert blank["identity_later"] == 1
     assert blank["which_later"] < 0.5
+
+
+def test_the_table_fits_eighty_columns():
+    share, tenths = ({"mean": x, "lo": x, "hi": x, "n": 64} for x in (1.0, 123.4))
+    scores = {name: tenths if name in ("where", "turn", "psnr_seen") else share
+              for name, _ in COLUMNS}
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    protocol = {"cases": list(range(64)), "probed_rooms": 64}
+    console.print(table({"protocol": protocol, "rows": {"context-20": scores}}))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("123.4") == 9
+    assert text.count("context-20") == 1
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path):

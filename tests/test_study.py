@@ -30,6 +30,7 @@ from loci.training.run import find_recipe
 from loci.types import Camera
 from tiny_world import tiny_world
 
+RESULTS = Path(__file__).parents[1] / "results"
 CASES = 3
 
 
@@ -346,3 +347,14 @@ def test_the_console_table_has_every_row(done) -> None:
     for row in results["rows"]:
         assert row in text
     assert "identity" in text
+
+
+@pytest.mark.parametrize("name", ["ground", "families", "returns"])
+def test_the_console_table_of_a_shipped_study_fits_eighty_columns(name: str) -> None:
+    results = json.loads((RESULTS / name / "results.json").read_text())
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(console_table(results, intervals=False))
+    text = console.export_text()
+    assert "…" not in text
+    for row in results["rows"]:
+        assert f" {row} " in text
