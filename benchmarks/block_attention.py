@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from loci.block_attention import attend
-from loci.checkpoint import commit
+from loci.attention.block import attend
+from loci.io.checkpoint import commit
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
 
 HEADS, WIDTH = 4, 32

@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 import torch
 import tyro
 
-from loci.checkpoint import commit
+from loci.io.checkpoint import commit
 from loci.memory import row
+from loci.recipes.registry import rooms
+from loci.seeds import seed_for
 from loci.training import world
 from loci.training.ema import Ema
-from loci.training.loop import keyed
 from loci.training.muon import build_optimizer
 from loci.training.numerics import device_name
-from loci.training.recipes import rooms
 
 HELD = 64  # the last episodes of the training set, kept out here
 
@@ -69,7 +69,7 @@ def score(options: Options, camera: str, aligned: float) -> float:
     task.latents, task.poses = task.latents[:-HELD], task.poses[:-HELD]
     optimizer, ema = build_optimizer(task.module, train), Ema(task.module, 0.98)
     for step in range(options.steps):
-        torch.manual_seed(keyed(0, step))
+        torch.manual_seed(seed_for(0, step))
         loss, _ = task.loss(task.batch(step))
         optimizer.zero_grad()
         loss.backward()
@@ -84,7 +84,7 @@ def score(options: Options, camera: str, aligned: float) -> float:
     losses = []
     with torch.no_grad():
         for start in range(0, HELD, 8):
-            torch.manual_seed(keyed(1, start))
+            torch.manual_seed(seed_for(1, start))
             batch = {k: v[start : start + 8] for k, v in held.items()}
             losses.append(task.loss(batch)[1]["late"])
     return sum(losses) / len(losses)

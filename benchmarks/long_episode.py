@@ -24,20 +24,20 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from loci.evaluation.bench import machine, spread
-from loci.evaluation.closed_loop import Loop, play
-from loci.evaluation.cost import milliseconds
-from loci.files import atomic_write
+from loci.io.bundled import located
+from loci.io.files import atomic_write
+from loci.io.progress import Progress
 from loci.memory import SlidingWindow
 from loci.models.world_action import WorldActionModel
-from loci.policy import Policy
-from loci.progress import Progress
 from loci.report.plots import color
 from loci.report.svg import STYLE, svg
-from loci.shipped import located
+from loci.streaming.policy import Policy
+from loci.study.bench.bench import machine, spread
+from loci.study.bench.cost import milliseconds
+from loci.study.tabletop.closed_loop import Loop, play
 from loci.training.numerics import matmul_precision, pick_device
-from loci.worlds.tabletop import Tabletop
-from loci.worlds.tasks import make_task
+from loci.worlds.tabletop.env import Tabletop
+from loci.worlds.tabletop.tasks import make_task
 
 ROWS = ("hybrid", "window")
 PART = 100  # chunks of the episode that are summed up together

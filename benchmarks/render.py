@@ -22,12 +22,12 @@ import mujoco
 import numpy as np
 import tyro
 
-from loci.checkpoint import commit
+from loci.geometry import Camera
+from loci.io.checkpoint import commit
 from loci.training.numerics import cpu_features
-from loci.types import Camera
-from loci.worlds.casting import VISIBLE_GROUP
-from loci.worlds.paths import make_path
-from loci.worlds.rooms import SPLITS, Room, sample_room
+from loci.worlds.render.ray_intersect import VISIBLE_GROUP
+from loci.worlds.rooms.paths import make_path
+from loci.worlds.rooms.room import SPLITS, Room, sample_room
 
 CAMERA = Camera()
 

@@ -19,21 +19,20 @@ from dataclasses import asdict, dataclass
 import torch
 import tyro
 
-from loci.checkpoint import commit
 from loci.errors import LociError
-from loci.evaluation.branches import RECALL_COURSES
-from loci.evaluation.cases import Case, Course, make_cases
-from loci.evaluation.coverage import best_frames, covered, visibility
-from loci.evaluation.metrics import DEPTH_TOLERANCE
-from loci.evaluation.statistics import DRAWS, LEVEL, Tally, bootstrap, paired_bootstrap
-from loci.evaluation.statistics import SEED as BOOTSTRAP_SEED
+from loci.geometry import Camera, relative_to
+from loci.io.checkpoint import commit
 from loci.memory import Context
 from loci.memory.retrieval import RETRIEVALS
-from loci.models.camera import relative_to
+from loci.study.estimates import DRAWS, LEVEL, Tally, bootstrap, paired_bootstrap
+from loci.study.estimates import SEED as BOOTSTRAP_SEED
+from loci.study.rooms.branches import RECALL_COURSES
+from loci.study.rooms.cases import Case, Course, make_cases
+from loci.study.rooms.coverage import best_frames, covered, visibility
+from loci.study.rooms.metrics import DEPTH_TOLERANCE
 from loci.training.numerics import device_name
-from loci.types import Camera
-from loci.worlds.paths import CHUNK, make_path, wander
-from loci.worlds.rooms import sample_room
+from loci.worlds.rooms.paths import CHUNK, make_path, wander
+from loci.worlds.rooms.room import sample_room
 
 WANDER = Course("wander129", "wander", frames=129, out=65)
 COURSES = (*RECALL_COURSES, WANDER)

@@ -23,13 +23,13 @@ import mujoco
 import numpy as np
 import tyro
 
-from loci.checkpoint import commit
+from loci.geometry import Camera
+from loci.io.checkpoint import commit
 from loci.training.numerics import cpu_features
-from loci.types import Camera
-from loci.worlds.table import CHUNK
-from loci.worlds.table_view import HEAD, TableView
-from loci.worlds.tabletop import Tabletop
-from loci.worlds.tasks import TASKS
+from loci.worlds.tabletop.env import Tabletop
+from loci.worlds.tabletop.table import CHUNK
+from loci.worlds.tabletop.tasks import TASKS
+from loci.worlds.tabletop.view import HEAD, TableView
 
 SIZES = {
     f"{3 * height // 2}x{width}": Camera(height=height, width=width, fov=HEAD.fov)

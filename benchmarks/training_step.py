@@ -26,14 +26,14 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from loci.checkpoint import commit
-from loci.evaluation.policy_sizes import policy_config
+from loci.io.checkpoint import commit
 from loci.memory import row
 from loci.models.world import WorldModel
-from loci.packed import packed_actions, packed_pass
+from loci.recipes.registry import recipes
+from loci.study.bench.policy_sizes import policy_config
+from loci.training.microbatches import Parts
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
-from loci.training.parts import Parts
-from loci.training.recipes import recipes
+from loci.training.packed import packed_actions, packed_pass
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 

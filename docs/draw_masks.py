@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from loci import drawing
+from loci.geometry import Camera
 from loci.memory import ROWS, ActionHistory, Hybrid, Memory
-from loci.types import Camera
-from loci.visibility import Coords
+from loci.rules import drawing
+from loci.rules.rule import Coords
 
 FRAMES, TOKENS, CHUNK = 7, 2, 2
 STARTS = range(1, FRAMES - CHUNK + 1, CHUNK)
@@ -57,7 +57,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for name, row in ROWS.items():
         memory = small(row)
-        (folder / f"{name}.svg").write_text(drawing.svg(memory, laid_out(memory)))
+        picture = drawing.svg(memory.rule(), laid_out(memory), str(memory.to_dict()))
+        (folder / f"{name}.svg").write_text(picture)
         print(folder / f"{name}.svg")
 
 
@@ -65,7 +66,7 @@ def action_history() -> None:
     memory = ActionHistory(memory=Hybrid(anchors=1, window=1, gists_per_frame=1))
     coords = drawing.episode_coords(4, TOKENS, 1, actions=1, executed=1)
     path = Path(__file__).parent / "masks" / "action-history.svg"
-    path.write_text(drawing.svg(memory, coords))
+    path.write_text(drawing.svg(memory.rule(), coords, str(memory.to_dict())))
     print(path)
 
 

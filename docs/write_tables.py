@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loci.evaluation.policy_results import percent
-from loci.evaluation.results import FLOOR, cell
 from loci.report import published
+from loci.study.results import FLOOR, cell
+from loci.study.tabletop.policy_results import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/study.md", "docs/performance.md", "docs/memory/context.md")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
-from loci import drawing
 from loci.errors import LociError
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
-from loci.packed import packed_pass
-from loci.training.recipes import rooms
-from loci.visibility import Kind, Rule, first, key, query, recent, same_frame
+from loci.recipes.registry import rooms
+from loci.rules import drawing
+from loci.rules.rule import Kind, Rule, first, key, query, recent, same_frame
+from loci.training.packed import packed_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ ROWS["strided"] = Strided()  # the registry line
 def main() -> None:
     memory = ROWS["strided"]
     print("Who sees whom, for five frames of one token (f: clean, n: being generated):\n")
-    print(drawing.text(memory, drawing.episode_coords(5, tokens=1, gists=0)))
+    print(drawing.text(memory.rule(), drawing.episode_coords(5, tokens=1, gists=0)))
     print("The stream has to keep:", memory.plan().clean, "\n")
 
     # Training and streaming agree, although neither was written for this mechanism.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_format import Feature
-from loci.data.lerobot_writer import Writer
+from loci.data.lerobot.dataset import Dataset
+from loci.data.lerobot.format import Feature
+from loci.data.lerobot.writer import Writer
 
 FPS = 10
 

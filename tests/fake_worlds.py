@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loci.geometry import Camera
 from loci.memory import FullHistory
-from loci.types import Camera
 
 
 class PixelCodec:

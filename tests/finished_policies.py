@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loci.evaluation.closed_loop import Loop
-from loci.evaluation.policy_row import PolicyRow
-from loci.files import atomic_write
-from loci.training.recipes import recipes
-from loci.worlds.tasks import make_task
+from loci.io.files import atomic_write
+from loci.recipes.registry import recipes
+from loci.study.tabletop.closed_loop import Loop
+from loci.study.tabletop.policy_row import PolicyRow
+from loci.worlds.tabletop.tasks import make_task
 
 KINDS = ("wrong mat", "not pressed", "taken too early")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from loci.attention.rotary import RotaryCosSin
 from loci.memory.associative import AssociativeCarry
-from loci.memory.carry import Carry
-from loci.models.trunk import Turn
+from loci.memory.recurrent import Carry
 from loci.models.world import WorldModel
 from tiny_world import data
 
@@ -56,7 +56,7 @@ def angles(batch: int, tokens: int, pairs: int, seed: int = 5) -> Tensor:
     return 3 * torch.randn(batch, tokens, pairs, generator=generator, dtype=torch.float64)
 
 
-def turn_of(angle: Tensor) -> Turn:
+def turn_of(angle: Tensor) -> RotaryCosSin:
     return angle.cos(), angle.sin()
 
 

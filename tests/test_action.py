@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.data.normalisation import Normalisation, Normaliser
 from loci.errors import LociError
 from loci.memory import ROWS, Hybrid
 from loci.models.action import ActionConfig, ActionExpert, interpolated, mirror
+from loci.models.normalisation import Normalisation, Normaliser
 from loci.models.rope import wan_angles
 from loci.models.wan import Wan, WanConfig
 from loci.models.world_action import WorldActionConfig, WorldActionModel
-from loci.packed import packed_actions
+from loci.training.packed import packed_actions
 from test_visibility import figure_3
 from tiny_policy import (
     ACTIONS,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loci import drawing
-from loci.cache import Layout
 from loci.errors import LociError
 from loci.memory import ROWS, ActionHistory, FullHistory, Hybrid, Memory, NoMemory, Tower
-from loci.packed import packed_actions
-from loci.visibility import Coords, Keep, Kind, Plan
+from loci.rules import drawing
+from loci.rules.rule import Coords, Keep, Kind, Plan
+from loci.streaming.kv_cache import Layout
+from loci.training.packed import packed_actions
 from test_visibility import figure_3
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, episodes, tiny_policy, watch
 from tiny_world import same

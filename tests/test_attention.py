@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loci import attention
+from loci.attention import gather as attention
 from loci.memory import ROWS
-from loci.packed import packed_pass
+from loci.training.packed import packed_pass
 from tiny_world import tiny_world, walk
 
 FRAMES, CHUNK, BATCH = 23, 2, 2

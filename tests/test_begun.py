@@ -10,21 +10,21 @@ import torch
 from safetensors.torch import save_file
 
 import demonstrations as made
-from loci.checkpoint import load_checkpoint
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
+from loci.geometry import Camera
+from loci.io.bundled import shipped
+from loci.io.checkpoint import load_checkpoint
 from loci.memory import FullHistory, Hybrid, SlidingWindow
 from loci.models.action import ActionConfig, ActionExpert, mirror
-from loci.models.codecs import CodecConfig, PixelCodecConfig
+from loci.models.codecs.base import CodecConfig, PixelCodecConfig
 from loci.models.wan import Wan, WanConfig
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
-from loci.shipped import shipped
-from loci.training.begun import BegunPolicyRun, begun, take_over, trained
+from loci.recipes.tabletop import tabletop
+from loci.training.init_from import BegunPolicyRun, begun, take_over, trained
 from loci.training.policy import PolicyRun
 from loci.training.run import RunConfig, run
-from loci.training.tabletop import tabletop
-from loci.types import Camera
 
 CODEC = CodecConfig.from_dict(load_checkpoint("codec", "codec").config)
 MEMORY = Hybrid(anchors=1, window=2, gists_per_frame=3)

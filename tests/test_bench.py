@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 
 from host import asked_of_the_host
-from loci import cli
+from loci.commands import main as cli
 from loci.commands.options import listed
 from loci.errors import LociError
-from loci.evaluation import bench
-from loci.evaluation.bench import ACTS, parse_frames, run_bench, spread, table
-from loci.evaluation.cost import (
+from loci.memory import ROWS
+from loci.study.bench import bench
+from loci.study.bench.bench import ACTS, parse_frames, run_bench, spread, table
+from loci.study.bench.cost import (
     BLOCK,
     FRAMES,
     Stream,
@@ -25,7 +26,6 @@ from loci.evaluation.cost import (
     in_turns,
     milliseconds,
 )
-from loci.memory import ROWS
 from tiny_world import tiny_world
 
 LENGTHS = (1, 5, BLOCK + 5)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loci import block_attention
-from loci.block_attention import attend
+from loci.attention import block as block_attention
+from loci.attention.block import attend
 
 
 def case(
@@ -45,9 +45,10 @@ def reference(parts: list[Tensor], bias: Tensor | None) -> list[Tensor]:
 
 
 def error(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """The largest relative error (Frobenius) of a value or gradient."""
+    """The largest relative error (Frobenius) of a value or gradient; of one that is zero, which
+    rounding hides, the absolute error in hundredths."""
     pairs = [(a.detach().double(), b.detach()) for a, b in zip(found, wanted, strict=True)]
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-9)) for a, b in pairs)
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-2)) for a, b in pairs)
 
 
 @given(

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.cache import Cache, Layout
 from loci.errors import LociError
 from loci.memory import ActionHistory, Hybrid
-from loci.visibility import Coords, Keep, Kind, Plan, compile_plan
+from loci.rules.rule import Coords, Keep, Kind, Plan, compile_plan
+from loci.streaming.kv_cache import Cache, Layout
 
 HEADS, WIDTH, LAYERS = 2, 4, 2
 WHOLE = slice(None)

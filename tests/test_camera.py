@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.models.camera import CameraInjection, checked_poses, relative_to, twelve_numbers
+from loci.geometry import checked_poses, relative_to
+from loci.models.camera import CameraInjection, twelve_numbers
 from tiny_world import walk
 
 

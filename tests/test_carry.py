@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from loci.attention.rotary import rotate
 from loci.memory.base import Memory, together
-from loci.memory.carry import Carry
-from loci.models.rope import rotate
-from loci.packed import packed_pass
-from loci.visibility import Kind, key, recent
+from loci.memory.recurrent import Carry
+from loci.rules.rule import Kind, key, recent
+from loci.training.packed import packed_pass
 from tiny_world import data, tiny_world
 
 

@@ -4,9 +4,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from loci.types import Camera
-from loci.worlds.casting import KINDS, VISIBLE_GROUP, Caster, Geom, Rays
-from loci.worlds.raycast import Scene
+from loci.geometry import Camera
+from loci.worlds.render.ray_intersect import KINDS, VISIBLE_GROUP, Caster, Geom, Rays
+from loci.worlds.render.renderer import Scene
 
 
 def turn(rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loci.checkpoint import (
+from loci.errors import LociError
+from loci.io.checkpoint import (
     CONVENTIONS,
     commit,
     digest,
@@ -20,7 +21,6 @@ from loci.checkpoint import (
     load_into,
     save_checkpoint,
 )
-from loci.errors import LociError
 
 CONFIG = {"width": 3, "names": ["a", "b"]}
 

@@ -17,7 +17,8 @@ import pytest
 from rich.console import Console
 
 import loci
-from loci import cli, doctor
+from loci.commands import doctor
+from loci.commands import main as cli
 from loci.errors import LociError
 
 TINY = Path(__file__).with_name("tiny_run.py")
@@ -77,7 +78,7 @@ def test_help_reads_well(
 
 def test_help_and_version_do_not_load_torch() -> None:
     script = (
-        "import sys; from loci.cli import main\n"
+        "import sys; from loci.commands.main import main\n"
         "for arguments in (['--version'], ['train', '--help']):\n"
         "    try: main(arguments)\n"
         "    except SystemExit as leave: assert not leave.code\n"
@@ -154,9 +155,10 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
         calls.append(arguments)
         return RESULTS
 
-    fake(monkeypatch, "loci.evaluation.study", run_study=run_study, STUDIES=("rooms",), CASES=64)
+    fake(monkeypatch, "loci.study.study", run_study=run_study, STUDIES=("rooms",), CASES=64)
     fake(
-        monkeypatch, "loci.evaluation.policy_study", run_policies=run_study, NAME="wam", CASES=100
+        monkeypatch, "loci.study.tabletop.policy_study", run_policies=run_study, NAME="wam",
+        CASES=100,
     )
     assert ending("study", "rooms", "--out", str(tmp_path)) == 0
     text = capsys.readouterr().out
@@ -196,7 +198,7 @@ def test_a_rollout_gets_its_options(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
     fake(
-        monkeypatch, "loci.evaluation.rollout_command",
+        monkeypatch, "loci.commands.rollout",
         rollout=lambda *arguments: calls.append(arguments),
     )
     base = ["rollout", "m.safetensors", "--first-frame", "a.png", "--path", "loop180"]
@@ -255,7 +257,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "loci.cli", "--version"], stdout=write, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "loci.commands.main", "--version"], stdout=write,
+        stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": here}, text=True, check=False,
     )
     os.close(write)

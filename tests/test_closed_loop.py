@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from loci.data.mosaic import mosaic
 from loci.errors import LociError
-from loci.evaluation.closed_loop import Loop, Stepped, play, run_closed_loop, summarise
-from loci.evaluation.statistics import wilson
-from loci.training.loop import keyed
-from loci.types import Camera
+from loci.geometry import Camera
+from loci.io.mosaic import mosaic
+from loci.seeds import seed_for
+from loci.study.estimates import wilson
+from loci.study.tabletop.closed_loop import Loop, Stepped, play, run_closed_loop, summarise
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, tiny_policy
 
 
@@ -98,7 +98,7 @@ def test_the_policy_is_shown_what_the_environment_shows(name):
             torch.from_numpy(observation["pixels"]["head"])[None, None],
             torch.from_numpy(observation["agent_pos"])[None].float(), executed,
         )
-        draw = torch.Generator().manual_seed(keyed(0, "act", 4, chunks))
+        draw = torch.Generator().manual_seed(seed_for(0, "act", 4, chunks))
         executed = policy.act(torch.randn(HORIZON, ACTIONS, generator=draw)[None])
         for action in executed[0].numpy():
             *_, over, _, info = env.advance(action)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from loci import cli
+from loci.commands import main as cli
+from loci.commands.closed_loop import closed_loop
 from loci.errors import LociError
-from loci.evaluation.closed_loop_command import closed_loop
 from loci.memory import SlidingWindow
-from loci.training.tabletop import tabletop
+from loci.recipes.tabletop import tabletop
 
 SWAPPED = ["head", "right_wrist", "left_wrist"]
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.models.codecs import (
+from loci.geometry import Camera
+from loci.models.codecs.base import (
     Codec,
     CodecConfig,
     ImageCodec,
@@ -21,9 +22,8 @@ from loci.models.codecs import (
     to_uint8,
 )
 from loci.training.codec import CodecRun, image_codec, recolour
-from loci.training.loop import TrainConfig
 from loci.training.run import RunConfig
-from loci.types import Camera
+from loci.training.trainer import TrainConfig
 
 TINY = ImageCodecConfig(channels=4, width=8)
 TINY_21 = {
@@ -232,7 +232,7 @@ def test_wan_refuses_images_that_would_be_dropped(start: bool, images: int):
 
 def test_wan_from_a_diffusers_folder(tmp_path):
     pytest.importorskip("diffusers")
-    from loci.models.wan_vae import WanCodec, from_diffusers
+    from loci.models.codecs.wan import WanCodec, from_diffusers
 
     codec = WanCodecConfig(**TINY_22).build()
     codec.vae.save_pretrained(tmp_path)
@@ -258,7 +258,7 @@ def test_wan_from_a_diffusers_folder(tmp_path):
 
 def test_released_settings_have_the_published_sizes():
     pytest.importorskip("diffusers")
-    from loci.models.wan_vae import from_diffusers
+    from loci.models.codecs.wan import from_diffusers
 
     released_22 = TINY_22 | {
         "_class_name": "AutoencoderKLWan",

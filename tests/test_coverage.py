@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.evaluation.coverage import best_frames, covered, visibility
-from loci.evaluation.metrics import seen_before
-from loci.types import Camera
-from loci.worlds.paths import make_path
-from loci.worlds.rooms import sample_room
+from loci.geometry import Camera
+from loci.study.rooms.coverage import best_frames, covered, visibility
+from loci.study.rooms.metrics import seen_before
+from loci.worlds.rooms.paths import make_path
+from loci.worlds.rooms.room import sample_room
 
 CAMERA = Camera(height=24, width=24)
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.data.stats import NAMES, QUANTILES, combine, sampled, thinned, vector_stats, visual_stats
+from loci.data.statistics import (
+    NAMES,
+    QUANTILES,
+    combine,
+    sampled,
+    thinned,
+    vector_stats,
+    visual_stats,
+)
 
 
 def test_the_names_are_those_of_lerobot() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from loci.attention.rotary import ALIGNED
 from loci.errors import LociError
 from loci.memory import GatedDelta
 from loci.memory.associative import normed
 from loci.memory.delta import DeltaState, by_chunk, by_kernel, by_token
-from loci.models.rope import ALIGNED
 from oracles import (
     addressed,
     angles,

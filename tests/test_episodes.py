@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loci.commands.render_room import render_room
 from loci.data import episodes
-from loci.data.episodes import EpisodeCache, render_command, render_episode, render_training_set
+from loci.data.episodes import EpisodeCache, render_episode, render_training_set
 from loci.errors import LociError
-from loci.types import Camera
-from loci.worlds.showing import contact_sheet, write_frames, write_video
+from loci.geometry import Camera
+from loci.io.pictures import contact_sheet, write_frames, write_video
 
 SMALL = Camera(height=16, width=16)
 
@@ -124,10 +125,10 @@ def test_unusable_requests(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
-def test_render_command_writes_video_and_sheet(tmp_path):
+def test_render_room_writes_video_and_sheet(tmp_path):
     said: list[str] = []
-    episode = render_command("heldout", 3, "left45-return", tmp_path / "x.mp4", said.append)
-    render_command("heldout", 3, "left45-return", tmp_path / "x.png", said.append)
+    episode = render_room("heldout", 3, "left45-return", tmp_path / "x.mp4", said.append)
+    render_room("heldout", 3, "left45-return", tmp_path / "x.png", said.append)
     assert len(said) == 2
     with av.open(str(tmp_path / "x.mp4")) as file:
         frames = np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])
@@ -137,7 +138,7 @@ def test_render_command_writes_video_and_sheet(tmp_path):
     with Image.open(tmp_path / "x.png") as sheet:
         assert sheet.size[0] > sheet.size[1]
     with pytest.raises(LociError, match=r"'\.mp4'"):
-        render_command("heldout", 3, "left45-return", tmp_path / "x.mp3")
+        render_room("heldout", 3, "left45-return", tmp_path / "x.mp3")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mp4", "x.png"]
 
 

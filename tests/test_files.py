@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
-from loci.files import atomic_write
+from loci.io.files import atomic_write
 
 
 def test_bytes_text_and_functions_are_written(tmp_path: Path) -> None:

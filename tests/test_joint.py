@@ -9,13 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from loci.errors import LociError
+from loci.geometry import Camera
 from loci.memory import ROWS, Compressed, Joint, Mixture
 from loci.memory.base import pick
 from loci.memory.compression import multiscale
+from loci.memory.frames import Frames
 from loci.models.trunk import Segment
 from loci.models.world import WorldConfig
-from loci.packed import packed_pass
-from loci.types import Camera, Frames
+from loci.training.packed import packed_pass
 from tiny_world import data, tiny_world, walk
 
 JOINT = [name for name, memory in ROWS.items() if memory.joint]

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from demonstrations import FEATURES, HEAD, episode
-from loci import cli
-from loci.data import video
-from loci.data.lerobot_check import Expected, check, read_expected
-from loci.data.lerobot_writer import Writer
+from loci.commands import main as cli
+from loci.commands.data import read_expected
+from loci.data.lerobot.check import Expected, check
+from loci.data.lerobot.writer import Writer
 from loci.errors import LociError
+from loci.io import video
 from loci.memory import ROWS
-from loci.training.tabletop import tabletop
+from loci.recipes.tabletop import tabletop
 
 DATA = "data/chunk-000/file-000.parquet"
 LINES = "meta/episodes/chunk-000/file-000.parquet"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
+from loci.geometry import Camera
 from loci.memory import ROWS, Context, Hybrid, Memory, NoMemory, SlidingWindow, row
 from loci.memory.overlap import frustum_points, view_overlap
-from loci.types import Camera
 from tiny_world import walk
 
 CAMERA = Camera(height=48, width=64, fov=60.0)

@@ -7,14 +7,14 @@ import pytest
 
 from loci.data.episodes import EpisodeCache, render_episode
 from loci.errors import LociError
-from loci.evaluation import metrics
-from loci.evaluation.cases import CIRCLE, LOOP180, LOOP360, Case, chunk_noise, make_cases
-from loci.evaluation.loop import score_loop
-from loci.evaluation.recall import score_recall
-from loci.evaluation.truth import MIN_AREA, Truth, prepare
-from loci.types import Camera
-from loci.worlds.raycast import Geom, Scene
-from loci.worlds.rooms import UPRIGHT, camera_pose, candidates, sample_room
+from loci.geometry import Camera
+from loci.study.rooms import metrics
+from loci.study.rooms.cases import CIRCLE, LOOP180, LOOP360, Case, chunk_noise, make_cases
+from loci.study.rooms.loop import score_loop
+from loci.study.rooms.recall import score_recall
+from loci.study.rooms.truth import MIN_AREA, Truth, prepare
+from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.rooms.room import UPRIGHT, camera_pose, candidates, sample_room
 
 SMALL = Camera(height=12, width=12)
 

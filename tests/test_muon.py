@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from loci.training.loop import TrainConfig
-from loci.training.muon import Muon, build_optimizer, orthogonalise
+from loci.memory.newton_schulz import orthogonalise
+from loci.training.muon import Muon, build_optimizer
+from loci.training.trainer import TrainConfig
 
 CONFIG = TrainConfig(steps=10, lr=1e-2, muon=0.05, betas=(0.9, 0.95), weight_decay=0.1)
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci.checkpoint import digest
 from loci.errors import LociError
+from loci.io.checkpoint import digest
 from loci.training.ema import Ema
-from loci.training.loop import TrainConfig, train
 from loci.training.numerics import (
     matmul_precision,
     pick_device,
@@ -20,6 +19,7 @@ from loci.training.numerics import (
     product_error,
     reproducible,
 )
+from loci.training.trainer import TrainConfig, train
 
 
 def test_the_average_is_the_textbook_one() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loci.python_file import load_file
+from loci.io.user_code import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 tables = load_file(ROOT / "docs" / "write_tables.py", "tables")

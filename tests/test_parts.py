@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci.training.parts import Parts
+from loci.training.microbatches import Parts
 
 
 class Net(nn.Module):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.worlds.paths import PATHS, load_path, make_path, wander
-from loci.worlds.rooms import SPLITS, sample_room
+from loci.worlds.rooms.paths import PATHS, load_path, make_path, wander
+from loci.worlds.rooms.room import SPLITS, sample_room
 
 LENGTHS = {
     "left45-return": (9, 5),

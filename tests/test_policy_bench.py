@@ -13,16 +13,16 @@ from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from loci import cli
+from loci.commands import main as cli
 from loci.errors import LociError
-from loci.evaluation import policy_bench
-from loci.evaluation.cost import allocated
-from loci.evaluation.policy_bench import ACTS, Row, run_policy_bench, tables
-from loci.evaluation.policy_sizes import MECHANISMS, policy_config
 from loci.memory import ROWS
-from loci.policy import Policy
 from loci.report.cost_plots import cost
 from loci.report.svg import standalone
+from loci.streaming.policy import Policy
+from loci.study.bench import policy_bench
+from loci.study.bench.cost import allocated
+from loci.study.bench.policy_bench import ACTS, Row, run_policy_bench, tables
+from loci.study.bench.policy_sizes import MECHANISMS, policy_config
 from loci.training.numerics import pick_dtype
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, episodes, tiny_policy
 from tiny_world import tiny_world

@@ -16,16 +16,16 @@ import pytest
 from finished_policies import finish
 from html_page import Tags, asks_for_nothing
 from loci.errors import LociError
-from loci.evaluation import policy_study
-from loci.evaluation.policy_study import run_policies
-from loci.evaluation.statistics import Estimate, wilson
+from loci.io.pictures import write_video
+from loci.recipes.tabletop import POLICY_ROWS
 from loci.report import published
 from loci.report.policy_claims import policy_claims
 from loci.report.policy_page import render_policy_page, write_policy_report
-from loci.training.tabletop import POLICY_ROWS
-from loci.worlds.showing import write_video
-from loci.worlds.tasks import TASKS
-from loci.worlds.tasks.baselines import BASELINES
+from loci.study.estimates import Estimate, wilson
+from loci.study.tabletop import policy_study
+from loci.study.tabletop.baselines import BASELINES
+from loci.study.tabletop.policy_study import run_policies
+from loci.worlds.tabletop.tasks import TASKS
 
 CASES = 20
 HITS = {

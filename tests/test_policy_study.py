@@ -17,18 +17,18 @@ import demonstrations as made
 from finished_policies import finish
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
-from loci.evaluation import policy_row, policy_study
-from loci.evaluation.policy_results import console_table, difference
-from loci.evaluation.policy_study import run_policies
-from loci.evaluation.statistics import Estimate, wilson
+from loci.geometry import Camera
 from loci.models.action import ActionConfig
-from loci.training import recipes as known
-from loci.training.tabletop import POLICY_ROWS, tabletop
-from loci.types import Camera
-from loci.worlds.tasks import PutBackBlock
-from loci.worlds.tasks import baselines as floors
-from loci.worlds.tasks.base import Task
-from loci.worlds.tasks.baselines import BASELINES, Outcome
+from loci.recipes import registry as known
+from loci.recipes.tabletop import POLICY_ROWS, tabletop
+from loci.study.estimates import Estimate, wilson
+from loci.study.tabletop import baselines as floors
+from loci.study.tabletop import policy_row, policy_study
+from loci.study.tabletop.baselines import BASELINES, Outcome
+from loci.study.tabletop.policy_results import console_table, difference
+from loci.study.tabletop.policy_study import run_policies
+from loci.worlds.tabletop.tasks import PutBackBlock
+from loci.worlds.tabletop.tasks.base import Task
 
 TASK, ROWS, CASES = "put-back-block", ("window", "hybrid"), 3
 

@@ -12,24 +12,24 @@ import torch
 
 import demonstrations as made
 from away import learn
-from loci.checkpoint import load_checkpoint
+from loci.commands.record import record_tabletop
 from loci.data.demonstrations import DemonstrationConfig, Demonstrations, encode, recorded
-from loci.data.lerobot import Dataset
-from loci.data.record_command import record_tabletop
+from loci.data.lerobot.dataset import Dataset
 from loci.errors import LociError
+from loci.geometry import Camera
+from loci.io.checkpoint import load_checkpoint
 from loci.memory import ActionHistory, FullHistory, Hybrid
 from loci.models.action import ActionConfig
-from loci.models.codecs import PixelCodecConfig
+from loci.models.codecs.base import PixelCodecConfig
 from loci.models.world_action import WorldActionModel
-from loci.packed import packed_actions
+from loci.recipes.registry import recipes
+from loci.recipes.tabletop import POLICY_ROWS, tabletop
 from loci.training.folder import RunFolder
-from loci.training.loop import fit
-from loci.training.order import picked, picked_alike
-from loci.training.parts import Parts
+from loci.training.microbatches import Parts
+from loci.training.packed import packed_actions
 from loci.training.policy import PolicyRun, PolicyTask, with_window
-from loci.training.recipes import recipes
-from loci.training.tabletop import POLICY_ROWS, tabletop
-from loci.types import Camera
+from loci.training.sampler import picked, picked_alike
+from loci.training.trainer import fit
 from tiny_policy import MEMORIES
 
 LENGTHS = [37, 12, 20, 33]

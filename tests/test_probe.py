@@ -11,16 +11,16 @@ from rich.console import Console
 from torch import Tensor
 
 from fake_worlds import FakeSession, FakeWorld, last_view, nearest_view
+from loci.commands.probe import COLUMNS, table
+from loci.commands.probe import probe as command
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
-from loci.evaluation import probe as probes
-from loci.evaluation.objects import CaseScore
-from loci.evaluation.probe import ASKED, BLIND, FITTED, LATENTS, Probe, Variants, products, ridge
-from loci.evaluation.probe_command import COLUMNS, table
-from loci.evaluation.probe_command import probe as command
-from loci.evaluation.results import aggregate
-from loci.types import Camera
-from loci.worlds.rooms import CANDIDATES, candidates
+from loci.geometry import Camera
+from loci.study.results import aggregate
+from loci.study.rooms import probe as probes
+from loci.study.rooms.objects import CaseScore
+from loci.study.rooms.probe import ASKED, BLIND, FITTED, LATENTS, Probe, Variants, products, ridge
+from loci.worlds.rooms.room import CANDIDATES, candidates
 
 CASES = 2
 SMALL = Camera(height=32, width=32)

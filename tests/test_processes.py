@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.processes import side_by_side
-from loci.worlds.tasks.demonstration import Push, watch
+from loci.io.parallel import side_by_side
+from loci.worlds.tabletop.demonstration import Push, watch
 
 
 def noted(number: int, folder: str) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
 def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "from loci.processes import side_by_side\n"
+        "from loci.io.parallel import side_by_side\n"
         "print(list(side_by_side(abs, range(9), 2)))\n"
     )
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)

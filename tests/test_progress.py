@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from loci import progress
-from loci.progress import Progress, tracked
+from loci.io import progress
+from loci.io.progress import Progress, tracked
 
 Advance = Callable[[float], None]
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.types import Camera
-from loci.worlds.casting import KINDS, Caster
-from loci.worlds.materials import PATTERNS, Material
-from loci.worlds.raycast import Geom, Scene
-from loci.worlds.rooms import camera_pose, sample_room
+from loci.geometry import Camera
+from loci.worlds.render.materials import PATTERNS, Material
+from loci.worlds.render.ray_intersect import KINDS, Caster
+from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.rooms.room import camera_pose, sample_room
 
 CAMERA = Camera()
 FACING_BACK = np.diag([-1.0, 1.0, -1.0])  # a plane whose normal looks towards -z

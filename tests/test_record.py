@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demonstrations import Corridor, walk
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_check import check
-from loci.data.lerobot_writer import Writer
-from loci.data.record import Recorded, acting, record, recorded_features
+from loci.data.lerobot.check import check
+from loci.data.lerobot.dataset import Dataset
+from loci.data.lerobot.record import Recorded, acting, record, recorded_features
+from loci.data.lerobot.writer import Writer
 from loci.errors import LociError
 
 WALK = acting(Corridor(), walk)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci import cli
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_check import Expected, check
-from loci.data.record_command import record_tabletop
+from loci.commands import main as cli
+from loci.commands.record import record_tabletop
+from loci.data.lerobot.check import Expected, check
+from loci.data.lerobot.dataset import Dataset
 from loci.errors import LociError
-from loci.worlds.tabletop import Tabletop
+from loci.worlds.tabletop.env import Tabletop
 
 
 def test_demonstrations_are_recorded_and_gone_on_with(

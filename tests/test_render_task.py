@@ -8,8 +8,8 @@ import av
 import pytest
 from PIL import Image
 
-from loci import cli
-from loci.worlds.tasks.render_command import render_task
+from loci.commands import main as cli
+from loci.commands.render_task import render_task
 
 
 def ending(*arguments: str) -> int:

@@ -17,14 +17,14 @@ from PIL import Image
 from fake_worlds import FakeWorld, last_view, nearest_view
 from html_page import Tags, asks_for_nothing
 from loci.errors import LociError
-from loci.evaluation.runner import Contender
-from loci.evaluation.study import evaluate
 from loci.report import page as pages
 from loci.report import plots
 from loci.report.claims import claims
 from loci.report.page import write_report
 from loci.report.panels import Shown, mosaic, mp4, png
 from loci.report.svg import label
+from loci.study.runner import Contender
+from loci.study.study import evaluate
 
 ROWS = {"none": last_view, "context-20": nearest_view}
 

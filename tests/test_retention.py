@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loci.evaluation.objects import CaseScore, ObjectScore
-from loci.evaluation.retention import retention
+from loci.study.rooms.objects import CaseScore, ObjectScore
+from loci.study.rooms.retention import retention
 
 
 def thing(absence: int, travelled: float, right: bool, group: str = "later") -> ObjectScore:

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.evaluation.coverage import best_frames, covered, visibility
+from loci.geometry import Camera
 from loci.memory import Context, Memory
 from loci.memory.overlap import frustum_points
 from loci.memory.retrieval import RETRIEVALS
-from loci.packed import packed_pass
-from loci.types import Camera
-from loci.worlds.paths import make_path, wander
-from loci.worlds.raycast import Geom, Scene
-from loci.worlds.rooms import camera_pose, sample_room
+from loci.study.rooms.coverage import best_frames, covered, visibility
+from loci.training.packed import packed_pass
+from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.rooms.paths import make_path, wander
+from loci.worlds.rooms.room import camera_pose, sample_room
 from tiny_world import data, tiny_world, walk
 
 CAMERA, REACH = Camera(height=48, width=64, fov=60.0), 4.0

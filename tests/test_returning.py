@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
+from loci.geometry import Camera
 from loci.memory import ROWS
+from loci.recipes.registry import recipes, rooms
 from loci.training import world
-from loci.training.recipes import recipes, rooms
-from loci.training.returning import ReturningRun, returning, returns
+from loci.training.objectives import ReturningRun, returning, returns
 from loci.training.run import RunConfig
-from loci.types import Camera
-from loci.worlds.rooms import camera_pose
+from loci.worlds.rooms.room import camera_pose
 from tiny_world import walk
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from loci import cli
+from loci.commands import main as cli
+from loci.commands.rollout import rollout
 from loci.errors import LociError
-from loci.evaluation.rollout_command import rollout
 from loci.memory import ROWS
 from tiny_world import tiny_world
 

@@ -7,10 +7,10 @@ import pytest
 from skimage.color import rgb2lab
 
 from loci.errors import LociError
-from loci.types import Camera
-from loci.worlds.paths import PATHS, make_path, wander
-from loci.worlds.rooms import SPLITS, camera_pose, candidates, sample_room
-from loci.worlds.shapes import COLORS, SHAPES, SPLIT_COLORS, SPLIT_SHAPES, SPLIT_WALLS
+from loci.geometry import Camera
+from loci.worlds.render.shapes import COLORS, SHAPES, SPLIT_COLORS, SPLIT_SHAPES, SPLIT_WALLS
+from loci.worlds.rooms.paths import PATHS, make_path, wander
+from loci.worlds.rooms.room import SPLITS, camera_pose, candidates, sample_room
 
 SMALL = Camera(height=16, width=16)
 

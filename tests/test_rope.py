@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.models.camera import relative_to
-from loci.models.rope import camera_angles, rotate, token_rays, wan_angles
-from loci.types import Camera
-from loci.visibility import Coords, Kind
+from loci.attention.rotary import rotate
+from loci.geometry import Camera, relative_to
+from loci.models.rope import camera_angles, token_rays, wan_angles
+from loci.rules.rule import Coords, Kind
 from tiny_world import walk
 
 WIDTH = 32  # of a head

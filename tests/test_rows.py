@@ -16,16 +16,17 @@ from pathlib import Path
 import pytest
 
 import loci
-from loci import cli
-from loci.checkpoint import load_checkpoint
+from loci.commands import main as cli
 from loci.errors import LociError
-from loci.evaluation import study as studies
-from loci.evaluation.runner import Contender
+from loci.io.checkpoint import load_checkpoint
+from loci.io.user_code import files_behind
 from loci.memory import ROWS, Hybrid, Memory, registry, row
 from loci.memory.registry import VARIABLE
 from loci.models.world import WorldModel
-from loci.python_file import files_behind
-from loci.training import recipes, world
+from loci.recipes import registry as recipes
+from loci.study import study as studies
+from loci.study.runner import Contender
+from loci.training import world
 from test_world_task import fake_episodes
 from tiny_world import tiny_world
 
@@ -34,7 +35,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "add_a_memory.py"
 MINE = """
 from dataclasses import dataclass
 from loci.memory import ROWS, Memory
-from loci.packed import packed_pass
+from loci.training.packed import packed_pass
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Memory, name="mine"):
@@ -130,7 +131,7 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
 def test_a_file_is_run_once_and_may_import_everything(named: Path) -> None:
     named.write_text("print('run')\n" + MINE)
     script = (
-        "from loci.packed import packed_pass\n"
+        "from loci.training.packed import packed_pass\n"
         "from loci.memory import ROWS, Memory, row\n"
         "memory = Memory.from_dict({'type': 'mine', 'size': 2})\n"
         "assert type(memory) is type(row('mine')) and {'mine', 'strided'} <= set(ROWS)\n"

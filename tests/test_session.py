@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from loci import streaming
 from loci.errors import LociError
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
 from loci.models.trunk import Block
-from loci.packed import packed_pass
-from loci.session import Session
-from loci.visibility import Kind, Rule, key, query, recent, same_frame
+from loci.rules.rule import Kind, Rule, key, query, recent, same_frame
+from loci.streaming import attend as streaming
+from loci.streaming.session import Session
+from loci.training.packed import packed_pass
 from tiny_world import ROW_NAMES, data, same, started, tiny_world, walk
 
 
@@ -287,7 +287,7 @@ def test_long_writes_go_in_pieces_that_fit(name, monkeypatch):
     monkeypatch.setattr(Block, "project", watched)
     trees = []
     for limit in (8192, 20):
-        monkeypatch.setattr("loci.session.TOKENS", limit)
+        monkeypatch.setattr("loci.streaming.session.TOKENS", limit)
         session = model.session(2)
         session.write(latents[:, :11], poses[:, :11])
         trees.append(session.snapshot())

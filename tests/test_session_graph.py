@@ -9,9 +9,9 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.memory import ROWS
-from loci.memory.carry import Carried
 from loci.models.trunk import Block
-from loci.session import Session
+from loci.streaming.session import Session
+from loci.streaming.state_cache import Carried
 from tiny_world import data, same, started, tiny_world
 
 NAMES = ["hybrid", "tower", "context-5", "joint-5", "learned-4", "ssm", "ssm-legacy", "delta",

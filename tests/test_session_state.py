@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from loci.errors import LociError
 from loci.memory import ROWS
 from loci.models.wan import Wan
-from loci.session import Session
+from loci.streaming.session import Session
 from tiny_world import data, same, started, tiny_world
 
 
@@ -131,7 +131,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loci.memory_file.save_file", full)
+    monkeypatch.setattr("loci.streaming.files.save_file", full)
     with pytest.raises(LociError, match="No space left"):
         session.save(path)
     assert path.read_bytes() == before

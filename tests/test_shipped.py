@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
+from loci.io.bundled import located, names, shipped
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
-from loci.shipped import located, names, shipped
+from loci.recipes.registry import recipes
 from loci.training.policy import PolicyRun
-from loci.training.recipes import recipes
 from loci.training.world import WorldRun
 
 POLICIES = [name for name in names() if name in recipes()]

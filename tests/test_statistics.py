@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loci.errors import LociError
-from loci.evaluation.statistics import (
+from loci.study.estimates import (
     Tally,
     bootstrap,
     paired_bootstrap,

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci import streaming
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
-from loci.packed import packed_pass
-from loci.stretches import stretches
-from loci.visibility import Coords, Kind, Rule, first, key, past, query, recent
+from loci.rules.rule import Coords, Kind, Rule, first, key, past, query, recent
+from loci.rules.spans import stretches
+from loci.streaming import attend as streaming
+from loci.training.packed import packed_pass
 from tiny_world import data, tiny_world
 
 # Frame and kind of neighbouring stretches, and their lengths.

@@ -15,19 +15,18 @@ from rich.console import Console
 from fake_worlds import FakeSession, FakeWorld, grey_wall, last_view, nearest_view, pure_noise
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
-from loci.evaluation import study as studies
-from loci.evaluation.baselines import baseline, mean_image
-from loci.evaluation.branches import BRANCHES
-from loci.evaluation.cases import CIRCLE, LOOP180, LOOP360, make_cases
-from loci.evaluation.results import console_table, rankings
-from loci.evaluation.rollouts import MEMORIES, rollout
-from loci.evaluation.runner import Contender
-from loci.evaluation.study import evaluate, run_study
-from loci.evaluation.truth import Truth, prepare
+from loci.geometry import Camera
 from loci.memory import ROWS
-from loci.training.recipes import AGAIN
-from loci.training.run import find_recipe
-from loci.types import Camera
+from loci.recipes.registry import AGAIN, find_recipe
+from loci.study import study as studies
+from loci.study.results import console_table, rankings
+from loci.study.rooms.baselines import baseline, mean_image
+from loci.study.rooms.branches import BRANCHES
+from loci.study.rooms.cases import CIRCLE, LOOP180, LOOP360, make_cases
+from loci.study.rooms.rollouts import MEMORIES, rollout
+from loci.study.rooms.truth import Truth, prepare
+from loci.study.runner import Contender
+from loci.study.study import evaluate, run_study
 from tiny_world import tiny_world
 
 RESULTS = Path(__file__).parents[1] / "results"

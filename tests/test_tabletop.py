@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loci.errors import LociError
-from loci.types import Camera
-from loci.worlds import arms
-from loci.worlds.arms import LEFT, REST, RIGHT, SPEED, TABLE
-from loci.worlds.table import CAPTURE, CHUNK, COVER, Layout, Table
-from loci.worlds.table_view import HEAD, TableView
-from loci.worlds.tabletop import Tabletop
-from loci.worlds.tasks import TASKS, make_task
-from loci.worlds.tasks.demonstration import Push, demonstrate
-from loci.worlds.tasks.skills import above, dip, go, press, top
-from loci.worlds.tasks.things import BLUE, RED, block, button, lid, mat, on_table
+from loci.geometry import Camera
+from loci.worlds.tabletop import arms
+from loci.worlds.tabletop.arms import LEFT, REST, RIGHT, SPEED, TABLE
+from loci.worlds.tabletop.demonstration import Push, demonstrate
+from loci.worlds.tabletop.env import Tabletop
+from loci.worlds.tabletop.motion_primitives import above, dip, go, press, top
+from loci.worlds.tabletop.objects import BLUE, RED, block, button, lid, mat, on_table
+from loci.worlds.tabletop.table import CAPTURE, CHUNK, COVER, Layout, Table
+from loci.worlds.tabletop.tasks import TASKS, make_task
+from loci.worlds.tabletop.view import HEAD, TableView
 
 UP = np.array([0, 0, 1.0])
 
@@ -263,7 +263,7 @@ def test_the_environment_keeps_gymnasiums_rules(name):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*normalized space.*")  # joints are in radians
         check_env(Tabletop(name), skip_render_check=True)
-    env = gymnasium.make(f"loci.worlds.tabletop:loci/{TASKS[name].__name__}-v0")
+    env = gymnasium.make(f"loci.worlds.tabletop.env:loci/{TASKS[name].__name__}-v0")
     observation, info = env.reset(seed=1)
     assert env.observation_space.contains(observation)
     assert info["task_description"] == TASKS[name].instruction

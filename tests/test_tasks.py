@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from loci.errors import LociError
-from loci.worlds.arms import LEFT, REST, RIGHT, TABLE
-from loci.worlds.table import CHUNK, Event
-from loci.worlds.tabletop import Tabletop
-from loci.worlds.tasks import TASKS, make_task
-from loci.worlds.tasks.base import Question, task_rng
-from loci.worlds.tasks.baselines import BASELINES, baselines, play
-from loci.worlds.tasks.cover_blocks import CoverBlocks
-from loci.worlds.tasks.demonstration import STEADY, Push, demonstrate
-from loci.worlds.tasks.press_button import PressButton
-from loci.worlds.tasks.put_back_block import MATS, PutBackBlock
+from loci.study.tabletop.baselines import BASELINES, baselines, play
+from loci.worlds.tabletop.arms import LEFT, REST, RIGHT, TABLE
+from loci.worlds.tabletop.demonstration import STEADY, Push, demonstrate
+from loci.worlds.tabletop.env import Tabletop
+from loci.worlds.tabletop.table import CHUNK, Event
+from loci.worlds.tabletop.tasks import TASKS, make_task
+from loci.worlds.tabletop.tasks.base import Question, task_rng
+from loci.worlds.tabletop.tasks.cover_blocks import CoverBlocks
+from loci.worlds.tabletop.tasks.press_button import PressButton
+from loci.worlds.tabletop.tasks.put_back_block import MATS, PutBackBlock
 
 PUT_BACK = PutBackBlock()
 

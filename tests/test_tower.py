@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci import drawing
-from loci.attention import Dense, Flex
-from loci.cache import Cache, Layout
+from loci.attention.dense import Dense
+from loci.attention.flex import Flex
 from loci.errors import LociError
 from loci.memory import ROWS, Tower
-from loci.packed import packed_pass
-from loci.visibility import Coords, Keep, Kind, Plan, Stack, compile_plan
+from loci.rules import drawing
+from loci.rules.rule import Coords, Keep, Kind, Plan, Stack, compile_plan
+from loci.streaming.kv_cache import Cache, Layout
+from loci.training.packed import packed_pass
 from tiny_world import same, tiny_world, walk
 
 

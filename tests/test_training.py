@@ -16,12 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loci import cli
-from loci.checkpoint import load_checkpoint, load_into
+from loci.commands import main as cli
 from loci.errors import LociError
+from loci.io.checkpoint import load_checkpoint, load_into
+from loci.recipes.registry import find_recipe, run_recipe
+from loci.seeds import seed_for
 from loci.training.folder import RunFolder
-from loci.training.loop import TrainConfig, fit, keyed, train
-from loci.training.run import RunConfig, find_recipe, run, run_recipe
+from loci.training.run import RunConfig, run
+from loci.training.trainer import TrainConfig, fit, train
 
 TINY = Path(__file__).with_name("tiny_run.py")
 
@@ -68,7 +70,7 @@ def test_a_crash_at_any_step_changes_nothing(
     out = tmp_path / "run"
     for index, moment in enumerate(moments):
         folder = RunFolder.open(out, config, resume=index > 0)
-        torch.manual_seed(keyed(config.train.seed, "weights"))
+        torch.manual_seed(seed_for(config.train.seed, "weights"))
         task = config.task()
         loss = task.loss
 
@@ -303,10 +305,10 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_state(
 
 
 def test_seeds_are_keyed() -> None:
-    keys = [keyed(s, p) for s in range(20) for p in range(20)] + [keyed(0, "weights")]
+    keys = [seed_for(s, p) for s in range(20) for p in range(20)] + [seed_for(0, "weights")]
     assert len(set(keys)) == len(keys)
     assert all(0 <= k < 2**63 for k in keys)
-    assert keyed(3, 4) == keyed(3, 4)
+    assert seed_for(3, 4) == seed_for(3, 4)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from demonstrations import images
-from loci.data import video
 from loci.errors import LociError
+from loci.io import video
 
 FPS = 10
 

@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci import drawing
-from loci.attention import Dense, Flex
+from loci.attention.dense import Dense
+from loci.attention.flex import Flex
 from loci.errors import LociError
 from loci.memory import ROWS, Context, Hybrid
-from loci.visibility import (
+from loci.rules import drawing
+from loci.rules.rule import (
     Coords,
     Keep,
     Kind,
@@ -72,8 +73,8 @@ def test_noisy_targets_see_the_past_and_themselves_never_their_clean_copy():
 @pytest.mark.parametrize(("anchors", "window", "tokens", "gists"), [(2, 4, 120, 8), (1, 1, 2, 1)])
 def test_cached_tokens_of_the_paper(anchors, window, tokens, gists):
     """A L + R L + M N once N >= A + R: 720 + 8 N at the paper's sizes."""
-    from loci.cache import Cache, Layout
     from loci.models.world import WorldModel
+    from loci.streaming.kv_cache import Cache, Layout
 
     memory = Hybrid(anchors=anchors, window=window, gists_per_frame=gists)
     layout = Layout(compile_plan(memory.rule()), tokens, gists)
@@ -209,9 +210,9 @@ def test_a_rule_draws_itself():
     memory = Hybrid(anchors=1, window=1, gists_per_frame=1)
     coords = drawing.episode_coords(3, tokens=1, gists=1)
     mask = memory.rule().mask(coords, coords)
-    text = drawing.text(memory, coords)
+    text = drawing.text(memory.rule(), coords)
     assert text.count("#") == int(mask.sum())
-    picture = drawing.svg(memory, coords)
+    picture = drawing.svg(memory.rule(), coords, str(memory.to_dict()))
     cells = re.findall(r'x="(\d+)" y="(\d+)" width="(\d+)" height="14" fill="#(?!e)', picture)
     drawn = torch.zeros_like(mask)
     for cell in cells:

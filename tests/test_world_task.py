@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from away import learn
-from loci.checkpoint import digest
 from loci.errors import LociError
+from loci.geometry import Camera
+from loci.io.checkpoint import digest
 from loci.memory import ROWS
-from loci.models.codecs import Codec
-from loci.packed import packed_pass
+from loci.models.codecs.base import Codec
+from loci.recipes.registry import recipes, rooms
 from loci.training import world
 from loci.training.folder import RunFolder
-from loci.training.loop import fit
-from loci.training.parts import Parts
-from loci.training.recipes import recipes, rooms
+from loci.training.microbatches import Parts
+from loci.training.packed import packed_pass
+from loci.training.trainer import fit
 from loci.training.world import WorldRun, WorldTask, initialise
-from loci.types import Camera
 from tiny_world import data, tiny_world, walk
 
 EPISODES, LENGTH, BATCH = 5, 9, 2

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loci.flow import Flow
+from loci.geometry import Camera
 from loci.memory import (
     TTT,
     ActionHistory,
@@ -18,12 +19,11 @@ from loci.memory import (
     Tower,
 )
 from loci.models.action import ActionConfig
-from loci.models.codecs import ImageCodecConfig
+from loci.models.codecs.base import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig, WorldActionModel
-from loci.policy import Policy
-from loci.types import Camera
+from loci.streaming.policy import Policy
 
 # What the study of policies compares, and the rest that a policy can have.
 MEMORIES: dict[str, Memory] = {

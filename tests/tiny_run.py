@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from loci.config import Config
-from loci.training.loop import TrainConfig
 from loci.training.run import RunConfig
+from loci.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

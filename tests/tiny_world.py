@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from loci.flow import Flow
+from loci.geometry import Camera
 from loci.memory import ROWS, Memory
-from loci.models.codecs import ImageCodecConfig
+from loci.models.codecs.base import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
-from loci.session import Session
-from loci.types import Camera
+from loci.streaming.session import Session
 
 ROW_NAMES = sorted(ROWS)
 # Rotary angles of zero, for any tokens.

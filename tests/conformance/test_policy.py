@@ -13,8 +13,8 @@ import torch
 
 from host import asked_of_the_host
 from loci.models.world_action import NO_TEXT
-from loci.packed import packed_actions
-from loci.policy import Policy
+from loci.streaming.policy import Policy
+from loci.training.packed import packed_actions
 from tiny_policy import (
     ACTIONS,
     HORIZON,

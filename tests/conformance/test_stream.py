@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from host import asked_of_the_host
+from loci.geometry import relative_to
 from loci.memory import ROWS
 from loci.memory.base import pick
-from loci.models.camera import relative_to
-from loci.packed import packed_pass, retrieve
-from loci.session import Session
-from loci.types import Frames
-from loci.visibility import Coords, Kind
+from loci.memory.frames import Frames
+from loci.rules.rule import Coords, Kind
+from loci.streaming.session import Session
+from loci.training.packed import packed_pass, retrieve
 from tiny_world import tiny_world, walk
 
 FRAMES, CHUNK, BATCH = 13, 2, 2

@@ -15,7 +15,7 @@ from demonstrations import write
 def quick() -> Iterator[None]:
     """Waiting for the disk is for power cuts, which do not happen here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loci.files.os.fsync", lambda _: None)
+        patch.setattr("loci.io.files.os.fsync", lambda _: None)
         yield
 
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demonstrations import FEATURES, FPS, HEAD, PICTURE, episode, same, write
-from loci.data import lerobot
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_format import UNFINISHED, tasks_table
-from loci.data.lerobot_writer import Writer
+from loci.data.lerobot import dataset as lerobot
+from loci.data.lerobot.dataset import Dataset
+from loci.data.lerobot.format import UNFINISHED, tasks_table
+from loci.data.lerobot.writer import Writer
 from loci.errors import LociError
 
 NUMBERS = {"action": FEATURES["action"], "note": FEATURES["note"]}

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from demonstrations import FEATURES, HEAD, PICTURE, episode
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_format import DEFAULTS
+from loci.data.lerobot.dataset import Dataset
+from loci.data.lerobot.format import DEFAULTS
 
 
 def test_info(written: Path) -> None:

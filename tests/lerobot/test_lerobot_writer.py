@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from demonstrations import FEATURES, FPS, HEAD, episode, equal, same, write
-from loci.data import lerobot, lerobot_writer
-from loci.data.lerobot import Dataset
-from loci.data.lerobot_format import UNFINISHED, Feature
-from loci.data.lerobot_writer import Writer
+from loci.data.lerobot import dataset as lerobot
+from loci.data.lerobot import writer as lerobot_writer
+from loci.data.lerobot.dataset import Dataset
+from loci.data.lerobot.format import UNFINISHED, Feature
+from loci.data.lerobot.writer import Writer
 from loci.errors import LociError
 
 NUMBERS = {"action": FEATURES["action"], "note": FEATURES["note"]}
@@ -50,8 +51,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from demonstrations import FEATURES, episode
-from loci.data import lerobot_writer
-from loci.data.lerobot_writer import Writer
+from loci.data.lerobot import writer as lerobot_writer
+from loci.data.lerobot.writer import Writer
 writes = 0
 real = lerobot_writer.atomic_write
 def dying(path, *rest, **options):
@@ -100,7 +101,7 @@ def test_killed_and_resumed_gives_the_same_dataset(
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(**options)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path(lerobot.__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(lerobot.__file__).parents[3])},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"now\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loci.checkpoint import load_into
-from loci.models.convert import config_from_diffusers, from_diffusers
+from loci.io.checkpoint import load_into
 from loci.models.trunk import padding_bias
 from loci.models.wan import WAN_2_1_T2V_1_3B, WAN_2_2_TI2V_5B, Wan
+from loci.models.weights.diffusers import config_from_diffusers, from_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -100,8 +100,9 @@ def test_published_sizes():
 
 def test_positions_have_no_last_index():
     """Wan's own tables stop at 1023; ours continue, and agree with a shift of all frames."""
-    from loci.models.rope import rotate, wan_angles
-    from loci.visibility import Coords, Kind
+    from loci.attention.rotary import rotate
+    from loci.models.rope import wan_angles
+    from loci.rules.rule import Coords, Kind
 
     frames = torch.tensor([0, 5, 5000, 1_000_000])
     zero = torch.zeros_like(frames)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from loci.commands.options import maybe, named
+from loci.errors import LociError
+
+if TYPE_CHECKING:
+    from loci.data.lerobot.check import Expected
 
 BROKEN = 1
 
@@ -39,7 +43,7 @@ def record_data(
             the next one returns (0.01 is some millimetres; `press-button` is trained with that).
         quality: Of the videos.
     """
-    from loci.data.record_command import record_tabletop
+    from loci.commands.record import record_tabletop
 
     first = {} if seed is None else {"seed": seed}
     done = record_tabletop(task, episodes, out, steady=steady, drift=drift, quality=quality,
@@ -68,10 +72,27 @@ def check(
         quick: Do not decode the videos, only compare what their headers promise.
         as_json: Print JSON instead of lines.
     """
-    from loci.data.lerobot_check import check as look
-    from loci.data.lerobot_check import read_expected
+    from loci.data.lerobot.check import check as look
 
     found = look(folder, read_expected(config) if config else None, quick)
     print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
     if found.broken:
         raise SystemExit(BROKEN)
+
+
+def read_expected(path: str | Path) -> Expected:
+    """What the JSON file `path` asks for: settings of `Expected`, or the config.json of a policy's
+    training. Raises LociError for an unknown or unusable key."""
+    from loci.data.lerobot.check import Expected
+
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LociError(f"cannot read {path} ({error}); give a JSON file") from error
+    if not isinstance(data, dict) or "type" not in data:
+        return Expected.from_dict(data)
+    from loci.training.init_from import PolicyRun
+
+    run = PolicyRun.from_dict(data)
+    expert = run.model.expert
+    return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.cameras)

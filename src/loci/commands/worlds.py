@@ -49,11 +49,11 @@ def render(
         if value is not None:
             raise LociError(f"{option} is not for {world}; leave it out")
     if world == "rooms":
-        from loci.data.episodes import render_command
+        from loci.commands.render_room import render_room
 
-        render_command(split or "heldout", seed, path or "loop180", out)
+        render_room(split or "heldout", seed, path or "loop180", out)
     else:
-        from loci.worlds.tasks.render_command import render_task
+        from loci.commands.render_task import render_task
 
         render_task(
             task or "put-back-block", seed, out, 1 if hold is None else hold, view or "mosaic"

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from loci.config import Config, later
-from loci.data.lerobot import Dataset, Episode
-from loci.data.mosaic import mosaic
-from loci.data.record import ACTION, STATE
+from loci.data.lerobot.dataset import Dataset, Episode
+from loci.data.lerobot.record import ACTION, STATE
 from loci.errors import LociError
-from loci.models.codecs import Codec
-from loci.progress import tracked
-from loci.types import Camera
+from loci.geometry import Camera
+from loci.io.mosaic import mosaic
+from loci.io.progress import tracked
+from loci.models.codecs.base import Codec
 
 # An episode as it was seen, at every so many steps: pictures (N, h, w, 3) of each camera and the
 # robot's states (N, P); and all its actions (S, A).
@@ -155,7 +155,7 @@ class DemonstrationConfig(Config):
     def _episodes(self, every: int) -> tuple[Iterator[Seen], int]:
         """The episodes, seen at every `every`-th step, and how many they are."""
         if self.folder is None:
-            from loci.worlds.tasks.demonstration import Push, watch
+            from loci.worlds.tabletop.demonstration import Push, watch
 
             count = int(self.episodes or 0)
             push = Push.of(self.steady, self.drift)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from loci.errors import LociError, nearest
-from loci.files import atomic_write
-from loci.processes import side_by_side
-from loci.progress import Progress
-from loci.types import Camera
-from loci.worlds.paths import PATHS, make_path, wander
-from loci.worlds.rooms import sample_room
-from loci.worlds.showing import write_frames
+from loci.geometry import Camera
+from loci.io.files import atomic_write
+from loci.io.parallel import side_by_side
+from loci.io.progress import Progress
+from loci.worlds.rooms.paths import PATHS, make_path, wander
+from loci.worlds.rooms.room import sample_room
 
 # Raise it whenever a room, a path or a pixel changes: caches of another version are refused.
 FORMAT = "loci-episodes-1"
@@ -205,22 +204,3 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-Report = Callable[[str], None]
-
-
-def render_command(
-    split: str, seed: int, path: str, out: str | Path, report: Report = print
-) -> Episode:
-    """Render room `seed` of `split` along `path` into `out`: .mp4 a video, .png a sheet of frames.
-
-    Raises LociError for an unknown split, path or suffix, and when `out` cannot be written.
-    """
-    suffix = Path(out).suffix.lower()
-    if suffix not in (".mp4", ".png"):
-        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, ('.mp4', '.png'))}")
-    episode = render_episode(split, seed, path)
-    write_frames(out, episode.rgb)
-    report(f"{out}: room {split} {seed}, {path}, {len(episode.rgb)} frames")
-    return episode

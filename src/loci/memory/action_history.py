@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 from loci.errors import LociError
 from loci.memory.base import Memory
-from loci.memory.carry import Carry
-from loci.visibility import Kind, Plan, Rule, Stack, before, key
+from loci.memory.recurrent import Carry
+from loci.rules.rule import Kind, Plan, Rule, Stack, before, key
 
 
 @dataclass(frozen=True, kw_only=True)

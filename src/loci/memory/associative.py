@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.norms import RMSNorm
+from loci.attention.rotary import ALIGNED, RotaryCosSin, rotate
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.memory.carry import Carry
-from loci.models.rope import ALIGNED, rotate
-from loci.models.trunk import RMSNorm, Turn
-from loci.visibility import Kind, Rule, key, recent
+from loci.memory.recurrent import Carry
+from loci.rules.rule import Kind, Rule, key, recent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +71,17 @@ class AssociativeCarry(Carry):
             for layer in (self.q, self.k):
                 layer.bias[0::2], layer.bias[1::2] = ALIGNED, 0.0
 
-    def queries(self, y: Tensor, turn: Turn) -> Tensor:
+    def queries(self, y: Tensor, turn: RotaryCosSin) -> Tensor:
         """(B, S, D) -> (B, N, S, d), of length one."""
         return rotate(_unit(self.split(F.silu(self.q(y)))), *turn)
 
-    def keys_values(self, y: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    def keys_values(self, y: Tensor, turn: RotaryCosSin) -> tuple[Tensor, Tensor]:
         k, v = _unit(self.split(F.silu(self.k(y)))), self.split(F.silu(self.v(y)))
         return rotate(k, *turn), rotate(v.to(exact(v)), *turn)
 
-    def output(self, found: Tensor, x: Tensor, turn: Turn, scale: Tensor | None = None) -> Tensor:
+    def output(
+        self, found: Tensor, x: Tensor, turn: RotaryCosSin, scale: Tensor | None = None
+    ) -> Tensor:
         """What queries found (B, N, S, d), `scale` times, to what is added to x (B, F, P, D)."""
         cos, sin = turn
         found = self.head_norm(rotate(found, cos, -sin))

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from loci.config import Config
-from loci.memory.carry import Carry
+from loci.geometry import Camera
+from loci.memory.recurrent import Carry
 from loci.memory.registry import VARIABLE, load_rows
-from loci.types import Camera
-from loci.visibility import Kind, Plan, Rule, compile_plan, key, query, same_group
+from loci.rules.rule import Kind, Plan, Rule, compile_plan, key, query, same_group
 
 # What holds for every mechanism: tokens of one chunk see each other, and nobody sees the noise of
 # anybody else.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from loci.errors import LociError, nearest
 from loci.memory.base import together
+from loci.memory.frames import Frames
 from loci.memory.joint import Joint
-from loci.types import Frames
-from loci.visibility import Kind, Rule, key, recent
+from loci.rules.rule import Kind, Rule, key, recent
 
 # How much of the full, the half and the quarter resolution a multi-scale average holds.
 SCALES = (0.60, 0.25, 0.15)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from loci.errors import LociError, nearest
+from loci.geometry import Camera
 from loci.memory.base import Memory, together
 from loci.memory.retrieval import RETRIEVALS
-from loci.types import Camera
-from loci.visibility import Kind, Rule, first, key, query, recent, retrieved, same_frame
+from loci.rules.rule import Kind, Rule, first, key, query, recent, retrieved, same_frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.rotary import RotaryCosSin
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
-from loci.memory.carry import Carry, State
-from loci.models.trunk import Turn
+from loci.memory.recurrent import Carry, State
 
 # Frames after which 1/e of a state is left, at birth: from the first head to the last.
 FADES = (8.0, 512.0)
@@ -64,7 +64,7 @@ class DeltaState(AssociativeCarry):
         return {"S": self.gate.new_zeros(batch, self.heads, side, side, dtype=exact(self.gate))}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         tokens, kind, y = x.shape[2], exact(x), normed(x)
         q, (k, v), rates = self.queries(y, turn), self.keys_values(y, turn), self.rates(y)
@@ -80,14 +80,14 @@ class DeltaState(AssociativeCarry):
                 found, states = by_chunk(*parts, start, ends, size)
         return self._gated(found, y, x, turn), [{"S": s} for s in states]
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         y = normed(x)
         q = self.queries(y, turn)
         with torch.autocast(x.device.type, enabled=False):
             found = q @ state["S"].to(q.dtype)
         return self._gated(found, y, x, turn)
 
-    def _gated(self, found: Tensor, y: Tensor, x: Tensor, turn: Turn) -> Tensor:
+    def _gated(self, found: Tensor, y: Tensor, x: Tensor, turn: RotaryCosSin) -> Tensor:
         return self.output(found, x, turn, self.split(F.silu(self.open(y))))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loci.memory.base import Memory, together
-from loci.visibility import Kind, Rule, key, past
+from loci.rules.rule import Kind, Rule, key, past
 
 
 @dataclass(frozen=True, kw_only=True)

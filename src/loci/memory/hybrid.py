@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.visibility import Kind, Rule, first, key, past, recent
+from loci.rules.rule import Kind, Rule, first, key, past, recent
 
 
 @dataclass(frozen=True, kw_only=True)

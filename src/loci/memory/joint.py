@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from loci.errors import LociError, nearest
 from loci.memory.base import together
 from loci.memory.context import Context
-from loci.visibility import Rule
+from loci.rules.rule import Rule
 
 PLACEMENTS = ("prefix", "suffix")
 

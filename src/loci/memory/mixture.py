@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from loci.errors import LociError
+from loci.memory.frames import Frames
 from loci.memory.joint import Joint
-from loci.types import Frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loci.memory.base import Memory, together
-from loci.visibility import Kind, Rule, key, recent
+from loci.rules.rule import Kind, Rule, key, recent
 
 
 @dataclass(frozen=True, kw_only=True)

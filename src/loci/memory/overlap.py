@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loci.types import Camera
+from loci.geometry import Camera
 
 
 def frustum_points(camera: Camera, reach: float) -> Tensor:

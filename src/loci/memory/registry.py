@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loci.config import Config
 from loci.errors import LociError
-from loci.python_file import load_file
+from loci.io.user_code import load_file
 
 if TYPE_CHECKING:
     from loci.memory.base import Memory

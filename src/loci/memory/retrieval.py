@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from loci.geometry import Camera
 from loci.memory.overlap import points_in_view, view_overlap
-from loci.types import Camera
 
 Retrieval = Callable[[Tensor, Tensor, Camera, int, float], Tensor]
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
-from loci.memory.carry import Carry, State
+from loci.memory.recurrent import Carry, State
 from loci.memory.ssm import Blockwise
-from loci.models.trunk import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class CausalConv(Carry):
         return {"z": torch.zeros(shape, device=weight.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         frames = x.shape[1]
         z = torch.cat([state["z"], self.in_proj(x).float()], dim=1)
@@ -70,5 +70,5 @@ class CausalConv(Carry):
         each = z.unbind(1)
         return seen, [{"z": torch.stack(each[t + 1 : t + self.kernel], dim=1)} for t in at]
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         return self.write(x, state, [], turn)[0]

@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.norms import RMSNorm
+from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
-from loci.memory.carry import Carry, State
-from loci.models.trunk import RMSNorm, Turn
-from loci.visibility import Kind, Rule, key, recent
+from loci.memory.recurrent import Carry, State
+from loci.rules.rule import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")
 EPS = 1e-6
@@ -86,7 +87,7 @@ class Grid(Carry):
         return {"sum": cells, "count": cells.new_zeros(batch)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         with torch.autocast(x.device.type, enabled=False):
             pooled = torch.einsum("gp,bfpd->bfgd", self.pool.float(), x.float())
@@ -94,7 +95,7 @@ class Grid(Carry):
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
         return torch.zeros_like(x), states
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
@@ -150,11 +151,11 @@ class Beside(Carry):
         return {}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         return torch.zeros_like(x), [{} for _ in at]
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         memory = self.mix(state).to(x.dtype)
         q = self._split(self.norm_q(self.q(self.norm(x).flatten(1, 2))))
         k, v = self._split(self.norm_k(self.k(memory))), self._split(self.v(memory))

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, nearest
 from loci.memory.base import Memory, together
-from loci.memory.carry import Carry, State
-from loci.models.trunk import Turn
-from loci.visibility import Kind, Rule, first, key, recent
+from loci.memory.recurrent import Carry, State
+from loci.rules.rule import Kind, Rule, first, key, recent
 
 RESIDUALS = ("gate", "scale")
 
@@ -101,7 +101,7 @@ class StateSpace(Carry):
         return {"s": torch.zeros(batch, self.places, len(decay), device=decay.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         u, g = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
@@ -111,7 +111,7 @@ class StateSpace(Carry):
         each = s.unbind(1)
         return scale * y, [{"s": each[t]} for t in at]
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         return self.write(x, state, [], turn)[0]
 
 

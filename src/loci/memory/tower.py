@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.visibility import Kind, Plan, Rule, Stack, first, key, past, query, recent
+from loci.rules.rule import Kind, Plan, Rule, Stack, first, key, past, query, recent
 
 
 @dataclass(frozen=True, kw_only=True)

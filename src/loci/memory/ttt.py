@@ -35,12 +35,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.rotary import RotaryCosSin
 from loci.config import later
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
-from loci.memory.carry import Carry, State
-from loci.models.trunk import Turn
-from loci.training.muon import orthogonalise
+from loci.memory.newton_schulz import orthogonalise
+from loci.memory.recurrent import Carry, State
 
 # Newton-Schulz rounds of a step.
 ROUNDS = 3
@@ -108,7 +108,7 @@ class FastWeights(AssociativeCarry):
         return {n: self.born.new_zeros(batch, *self.born.shape, dtype=kind) for n in names}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: Turn
+        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         shape, y = x.shape[1:3], normed(x)
         q, (k, v) = self.queries(y, turn), self.keys_values(y, turn)
@@ -121,7 +121,7 @@ class FastWeights(AssociativeCarry):
             found = apply(fast, q.unflatten(2, shape)).flatten(2, 3)
         return self.output(found, x, turn), states
 
-    def read(self, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
         q = self.queries(normed(x), turn)
         with torch.autocast(x.device.type, enabled=False):
             found = apply(self.born.to(q.dtype) + state["moved"].to(q.dtype), q)

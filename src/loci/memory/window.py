@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.visibility import Kind, Rule, key, recent
+from loci.rules.rule import Kind, Rule, key, recent
 
 
 @dataclass(frozen=True, kw_only=True)

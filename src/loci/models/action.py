@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.cross import Text
 from loci.config import Config
 from loci.errors import LociError
 from loci.models.rope import wan_angles
-from loci.models.trunk import Segment, Text, Trunk
+from loci.models.trunk import Segment, Trunk
 from loci.models.wan import WanConfig
-from loci.visibility import Coords, Kind
+from loci.rules.rule import Coords, Kind
 
 # Video tokens stand at rows from 0 on, gists at row -1 (`models/world.py`): actions meet neither.
 ROW = -2

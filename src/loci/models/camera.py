@@ -1,61 +1,10 @@
-"""Camera poses as actions.
-
-A pose enters a model only relative to a named reference frame: here the first frame of the stream.
-"""
+"""Camera poses as actions that a network takes in."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from loci.errors import LociError
-
-# Rounding that a pose in single precision may show, far below any real mistake.
-TOLERANCE = 1e-4
-
-
-def checked_poses(poses: Tensor, shape: Sequence[int]) -> Tensor:
-    """Camera-to-world poses (B, T, 4, 4) of shape (B, T), as float64 on the CPU, no gradients.
-
-    Raises LociError for another shape, NaN or infinity, and for what is no rigid motion.
-    """
-    if poses.shape != (*shape, 4, 4) or len(shape) != 2 or 0 in shape:
-        raise LociError(
-            f"poses of shape {tuple(poses.shape)} for rows and frames {tuple(shape)}; "
-            "give one 4x4 camera-to-world matrix a frame, and one frame or more"
-        )
-    poses = poses.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(poses).all()):
-        raise LociError("a pose holds NaN or infinity; fix the camera path")
-    turn = poses[..., :3, :3]
-    off = (turn @ turn.mT - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(-2, -1))
-    bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0])
-    bad = (off > TOLERANCE) | (torch.linalg.det(turn) < 0)
-    bad |= ((poses[..., 3, :] - bottom).abs() > TOLERANCE).any(-1)
-    if bool(bad.any()):
-        row, frame = bad.nonzero()[0].tolist()
-        raise LociError(
-            f"the pose of frame {frame} in row {row} is no rigid motion; give a rotation of "
-            "determinant 1, a translation and the last row 0 0 0 1"
-        )
-    return poses
-
-
-def relative_to(reference: Tensor, poses: Tensor) -> Tensor:
-    """Camera-to-world poses (B, T, 4, 4) in the frame of the camera `reference` (B, 4, 4).
-
-    A rigid inverse, exact up to rounding, in float64.
-    """
-    reference, poses = reference.double(), poses.double()
-    turn = reference[:, None, :3, :3].mT
-    result = torch.zeros_like(poses)
-    result[..., :3, :3] = turn @ poses[..., :3, :3]
-    result[..., :3, 3] = (turn @ (poses[..., :3, 3] - reference[:, None, :3, 3])[..., None])[..., 0]
-    result[..., 3, 3] = 1.0
-    return result
 
 
 def twelve_numbers(poses: Tensor) -> Tensor:

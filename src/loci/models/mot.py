@@ -9,19 +9,18 @@ streams) hands them in. A video transformer by itself is a mixture of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from loci.models.trunk import QKV, Segment, Text, Trunk, Turn
-
-Attend = Callable[[int, list[QKV]], list[Tensor | None]]
-# The tokens of all lanes after the attention of a block (-1: before the first block) and their
-# rotary angles in; the same tokens with what the memory adds to them out.
-Recall = Callable[[int, list[Tensor], list[Turn]], list[Tensor]]
+from loci.attention.cross import Text
+from loci.attention.dense import AttentionFn
+from loci.attention.rotary import RotaryCosSin
+from loci.memory.recurrent import StateHook
+from loci.models.trunk import Segment, Trunk
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Lane:
 
 
 def run(
-    lanes: Sequence[Lane], attend: Attend, recall: Recall | None = None, recompute: bool = False
+    lanes: Sequence[Lane], attend: AttentionFn, recall: StateHook | None = None,
+    recompute: bool = False,
 ) -> list[Tensor]:
     """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out, F of them that
     are heard.
@@ -57,8 +57,8 @@ def run(
 
 
 def _block(
-    layer: int, lanes: Sequence[Lane], es: list[Tensor], turns: list[Turn], attend: Attend,
-    recall: Recall | None, xs: list[Tensor],
+    layer: int, lanes: Sequence[Lane], es: list[Tensor], turns: list[RotaryCosSin],
+    attend: AttentionFn, recall: StateHook | None, xs: list[Tensor],
 ) -> list[Tensor]:
     """One block over all lanes."""
     segments = [lane.segment for lane in lanes]

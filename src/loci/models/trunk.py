@@ -12,20 +12,19 @@ is such a run; a timestep for each token is P = 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.cross import Text
+from loci.attention.dense import QKV
+from loci.attention.norms import RMSNorm
+from loci.attention.rotary import RotaryCosSin, rotate
 from loci.errors import LociError
 from loci.models.camera import CameraInjection
-from loci.models.rope import rotate
-
-QKV = tuple[Tensor | None, Tensor, Tensor]
-Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles, (B or 1, S, d / 2) each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,47 +73,6 @@ class Segment:
         whole = tensor.unflatten(dim, (groups, -1))
         share = whole.shape[dim + 1] // self.span * self.heard
         return whole.narrow(dim + 1, 0, share).flatten(dim, dim + 1)
-
-
-@dataclass(frozen=True)
-class Text:
-    """Keys and values of the text for each layer, (R, N, S, d), and a bias (R, 1, 1, S).
-
-    All padding is two keys; see `padding_bias`. Rows R are those of the tokens that attend to it,
-    or n times as many: then each of n equal stretches of a row has a text of its own.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    bias: Tensor
-
-    def rows(self, names: list[int]) -> Text:
-        """The texts of some of the rows."""
-        return Text([k[names] for k in self.keys], [v[names] for v in self.values],
-                    self.bias[names])
-
-    def tree(self, prefix: str) -> dict[str, Tensor]:
-        """A copy as a plain tree of tensors, whose names begin with `prefix`."""
-        tree = {f"{prefix}.bias": self.bias.clone()}
-        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
-            tree[f"{prefix}.keys.{layer}"] = k.clone()
-            tree[f"{prefix}.values.{layer}"] = v.clone()
-        return tree
-
-    @classmethod
-    def from_tree(
-        cls, tree: Mapping[str, Tensor], prefix: str, device: torch.device
-    ) -> Text | None:
-        """A copy of the text in a tree, None where it holds none."""
-        if f"{prefix}.bias" not in tree:
-            return None
-        layers = range(sum(name.startswith(f"{prefix}.keys.") for name in tree))
-        copy = partial(Tensor.to, device=device, copy=True)
-        return cls(
-            [copy(tree[f"{prefix}.keys.{layer}"]) for layer in layers],
-            [copy(tree[f"{prefix}.values.{layer}"]) for layer in layers],
-            copy(tree[f"{prefix}.bias"]),
-        )
 
 
 class Trunk(nn.Module):
@@ -215,7 +173,9 @@ class Block(nn.Module):
         """Shift, scale and gate of the attention, then of the feed-forward, (B, F, 1, D) each."""
         return [m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2)]
 
-    def project(self, x: Tensor, six: list[Tensor], turn: Turn, queries: bool = True) -> QKV:
+    def project(
+        self, x: Tensor, six: list[Tensor], turn: RotaryCosSin, queries: bool = True
+    ) -> QKV:
         """Rotated queries and keys, and values, each (B, N, F * P, d)."""
         shift, scale, *_ = six
         y = modulated_norm(x, shift, scale, self.eps).flatten(1, 2)
@@ -223,7 +183,7 @@ class Block(nn.Module):
         k, v = self.self_attn.keys_values(y)
         return q, rotate(k, *turn), rotate(v, *turn) if self.relative else v
 
-    def attended(self, x: Tensor, seen: Tensor, six: list[Tensor], turn: Turn) -> Tensor:
+    def attended(self, x: Tensor, seen: Tensor, six: list[Tensor], turn: RotaryCosSin) -> Tensor:
         """Take in what was attended to, seen (B, N, F * P, d)."""
         if self.relative:
             cos, sin = turn
@@ -271,19 +231,6 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight. Written out, because nn.RMSNorm leaves its fused path under autocast."""
-
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
-        return x * scale.to(x.dtype) * self.weight.to(x.dtype)
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

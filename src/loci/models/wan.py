@@ -15,12 +15,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from loci.attention.cross import Text
+from loci.attention.dense import QKV, AttentionFn
 from loci.config import Config
 from loci.errors import LociError
-from loci.models.mot import Attend, Lane, Recall, run
+from loci.memory.recurrent import StateHook
+from loci.models.mot import Lane, run
 from loci.models.rope import wan_angles
-from loci.models.trunk import QKV, Segment, Sizes, Text, Trunk, modulated_norm
-from loci.visibility import Coords, Kind
+from loci.models.trunk import Segment, Sizes, Trunk, modulated_norm
+from loci.rules.rule import Coords, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +135,8 @@ class Wan(Trunk):
         return self.unpatchify(out, *latents.shape[3:])
 
     def run(
-        self, segments: list[Segment], attend: Attend, text: Text | None = None,
-        recall: Recall | None = None,
+        self, segments: list[Segment], attend: AttentionFn, text: Text | None = None,
+        recall: StateHook | None = None,
     ) -> list[Tensor]:
         """All blocks over all segments; `attend` decides who sees whom. Tokens (B, F, P, D) out."""
         return run([Lane(self, segment, text) for segment in segments], attend, recall)

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from loci.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.config import Config
 from loci.errors import LociError
 from loci.flow import Flow
+from loci.geometry import Camera
+from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
+from loci.memory.frames import Frames
 from loci.models.camera import twelve_numbers
-from loci.models.codecs import CodecConfig
+from loci.models.codecs.base import CodecConfig
 from loci.models.rope import camera_angles, token_rays, wan_angles
 from loci.models.trunk import Segment
 from loci.models.wan import Wan, WanConfig
-from loci.types import Camera, Frames
-from loci.visibility import Coords, Kind
+from loci.rules.rule import Coords, Kind
 
 if TYPE_CHECKING:
-    from loci.session import Session
+    from loci.streaming.session import Session
 
 KIND = "world-model"
 
@@ -231,7 +232,7 @@ class WorldModel(nn.Module):
         self, batch: int = 1, capacity: int | None = None, gradients: bool = False
     ) -> Session:
         """A fresh memory for `batch` streams; see `Session` for the rest."""
-        from loci.session import Session
+        from loci.streaming.session import Session
 
         return Session(self, batch, capacity, gradients)
 

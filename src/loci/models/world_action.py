@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from loci.checkpoint import load_checkpoint, load_into, save_checkpoint
+from loci.attention.cross import Text
+from loci.attention.rotary import RotaryCosSin
 from loci.config import Config, later
-from loci.data.normalisation import Normalisation, Normaliser
 from loci.errors import LociError
 from loci.flow import Flow
+from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
-from loci.memory.carry import Carry, Guest, State
+from loci.memory.recurrent import Carry, Guest, State
 from loci.models.action import ActionConfig, ActionExpert
-from loci.models.trunk import Text, Turn
+from loci.models.normalisation import Normalisation, Normaliser
 from loci.models.world import WorldConfig
 
 if TYPE_CHECKING:
-    from loci.policy import Policy
+    from loci.streaming.policy import Policy
 
 KIND = "world-action-model"
 
@@ -120,7 +121,9 @@ class WorldActionModel(nn.Module):
             self.expert.encode_text(text, lengths),
         )
 
-    def read_carry(self, layer: int, carry: Carry, x: Tensor, state: State, turn: Turn) -> Tensor:
+    def read_carry(
+        self, layer: int, carry: Carry, x: Tensor, state: State, turn: RotaryCosSin
+    ) -> Tensor:
         """What action tokens x (R, 1, n, D) read of the states of their rows at a block."""
         return self.guests[f"block{layer}"].read(carry, x, state, turn)
 
@@ -128,7 +131,7 @@ class WorldActionModel(nn.Module):
         self, batch: int = 1, capacity: int | None = None, gradients: bool = False
     ) -> Policy:
         """A fresh memory for `batch` robots; see `Policy` for the rest."""
-        from loci.policy import Policy
+        from loci.streaming.policy import Policy
 
         return Policy(self, batch, capacity, gradients)
 

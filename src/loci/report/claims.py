@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from loci.evaluation.results import FLOOR, cell
-from loci.evaluation.statistics import Tally, paired_bootstrap
 from loci.report.plots import IDENTITY_CHANCE
+from loci.study.estimates import Tally, paired_bootstrap
+from loci.study.results import FLOOR, cell
 
 REMEMBERING = ("context-20", "hybrid")
 FORGETTING = (FLOOR, "context-1")

@@ -9,14 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from loci import __version__
-from loci.evaluation.branches import BRANCHES
-from loci.evaluation.probe import PROBED
-from loci.evaluation.results import COLUMNS, cell
-from loci.files import atomic_write
+from loci.io.files import atomic_write
 from loci.report import plots
 from loci.report.claims import claims
 from loci.report.pages import read_results, template
 from loci.report.panels import Shown, load_shown, mosaic, mp4, strip
+from loci.study.results import COLUMNS, cell
+from loci.study.rooms.branches import BRANCHES
+from loci.study.rooms.probe import PROBED
 
 LIMIT = 11_000_000
 """Bytes of pictures and videos that a page may have; beyond it, videos go first, then panels."""

@@ -9,8 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from loci.evaluation.rollouts import MEMORIES
 from loci.report.svg import INK, STYLE, bar, chance, dot, label, name_places, svg, width
+from loci.study.rooms.rollouts import MEMORIES
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 

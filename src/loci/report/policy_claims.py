@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loci.evaluation.policy_results import OURS, percent
 from loci.report.claims import Claim
+from loci.study.tabletop.policy_results import OURS, percent
 
 AIM = 95  # per cent of the episodes
 AHEAD = 70  # points over a window alone

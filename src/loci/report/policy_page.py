@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from loci import __version__
 from loci.errors import LociError
-from loci.evaluation.closed_loop import FILM_FPS, read_lines
-from loci.evaluation.policy_results import last_stage, percent
-from loci.files import atomic_write
+from loci.io.files import atomic_write
 from loci.report import policy_plots as plots
 from loci.report import published
 from loci.report.pages import read_results, template
 from loci.report.panels import mp4
 from loci.report.policy_claims import policy_claims
+from loci.study.tabletop.closed_loop import FILM_FPS, read_lines
+from loci.study.tabletop.policy_results import last_stage, percent
 
 LIMIT = 2_000_000
 """Bytes of films that a page may have."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loci.models.codecs import ImageCodecConfig, to_float
-from loci.training.loop import TrainConfig
+from loci.geometry import Camera
+from loci.models.codecs.base import ImageCodecConfig, to_float
 from loci.training.run import RunConfig
-from loci.types import Camera
-from loci.worlds.rooms import camera_pose, room_rng, sample_room
+from loci.training.trainer import TrainConfig
+from loci.worlds.rooms.room import camera_pose, room_rng, sample_room
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from loci.config import Config
 from loci.errors import LociError
-from loci.files import atomic_write
+from loci.io.files import atomic_write
 
 
 class RunFolder:

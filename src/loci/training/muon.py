@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from loci.memory.newton_schulz import orthogonalise
+
 if TYPE_CHECKING:
-    from loci.training.loop import TrainConfig
-
-# Quintic Newton-Schulz coefficients: they push all singular values into about 0.7 .. 1.2.
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ROUNDS = 5
-
+    from loci.training.trainer import TrainConfig
 
 class Muon(torch.optim.AdamW):
     """Muon for the groups marked `muon`, fused AdamW for all others, as one optimiser.
@@ -79,18 +76,6 @@ class Muon(torch.optim.AdamW):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"].lerp_(gradient, 1 - self.momentum)
         return gradient.lerp(buffer, self.momentum)
-
-
-def orthogonalise(matrices: Tensor, rounds: int = _ROUNDS) -> Tensor:
-    """The nearest (semi-)orthogonal matrices of (..., rows, cols), roughly: U V' of their SVDs."""
-    a, b, c = _COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).flatten(0, -3)
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(rounds):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).view(matrices.shape)
 
 
 def build_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

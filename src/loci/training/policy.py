@@ -24,10 +24,10 @@ from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.memory import ActionHistory, Memory
 from loci.models.world_action import KIND, WorldActionConfig, WorldActionModel
-from loci.packed import packed_actions
-from loci.training.loop import keyed
-from loci.training.order import picked_alike
+from loci.seeds import seed_for
+from loci.training.packed import packed_actions
 from loci.training.run import RunConfig
+from loci.training.sampler import picked_alike
 from loci.training.world import initialise, xavier
 
 
@@ -126,7 +126,7 @@ class PolicyTask:
         if list(model.world.codec.parameters()):
             raise LociError(
                 "the codec has weights, and this run says none: begin from a checkpoint "
-                "(loci.training.begun), or take the pixel codec"
+                "(loci.training.init_from), or take the pixel codec"
             )
         self.draw(model)
 
@@ -149,7 +149,7 @@ class PolicyTask:
         config, model = self.config, self.config.model
         picks = picked_alike(config.train.seed, step, config.batch, self.lengths, config.alike)
         part = self.data.rows(picks)
-        draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
+        draw = torch.Generator().manual_seed(seed_for(config.train.seed, step))
         if config.linger:
             most = max(0, int(torch.randint(-config.linger, config.linger + 1, (), generator=draw)))
             more = torch.randint(0, most + 1, part.valid.shape[:2], generator=draw)

@@ -6,9 +6,6 @@ depends on. It is given by name, or as `path/to/file.py:function`.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from loci.checkpoint import save_checkpoint
 from loci.config import Config
-from loci.errors import LociError, nearest
-from loci.python_file import load_file
+from loci.errors import LociError
+from loci.io.checkpoint import save_checkpoint
+from loci.seeds import seed_for
 from loci.training.folder import RunFolder
-from loci.training.loop import Summary, Task, TrainConfig, fit, keyed
+from loci.training.trainer import Summary, Task, TrainConfig, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,48 +52,6 @@ class RunConfig(Config, family=True):
         return {}
 
 
-Recipe = Callable[[], RunConfig]
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`, or the function of a file given as `path/to/file.py:function`.
-
-    Raises LociError that names the nearest recipe, or what is wrong with the file.
-    """
-    from loci.training.recipes import recipes
-
-    known = recipes()
-    if name in known:
-        return known[name]
-    file, colon, function = name.rpartition(":")
-    if file.endswith(".py") and colon:
-        return _from_file(Path(file), function)
-    if name.endswith(".py"):
-        raise LociError(f"'{name}' names no function; give {name}:function")
-    raise LociError(f"unknown recipe '{name}'{nearest(name, known)}, or give file.py:function")
-
-
-def run_recipe(
-    name: str,
-    out: str | Path,
-    resume: bool = False,
-    steps: int | None = None,
-    seed: int | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-) -> Summary:
-    """Train a recipe in the folder `out`, to its checkpoint. `steps` and `seed` replace its own.
-
-    Raises what `loci.training.loop.train` raises.
-    """
-    config = find_recipe(name)()
-    if not isinstance(config, RunConfig):
-        raise LociError(f"recipe '{name}' returned a {type(config).__name__}; return a RunConfig")
-    changes = {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
-    return run(config, out, resume, threads, device)
-
-
 def run(
     config: RunConfig,
     out: str | Path,
@@ -106,20 +61,8 @@ def run(
 ) -> Summary:
     """Train what `config` describes in the folder `out`, and let it write its result."""
     folder = RunFolder.open(out, config, resume)
-    torch.manual_seed(keyed(config.train.seed, "weights"))
+    torch.manual_seed(seed_for(config.train.seed, "weights"))
     task = config.task()
     summary = fit(task, config.train, folder, threads, device)
     config.finish(task.module, folder.path, summary)
     return summary
-
-
-def _from_file(path: Path, function: str) -> Recipe:
-    """A function that a Python file defines itself."""
-    module = load_file(path, "recipe")
-    own = {
-        k: v for k, v in vars(module).items()
-        if inspect.isfunction(v) and v.__module__ == module.__name__
-    }
-    if function not in own:
-        raise LociError(f"{path} has no function '{function}'{nearest(function, own)}")
-    return own[function]

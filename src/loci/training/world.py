@@ -16,21 +16,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loci.checkpoint import digest, load_checkpoint, load_into
+from loci.attention.rotary import ALIGNED
 from loci.data.episodes import FORMAT, render_training_set
 from loci.errors import LociError
-from loci.files import atomic_write, cache_folder
-from loci.models.codecs import Codec, CodecConfig
-from loci.models.rope import ALIGNED
+from loci.geometry import Camera
+from loci.io.bundled import shipped
+from loci.io.checkpoint import digest, load_checkpoint, load_into
+from loci.io.files import atomic_write, cache_folder
+from loci.io.progress import tracked
+from loci.models.codecs.base import Codec, CodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import KIND, WorldConfig, WorldModel
-from loci.packed import packed_pass
-from loci.progress import tracked
-from loci.shipped import shipped
-from loci.training.loop import keyed
-from loci.training.order import picked
+from loci.seeds import seed_for
+from loci.training.packed import packed_pass
 from loci.training.run import RunConfig
-from loci.types import Camera
+from loci.training.sampler import picked
 
 # How sharply heads start out looking along their own ray; see `initialise`.
 SHARPNESS = 1.3
@@ -100,7 +100,7 @@ class WorldTask:
         """
         config, count = self.config, len(self.latents)
         picks = picked(config.train.seed, step, config.batch, count)
-        draw = torch.Generator().manual_seed(keyed(config.train.seed, step))
+        draw = torch.Generator().manual_seed(seed_for(config.train.seed, step))
         latents = self.latents[picks].float()
         groups, span = len(self.starts), config.world.chunk
         return {

@@ -1,0 +1,1 @@
+"""Executors of a rule, and what queries and keys are made of."""

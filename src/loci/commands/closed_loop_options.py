@@ -1,0 +1,57 @@
+"""`loci eval`: policies at work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from loci.commands.options import maybe, named
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="closed-loop")
+def closed_loop(
+    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    /,
+    *,
+    task: Annotated[str, named("NAME")],
+    out: Annotated[Path, named("DIR")],
+    episodes: Annotated[int, named("N")] = 100,
+    seed: Annotated[int, named("S")] = 0,
+    hold: Annotated[int, named("N")] = 1,
+    steps: Annotated[int | None, maybe("N", "the model's")] = None,
+    temperature: Annotated[float | None, maybe("T", "the model's")] = None,
+    films: Annotated[int, named("N")] = 3,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Let a policy do a task, episode after episode: success, stages and kinds of failure.
+
+    What is done is kept in DIR; the same command goes on where it was stopped or killed.
+
+    Args:
+        checkpoint: A world-action model made by `loci train`, or the name of one that ships.
+        task: A task of the tabletop.
+        out: Folder of the results: episodes.jsonl, results.json and videos.
+        episodes: How many to play; 100 by the field's custom.
+        seed: Of the policy's noise and, counting up, of the episodes.
+        hold: How many times as long as in training the fact must be held.
+        steps: Denoising steps of an act.
+        temperature: Scale of the noise that an act begins from, 0 to 1.
+        films: How many episodes to film.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.commands.closed_loop import closed_loop as run
+    from loci.commands.closed_loop import table
+
+    found = run(checkpoint, task, out, episodes, seed, hold, steps, films, temperature)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))

@@ -1,0 +1,307 @@
+"""The command `loci`.
+
+Each command is a function: its signature is the options, its docstring the help. What a command
+needs is imported inside it, so that `loci --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from loci import __version__
+from loci.commands import closed_loop_options as evaluation
+from loci.commands import data, worlds
+from loci.commands.options import listed, maybe, named
+from loci.errors import LociError
+
+USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
+
+# Columns of a terminal in which a table fits with its intervals.
+WIDE = 150
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def train(
+    recipe: Positional[Annotated[str, named("RECIPE")]],
+    /,
+    *,
+    out: Annotated[Path, named("DIR")],
+    resume: bool = False,
+    steps: Annotated[int | None, maybe("N", "the recipe's")] = None,
+    seed: Annotated[int | None, maybe("S", "the recipe's")] = None,
+    threads: Annotated[int | None, maybe("N", "all cores")] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, maybe("{cpu,cuda}", "cuda if usable")] = None,
+) -> None:
+    """Train a recipe to a checkpoint, DIR/model.safetensors.
+
+    Args:
+        recipe: rooms-ROW, returns-ROW, TASK-ROW (a policy), rooms-codec, or
+            path/to/file.py:function.
+        out: Folder of the run: settings, log, state and checkpoint.
+        resume: Continue the run that DIR holds, stopped or killed at any moment. On a CPU the
+            weights come out the same, bit for bit.
+        steps: Number of steps.
+        seed: Seed of weights, data and noise.
+        threads: On a CPU, each takes a part of the batch.
+        device: Where to train.
+    """
+    from loci.recipes.registry import run_recipe
+
+    summary = run_recipe(recipe, out, resume, steps, seed, threads, device)
+    print(
+        f"{out}: {summary.steps} steps in {summary.minutes:.1f} min, loss {summary.loss:.4f}, "
+        f"weights {summary.weights}"
+    )
+
+
+@app.command
+def study(
+    name: Positional[Annotated[str, named("NAME")]],
+    /,
+    *,
+    out: Annotated[Path, named("DIR")],
+    rows: Annotated[str | None, maybe("A,B", "all")] = None,
+    tasks: Annotated[str | None, maybe("A,B", "all")] = None,
+    cases: Annotated[int | None, maybe("N", "64 rooms, 100 episodes")] = None,
+    seed: Annotated[int, named("S")] = 0,
+    from_scratch: bool = False,
+    finished: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Compare memory rows on the same cases with the same noise: results.json and report.html.
+
+    Args:
+        name: ground, families or returns, of world models in rooms; wam, of policies at tasks.
+        out: Folder of the results. What is finished there is not made again.
+        rows: Only these rows, separated by commas.
+        tasks: wam: only these tasks, separated by commas.
+        cases: Number of held-out rooms, or of episodes.
+        seed: Picks other held-out rooms or episodes.
+        from_scratch: Rooms: train the rows first, instead of loading the checkpoints that ship.
+        finished: wam: only what is finished in DIR, some rows at some tasks; nothing is trained.
+        as_json: Print the results as JSON instead of tables.
+    """
+    from loci.study.studies import Asked, find_study
+
+    if cases is not None and cases < 1:
+        raise LociError("a study needs a case; give --cases 1 or more")
+    asked = Asked(
+        rows=listed(rows), tasks=listed(tasks, "task"), cases=cases, seed=seed,
+        from_scratch=from_scratch, finished=finished,
+    )
+    found = find_study(name)
+    results = found.run(out, asked)
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(found.table(results, console.width >= WIDE))
+    print(out / "report.html")
+
+
+@app.command
+def probe(
+    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    /,
+    *,
+    cases: Annotated[int, named("N")] = 64,
+    seed: Annotated[int, named("S")] = 0,
+    out: Annotated[Path | None, maybe("FILE", "print only")] = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Ask a checkpoint's memory what it stores, beside what generation reads out of it.
+
+    Args:
+        checkpoint: A world model made by `loci train`, or the name of one that ships.
+        cases: Number of held-out rooms.
+        seed: Picks other held-out rooms.
+        out: A file for the results, as JSON.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.commands.probe import probe as ask
+    from loci.commands.probe import table
+
+    found = ask(checkpoint, cases, seed, out)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
+@app.command
+def bench(
+    *,
+    policy: Annotated[Literal["small", "paper"] | None, maybe("{small,paper}", "the rooms")] = None,
+    rows: Annotated[str | None, maybe("A,B", "all")] = None,
+    frames: Annotated[str | None, maybe("N,M", "25,100,400, of a policy up to 6400")] = None,
+    repeats: Annotated[int, named("N")] = 7,
+    memory: Annotated[float | None, maybe("GB", "half of what is free")] = None,
+    out: Annotated[Path | None, maybe("FILE", "not written")] = None,
+    plot: Annotated[Path | None, maybe("SVG", "not drawn")] = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Measure what memory costs, row beside row: milliseconds, tokens and bytes against history.
+
+    Args:
+        policy: Robots of this size instead of the world model of the rooms: small is what two
+            cores train, paper one layer of MemoryWAM.
+        rows: Only these rows, separated by commas, and the one to which all are compared: none, of
+            a policy window.
+        frames: Measure after so many written frames.
+        repeats: How often each thing is timed; rows take turns.
+        memory: Gigabytes for what all rows of a policy remember; beyond it the largest are left
+            out.
+        out: A file for the results, JSON.
+        plot: A file for a plot of them, milliseconds and bytes against frames.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.study.bench import bench, policy_bench
+
+    if memory is not None and policy is None:
+        raise LociError("--memory limits what policies hold; give --policy small or paper with it")
+    if plot is not None and plot.suffix != ".svg":
+        raise LociError(f"the plot is an SVG; name {plot.with_suffix('.svg')}")
+    lengths = None if frames is None else bench.parse_frames(frames)
+    if policy is None:
+        results = bench.run_bench(listed(rows), lengths or bench.FRAMES, repeats, out)
+    else:
+        results = policy_bench.run_policy_bench(
+            policy, listed(rows), lengths or policy_bench.FRAMES, repeats, out,
+            None if memory is None else 1e9 * memory,
+        )
+    if plot is not None:
+        from loci.io.files import atomic_write
+        from loci.report.cost_plots import cost
+        from loci.report.svg import standalone
+
+        atomic_write(plot, standalone(cost(results)))
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    wide = console.width >= WIDE
+    tables = policy_bench.tables(results, wide) if policy else [bench.table(results, wide)]
+    for table in tables:
+        console.print(table)
+
+
+@app.command
+def rollout(
+    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    /,
+    *,
+    first_frame: Annotated[Path, named("IMG")],
+    path: Annotated[str, named("NAME")],
+    out: Annotated[Path, named("MP4")],
+    seed: Annotated[int, named("S")] = 0,
+    steps: Annotated[int | None, maybe("N", "the model's")] = None,
+) -> None:
+    """Generate a video: from a first frame, along a camera path.
+
+    Args:
+        checkpoint: A world model made by `loci train`, or the name of one that ships.
+        first_frame: An image of the model's size.
+        path: Name of a camera path (loop180, walk-return, ...), or a file of poses.
+        out: The video to write.
+        seed: Seed of the noise.
+        steps: Denoising steps a chunk.
+    """
+    from loci.commands.rollout import rollout as generate
+
+    generate(checkpoint, first_frame, path, out, seed, steps)
+    print(out)
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
+    """Say what is installed, how fast this machine is, and what is missing.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from loci.commands.doctor import diagnose, show
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    if any(verdict["level"] == "fail" for verdict in found["verdicts"]):
+        raise SystemExit(BUG)
+
+
+app.command(evaluation.app, name="eval", help="Policies at work.")
+app.command(data.app, name="data", help="Datasets of demonstrations, in LeRobot's format.")
+app.command(
+    worlds.app,
+    name="worlds",
+    help="The worlds: rooms and a tabletop, rendered with exact ground truth.",
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command with these arguments (the process's own by default), and exit."""
+    # Waiting threads that spin make a shared machine eight times slower; it must be set before
+    # torch is loaded. https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _run(arguments)
+        sys.stdout.flush()
+    except LociError as error:
+        _leave(f"error: {error}", USAGE)
+    except KeyboardInterrupt as error:
+        _leave(str(error) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader left (`loci ... | head`): Python must not try to flush again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from None
+    except Exception as error:  # noqa: BLE001 (the outermost place: nothing is swallowed)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        print(f"loci {__version__}")
+        return
+    app.cli(
+        prog="loci",
+        description="Memory for action world models: train it, measure it, show it.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"loci: warning: {message}", file=sys.stderr)
+
+
+def _leave(line: str, code: int) -> None:
+    """End with one line on standard error, or with the traceback where LOCI_DEBUG=1 asks for it."""
+    if os.environ.get("LOCI_DEBUG") == "1":
+        raise
+    print(f"loci: {line}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    main()

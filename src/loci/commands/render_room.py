@@ -1,0 +1,28 @@
+"""`loci worlds render rooms`: a room along a camera path, as a video or a sheet. Source: ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loci.data.episodes import Episode, render_episode
+from loci.errors import LociError, nearest
+from loci.io.pictures import write_frames
+
+Report = Callable[[str], None]
+
+
+def render_room(
+    split: str, seed: int, path: str, out: str | Path, report: Report = print
+) -> Episode:
+    """Render room `seed` of `split` along `path` into `out`: .mp4 a video, .png a sheet of frames.
+
+    Raises LociError for an unknown split, path or suffix, and when `out` cannot be written.
+    """
+    suffix = Path(out).suffix.lower()
+    if suffix not in (".mp4", ".png"):
+        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, ('.mp4', '.png'))}")
+    episode = render_episode(split, seed, path)
+    write_frames(out, episode.rgb)
+    report(f"{out}: room {split} {seed}, {path}, {len(episode.rgb)} frames")
+    return episode

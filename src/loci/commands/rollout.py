@@ -1,0 +1,87 @@
+"""`loci rollout`: a video from a first frame along a camera path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from loci.errors import LociError, nearest
+from loci.geometry import Camera
+from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
+from loci.io.progress import tracked
+from loci.models.world import WorldModel
+from loci.seeds import seed_for
+from loci.worlds.rooms.paths import PATHS, load_path, make_path
+from loci.worlds.rooms.room import sample_room
+
+
+def rollout(
+    checkpoint: str | Path, first_frame: str | Path, path: str, out: str | Path, seed: int = 0,
+    steps: int | None = None,
+) -> np.ndarray:
+    """Generate along `path` from the image `first_frame` and write the video `out`.
+
+    path: a name of `PATHS`, or a file of poses. Returns the frames, uint8 (T, H, W, 3), the first
+    one being the codec's view of the given image. Raises LociError for a bad checkpoint, an image
+    of the wrong size or no image, a broken path; no video is written then.
+    """
+    known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
+    suffix = Path(out).suffix.lower()
+    if suffix not in known:
+        # Now, and not after minutes of work.
+        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
+    model = WorldModel.load(checkpoint)
+    image = read_first_frame(first_frame, model.config.camera)
+    poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
+    chunk = model.config.chunk
+    session = model.session(1, capacity=len(poses[0]))
+    with torch.no_grad():
+        latents = [model.codec.encode(torch.from_numpy(image)[None, None])]
+        session.write(latents[0], poses[:, :1])
+        starts = range(1, poses.shape[1], chunk)
+        for number, start in enumerate(tracked(starts, "generating", len(starts))):
+            generator = torch.Generator().manual_seed(seed_for(seed, "rollout", number))
+            noise = torch.randn(1, chunk, *model.latent_shape, generator=generator)
+            where = poses[:, start : start + chunk]
+            latents.append(session.generate(where, noise, steps))
+            session.write(latents[-1], where)
+        frames = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()
+    write_frames(out, frames)
+    return frames
+
+
+def read_first_frame(file: str | Path, camera: Camera) -> np.ndarray:
+    """An image (H, W, 3) uint8 of exactly the camera's size."""
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            if (height, width) != (camera.height, camera.width):
+                raise LociError(
+                    f"{file} is {width}x{height}, the model wants "
+                    f"{camera.width}x{camera.height}; resize it"
+                )
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise LociError(f"no first frame {file}; check the path") from error
+    except broken as error:
+        raise LociError(f"{file} is not an image that can be read: {error}; give a PNG") from error
+
+
+def read_poses(path: str, seed: int, chunk: int) -> np.ndarray:
+    """Camera poses (T, 4, 4) of a named path or of a file of poses; T = 1 + n chunks."""
+    if path not in PATHS and Path(path).suffix:
+        poses = load_path(path).poses
+    else:
+        # The room only lends its free floor: a pose enters the model relative to the first frame.
+        room = sample_room(seed, "heldout")
+        poses = make_path(path, room.start, seed, room).poses
+    if (len(poses) - 1) % chunk or len(poses) <= chunk:
+        raise LociError(
+            f"{len(poses)} poses are not a first frame and whole chunks of {chunk}; "
+            f"give 1 + n x {chunk}"
+        )
+    return poses

@@ -1,0 +1,1 @@
+"""Datasets in LeRobot's v3.0 format: read, written, checked."""

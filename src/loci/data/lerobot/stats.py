@@ -1,0 +1,46 @@
+"""An episode's statistics in a LeRobot v3.0 dataset: columns of its line in meta/episodes.
+
+Source: huggingface/lerobot, src/lerobot/datasets/dataset_metadata.py, version v3.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from loci.data.lerobot.format import Feature
+from loci.data.statistics import Statistics, sampled, thinned, vector_stats, visual_stats
+
+
+def episode_stats(
+    frames: dict[str, np.ndarray], features: dict[str, Feature]
+) -> dict[str, Statistics]:
+    """Statistics of an episode's numbers and pictures, by feature; text has none."""
+    found = {}
+    for name, feature in features.items():
+        if feature.visual:
+            found[name] = visual_stats(thinned(frames[name][sampled(len(frames[name]))]))
+        elif feature.numeric:
+            found[name] = vector_stats(frames[name])
+    return found
+
+
+def to_line(stats: dict[str, Statistics]) -> dict[str, Any]:
+    """The columns that hold them."""
+    return {
+        f"stats/{name}/{key}": value.tolist()
+        for name, found in stats.items()
+        for key, value in found.items()
+    }
+
+
+def of_line(line: dict[str, Any], features: dict[str, Feature]) -> dict[str, Statistics]:
+    """What these columns hold, by feature."""
+    found: dict[str, Statistics] = {}
+    for column, value in line.items():
+        head, _, rest = column.partition("/")
+        name, _, key = rest.rpartition("/")
+        if head == "stats" and name in features and value is not None:
+            found.setdefault(name, {})[key] = np.array(value)
+    return found

@@ -1,1 +1,0 @@
-"""What a memory row remembers: the same cases and the same noise for every row, and intervals."""

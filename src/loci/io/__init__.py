@@ -1,0 +1,1 @@
+"""Files, checkpoints, pictures and video in and out; progress; processes."""

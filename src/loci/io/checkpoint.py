@@ -1,0 +1,255 @@
+"""Checkpoint files: tensors and everything needed to read them, in one safetensors file.
+
+The metadata are all text: `format` and `version` (whose file it is), `kind` (what it holds),
+`config` (JSON that rebuilds the object), `conventions` (axes, units, flow), `commit` (the code that
+wrote it), `training` (how it came about) and `digest` (of the tensors: damage is noticed).
+The same tensors and metadata always give the same bytes. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from loci import __version__
+from loci.config import Config
+from loci.errors import LociError
+from loci.io.bundled import located, names
+from loci.io.files import atomic_write
+
+FORMAT = "loci-checkpoint"
+VERSION = "1"
+CONVENTIONS = {
+    "axes": "OpenCV: x right, y down, z forward; the ground is the x-z plane, yaw > 0 turns right",
+    "poses": "camera-to-world 4x4, relative to a named reference frame before they enter a model",
+    "units": "metres, radians",
+    "flow": "x_t = (1 - t) x_0 + t eps; t = 1 is noise; the target is eps - x_0",
+    "video": "uint8 RGB (T, H, W, 3) at the edges, float in [-1, 1] inside",
+}
+_LENGTH = struct.Struct("<Q")
+# The safetensors library refuses longer headers: beyond this the file is something else.
+_LONGEST_HEADER = 100_000_000
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds. `metadata` has version, kind, commit, digest (text) and conventions and
+    training (dicts)."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | Path,
+    kind: str,
+    config: Config | Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    **notes: object,
+) -> str:
+    """Write a checkpoint whole or not at all, and return the digest of its tensors.
+
+    dtype: matrices of floats (two dimensions or more) are stored in it, None stores them as they
+    are. Vectors and scalars always stay as they are: they cost little, and statistics live there.
+    notes: JSON values about the training (steps, minutes, loss), kept as `training`.
+    Raises LociError where the disk is full or the place cannot be written.
+    """
+    stored = _storable(tensors, dtype)
+    found = digest(stored)
+    settings = config.to_dict() if isinstance(config, Config) else dict(config)
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": kind,
+        "config": json.dumps(settings, sort_keys=True),
+        "conventions": json.dumps(CONVENTIONS, sort_keys=True),
+        "commit": commit(),
+        "training": json.dumps(notes, sort_keys=True),
+        "digest": found,
+    }
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(stored, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        _sort_header(temporary)
+
+    atomic_write(path, write)
+    return found
+
+
+def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
+    """Read a checkpoint of the given kind: config, tensors (on the CPU, as stored), metadata.
+
+    path: the file, or the name of a checkpoint that ships with Loci (`shipped.py`).
+    Raises LociError for a missing, truncated, damaged or foreign file, another version or kind.
+    """
+    path = located(path)
+    _check_whole(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = _metadata(path, kind, file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LociError(f"{path} cannot be read: {error}; copy or train it again") from error
+    if digest(tensors) != metadata["digest"]:
+        raise LociError(f"{path} is damaged: its tensors changed; copy or train it again")
+    return Checkpoint(metadata.pop("config"), tensors, metadata)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path = "") -> None:
+    """Copy `tensors` into `module`, all of them, in the module's own dtype and device.
+
+    Raises LociError naming the first tensor that is missing, of no use, or of another shape;
+    `where` names the file in that message. Nothing is copied then.
+    """
+    own = module.state_dict()
+    source = str(where) or "the checkpoint"
+    fix = "it was made by another configuration; load it with its own"
+    for name, tensor in own.items():
+        if name not in tensors:
+            raise LociError(f"{source} lacks the tensor '{name}': {fix}")
+        if tensors[name].shape != tensor.shape:
+            there, here = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise LociError(f"{source}: '{name}' is {there}, the model wants {here}: {fix}")
+    for name in tensors:
+        if name not in own:
+            raise LociError(f"{source} has a tensor '{name}' that the model has not: {fix}")
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits of the names, types, shapes and bytes of `tensors`."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+@cache
+def commit() -> str:
+    """The commit of the running code, with `-dirty` after uncommitted changes; for an installed
+    package, which has no history, `release` and its version."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", "-C", str(here.parents[1]), *arguments],
+                capture_output=True, text=True, timeout=20, check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    # A package installed inside somebody's repository is not part of that repository.
+    tracked = git("ls-files", "--error-unmatch", str(here))
+    head = git("rev-parse", "--short=12", "HEAD") if tracked else None
+    if head is None:
+        return f"release {__version__}"
+    return head + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+
+
+def _storable(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors on the CPU, in the wished dtype, each with memory of its own."""
+    stored: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu()
+        if dtype is not None and tensor.is_floating_point() and tensor.dim() > 1:
+            tensor = tensor.to(dtype)
+        tensor = tensor.contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        # Tied weights share memory, which the format cannot express: each name gets its copy.
+        if address in storages:
+            tensor = tensor.clone()
+        storages.add(address)
+        stored[name] = tensor
+    return stored
+
+
+def _sort_header(path: Path) -> None:
+    """Order the metadata by name: the library writes them in an order that changes every time."""
+    with path.open("rb+") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(_LENGTH.size)
+        # The same content in another order is as long as before; spaces are legal padding.
+        file.write(text.ljust(length))
+
+
+def _check_whole(path: Path) -> None:
+    """Tell a missing, a truncated and a foreign file apart, before the library sees it."""
+    if not path.exists():
+        raise LociError(
+            f"no checkpoint at {path}; check the path, make one with `loci train`, or name one of "
+            f"those that ship: {', '.join(names())}"
+        )
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.safetensors"))
+        hint = f"name a file in it: {', '.join(inside)}" if inside else "it holds no checkpoint"
+        raise LociError(f"{path} is a folder; {hint}")
+    foreign = LociError(f"{path} is not a safetensors file; give a checkpoint made by `loci train`")
+    cut = LociError(f"{path} is cut short; copy or train it again")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                raise cut
+            (length,) = _LENGTH.unpack(head)
+            if length > _LONGEST_HEADER:
+                raise foreign
+            text = file.read(length)
+            if not text.startswith(b"{"):
+                raise foreign if text else cut
+            if len(text) < length:
+                raise cut
+            entries = json.loads(text)
+            ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
+            size = file.seek(0, 2) - _LENGTH.size - length
+    except OSError as error:
+        raise LociError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise foreign from error
+    if size < max(ends, default=0):
+        raise cut
+
+
+def _metadata(path: Path, kind: str, found: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file, checked: ours, of this version, of this kind."""
+    if found.get("format") != FORMAT:
+        raise LociError(
+            f"{path} is a safetensors file of another program; give one made by `loci train`"
+        )
+    if found.get("version") != VERSION:
+        raise LociError(
+            f"{path} has version {found.get('version')} and this Loci reads version {VERSION}; "
+            "use the release that wrote it"
+        )
+    if found.get("kind") != kind:
+        raise LociError(f"{path} holds a {found.get('kind')} and a {kind} is wanted; give another")
+    try:
+        texts = {key: found[key] for key in ("version", "kind", "commit", "digest")}
+        trees = {key: json.loads(found[key]) for key in ("config", "conventions", "training")}
+    except (KeyError, ValueError) as error:
+        raise LociError(f"{path} has damaged metadata ({error}); copy or train it again") from error
+    return texts | trees

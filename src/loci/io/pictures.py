@@ -1,0 +1,96 @@
+"""Frames as files that people look at: a video that plays in a browser, or a sheet of frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from loci.errors import LociError, nearest
+from loci.io.files import atomic_write
+
+MAGNIFY = 4
+VIDEO_SUFFIXES = (".mp4",)
+SHEET_SUFFIXES = (".png",)
+
+
+def write_video(
+    path: str | Path, frames: np.ndarray, fps: float = 8, magnify: int = MAGNIFY
+) -> None:
+    """Write uint8 RGB `frames` (T, H, W, 3) as MP4 (H.264, or MPEG-4 where it is missing).
+
+    Pixels are enlarged `magnify` times without smoothing. Raises LociError for other arrays and
+    when the file cannot be written; the file is whole or absent.
+    """
+    frames = _checked(frames)
+    if str(Path(path).suffix).lower() not in VIDEO_SUFFIXES:
+        raise LociError(f"{path} is no video name; end it in .mp4")
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+
+    def encode(temporary: Path) -> None:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as file:
+            stream = file.add_stream(codec, rate=round(fps))
+            # Even sides, which 4:2:0 chroma needs.
+            stream.height = frames.shape[1] * magnify // 2 * 2
+            stream.width = frames.shape[2] * magnify // 2 * 2
+            stream.pix_fmt = "yuv420p"
+            if codec == "libx264":
+                stream.options = {"crf": "16", "preset": "medium", "threads": "1"}
+            else:
+                stream.bit_rate = 4_000_000
+            for frame in frames:
+                large = frame.repeat(magnify, axis=0).repeat(magnify, axis=1)
+                image = np.ascontiguousarray(large[: stream.height, : stream.width])
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            file.mux(stream.encode())
+
+    atomic_write(path, encode)
+
+
+def contact_sheet(
+    frames: np.ndarray, columns: int | None = None, magnify: int = 2, gap: int = 2
+) -> Image.Image:
+    """All `frames` (T, H, W, 3) uint8 on one image, row by row, white between them.
+
+    `columns` defaults to 8, or T where there are fewer. Raises LociError for
+    other arrays or a number of columns below 1.
+    """
+    frames = _checked(frames)
+    count, height, width = frames.shape[:3]
+    columns = min(8, count) if columns is None else columns
+    if columns < 1:
+        raise LociError(f"a sheet of {columns} columns is empty; give 1 or more")
+    rows = -(-count // columns)
+    high, wide = height * magnify + gap, width * magnify + gap
+    sheet = np.full((rows * high + gap, columns * wide + gap, 3), 255, np.uint8)
+    for index, frame in enumerate(frames):
+        y, x = gap + index // columns * high, gap + index % columns * wide
+        large = frame.repeat(magnify, axis=0).repeat(magnify, axis=1)
+        sheet[y : y + height * magnify, x : x + width * magnify] = large
+    return Image.fromarray(sheet)
+
+
+def write_frames(path: str | Path, frames: np.ndarray, fps: float = 8) -> None:
+    """Write `frames` (T, H, W, 3) uint8 as the video or the sheet that `path` is named for.
+
+    Raises LociError for a name that is neither.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        write_video(path, frames, fps)
+    elif suffix in SHEET_SUFFIXES:
+        image = contact_sheet(frames)
+        atomic_write(path, lambda temporary: image.save(temporary, format="PNG"))
+    else:
+        known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
+        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
+
+
+def _checked(frames: np.ndarray) -> np.ndarray:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise LociError(
+            f"frames are {frames.dtype} {frames.shape}; give uint8 (T, H, W, 3) with T at least 1"
+        )
+    return frames

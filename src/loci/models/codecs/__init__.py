@@ -1,0 +1,1 @@
+"""Codecs: images to latent frames and back."""

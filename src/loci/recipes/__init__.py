@@ -1,0 +1,1 @@
+"""Functions that return the configuration of a run."""

@@ -1,0 +1,1 @@
+"""Who sees whom: the rule, and what follows from its structure."""

@@ -1,0 +1,1 @@
+"""Studies: memories compared on the same cases with the same noise."""

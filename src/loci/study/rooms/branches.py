@@ -1,0 +1,83 @@
+"""The branches of a study: which cases, what is observed, and how the outcome is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from loci.study.rooms.cases import (
+    CIRCLE,
+    EXPLORE,
+    LEFT45,
+    LOOP180,
+    LOOP360,
+    RIGHT45,
+    WALK,
+    Case,
+    Course,
+    make_cases,
+)
+from loci.study.rooms.loop import GROUPS as LOOP_GROUPS
+from loci.study.rooms.loop import score_loop
+from loci.study.rooms.objects import CaseScore
+from loci.study.rooms.recall import GROUPS as RECALL_GROUPS
+from loci.study.rooms.recall import score_causal, score_recall
+from loci.study.rooms.replay import CHUNKS, score_replay
+from loci.study.rooms.truth import Truth
+
+RECALL_COURSES = (LOOP180, LOOP360, WALK, EXPLORE, CIRCLE)
+LOOP_COURSES = (LEFT45, RIGHT45, LOOP180, WALK)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One question to a row.
+
+    observe: "out" gives it the whole way out, "first" the first frame. chunks: how many to generate
+    at most (None: to the end of the path). groups: the objects that are scored. baselines: whether
+    floors and ceilings have an answer. shown: how many of its cases a report shows.
+    """
+
+    name: str
+    split: str
+    courses: tuple[Course, ...]
+    observe: str
+    groups: tuple[str, ...]
+    score: Callable[[Truth, np.ndarray], CaseScore]
+    chunks: int | None = None
+    baselines: bool = True
+    shown: int = 0
+
+    def cases(self, count: int, study_seed: int) -> tuple[Case, ...]:
+        """Its cases; branches of the same split and courses share them."""
+        return make_cases(self.split, self.courses, count, study_seed)
+
+    def frames(self, chunk: int) -> int | None:
+        """Where its episodes are cut."""
+        return None if self.chunks is None else 1 + self.chunks * chunk
+
+
+BRANCHES: dict[str, Branch] = {
+    b.name: b
+    for b in (
+        Branch(
+            "replay", "heldout", (EXPLORE, LOOP180), "first", (), score_replay, chunks=CHUNKS
+        ),
+        Branch(
+            "recall", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_recall,
+            shown=len(RECALL_COURSES),
+        ),
+        Branch(
+            "causal", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_causal,
+            baselines=False,
+        ),
+        Branch(
+            "loop", "heldout", LOOP_COURSES, "first", LOOP_GROUPS, score_loop,
+            shown=len(LOOP_COURSES),
+        ),
+        Branch("open-recall", "open", RECALL_COURSES, "out", RECALL_GROUPS, score_recall, shown=2),
+        Branch("open-loop", "open", LOOP_COURSES, "first", LOOP_GROUPS, score_loop),
+    )
+}

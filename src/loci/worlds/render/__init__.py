@@ -1,0 +1,1 @@
+"""A ray caster on mujoco-core: shapes, materials, pictures with exact depth and identity."""

@@ -1,0 +1,1 @@
+"""Procedural rooms and camera paths through them."""

@@ -1,0 +1,277 @@
+"""Named camera paths that leave and come back, closed exactly.
+
+A path counts turns in whole steps, so that a heading that is reached again is the same number, and
+the way back repeats the poses of the way out bit for bit. Source: ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path as File
+
+import numpy as np
+
+from loci.errors import LociError, nearest
+from loci.worlds.rooms.room import Room, camera_pose, room_rng
+
+TURN = np.radians(11.25)
+WALK = 0.15
+FULL_TURN = 32
+CHUNK = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A camera path of T = 1 + 4 n frames.
+
+    poses (T, 4, 4) float64, absolute camera to world; frames 0 .. out-1 are the way out including
+    the turning point, out .. T-1 the way back; pairs (P, 2) int64: frames (i on the way out, j on
+    the way back) with exactly equal poses.
+    """
+
+    name: str
+    poses: np.ndarray
+    out: int
+    pairs: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a walker is: metres, and a heading in whole turn steps from the start's."""
+
+    x: float
+    z: float
+    heading: int
+
+    def step(self, turn: int, walk: int, facing: float) -> _Place:
+        """Turn by `turn` steps, then walk `walk` steps (forwards > 0) along the new heading."""
+        heading = self.heading + turn
+        yaw = facing + TURN * (heading % FULL_TURN)
+        x = self.x + WALK * walk * float(np.sin(yaw))
+        z = self.z + WALK * walk * float(np.cos(yaw))
+        return _Place(x, z, heading)
+
+
+Walk = Callable[[_Place, float, np.random.Generator, float], tuple[list[_Place], int]]
+
+
+def _turn_return(steps: int, side: int) -> Walk:
+    def walk(
+        start: _Place, facing: float, rng: np.random.Generator, free: float
+    ) -> tuple[list[_Place], int]:
+        places = [start]
+        for _ in range(steps):
+            places.append(places[-1].step(side, 0, facing))
+        return _there_and_back(places)
+
+    return walk
+
+
+def _loop360(
+    start: _Place, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[_Place], int]:
+    places = [start]
+    for _ in range(2 * FULL_TURN):
+        places.append(places[-1].step(1, 0, facing))
+    return places, FULL_TURN + 1
+
+
+def _walk_return(
+    start: _Place, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[_Place], int]:
+    """Turning at least 90 degrees and ending at least 0.8 m from the start."""
+    while True:
+        side = int(rng.choice([-1, 1]))
+        turns = rng.permutation([side] * int(rng.integers(8, 13)) + [0] * 16)[:16]
+        if rng.uniform() < 0.5:
+            turns = np.sort(np.abs(turns))[:: int(rng.choice([-1, 1]))] * side
+        walks = rng.uniform(size=16) < rng.uniform(0.45, 0.9)
+        places = [start]
+        for turn, walk in zip(turns, walks, strict=True):
+            places.append(places[-1].step(int(turn), int(walk), facing))
+        far = np.hypot(places[-1].x - start.x, places[-1].z - start.z)
+        if abs(places[-1].heading) >= 8 and far >= 0.8 and _inside(places, free):
+            return _there_and_back(places)
+
+
+def _explore(
+    start: _Place, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[_Place], int]:
+    """Smooth random turning, out to at least 120 degrees, never more than 1.2 m away."""
+    while True:
+        side, places = int(rng.choice([-1, 1])), [start]
+        drift = rng.uniform(0.7, 1.0)
+        pace = rng.uniform(0.1, 0.6)
+        for _ in range(16):
+            turn = side if rng.uniform() < drift else int(rng.choice([-side, 0, 0]))
+            walk = int(rng.uniform() < pace)
+            nxt = places[-1].step(turn, walk, facing)
+            if not _inside([nxt], free):
+                nxt = places[-1].step(turn, 0, facing)
+            places.append(nxt)
+        turned = abs(places[-1].heading)
+        far = max(np.hypot(p.x - start.x, p.z - start.z) for p in places)
+        if turned * TURN >= np.radians(120) and far <= 1.2:
+            return _there_and_back(places)
+
+
+PATHS: dict[str, Walk] = {
+    "left45-return": _turn_return(4, -1),
+    "right45-return": _turn_return(4, 1),
+    "loop180": _turn_return(16, 1),
+    "loop360": _loop360,
+    "walk-return": _walk_return,
+    "explore": _explore,
+}
+
+
+def make_path(name: str, start: np.ndarray, seed: int, room: Room) -> Path:
+    """The path called `name` (a key of PATHS) from pose `start` (4, 4), inside `room`'s free space.
+
+    `seed` picks among the paths of a random kind. Raises LociError for an unknown name.
+    """
+    if name not in PATHS:
+        raise LociError(f"unknown path '{name}'{nearest(name, PATHS)}")
+    place, facing = _start(start)
+    rng = room_rng(room.split, seed, f"path {name}")
+    places, out = PATHS[name](place, facing, rng, room.free_radius)
+    return _path(name, places, facing, start, out)
+
+
+def wander(start: np.ndarray, seed: int, room: Room, steps: int = 32) -> Path:
+    """A path for training: sweeps, walks and exact returns in random order, `steps` (4 n) long.
+
+    It teaches every use of memory that the named paths test, and some that they do not: going on
+    turning until the circle closes, retracing a part of the way, leaving again by another side.
+    """
+    if steps < CHUNK or steps % CHUNK:
+        raise LociError(f"a path has 1 + 4 n frames; {steps} steps is no multiple of {CHUNK}")
+    place, facing = _start(start)
+    rng = room_rng(room.split, seed, f"path wander {steps}")
+    places, trail = [place], [place]
+    pace = float(rng.choice([0.0, 0.0, 0.3, 0.6]))
+    while len(places) <= steps:
+        if len(trail) > 3 and rng.uniform() < 0.5:
+            for _ in range(len(trail) - 1 if rng.uniform() < 0.6 else int(rng.integers(2, 9))):
+                if len(trail) > 1:
+                    trail.pop()
+                    places.append(trail[-1])
+            continue
+        side = int(rng.choice([-1, 1]))
+        long = steps if rng.uniform() < 0.15 else int(rng.integers(3, 17))
+        for _ in range(long):
+            nxt = trail[-1].step(side, int(rng.uniform() < pace), facing)
+            if not _inside([nxt], room.free_radius):
+                nxt = trail[-1].step(side, 0, facing)
+            trail.append(nxt)
+            places.append(nxt)
+    out = 1 + CHUNK * (steps // CHUNK // 2)
+    return _path("wander", places[: steps + 1], facing, start, out)
+
+
+def load_path(file: str | File) -> Path:
+    """A path from a file of 4x4 camera-to-world matrices: JSON, or text with 16 numbers a line.
+
+    JSON is a list of matrices, or {"poses": [...], "out": frames of the way out}. Frames must
+    number 1 + 4 n. Without "out" the first half (in whole chunks) is the way out. Raises LociError,
+    naming the frame, for a pose that is not finite, not 4x4 or not rigid.
+    """
+    file = File(file)
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise LociError(f"cannot read path {file}: {reason}; give a JSON or text file") from error
+    rows, out = _read_rows(file, text)
+    poses = np.stack([_rigid(file, index, row) for index, row in enumerate(rows)])
+    if len(poses) < 1 + CHUNK or len(poses) % CHUNK != 1:
+        raise LociError(
+            f"{file}: {len(poses)} frames; a path has 1 + {CHUNK} n, so cut or add some"
+        )
+    if out is None:
+        out = 1 + CHUNK * ((len(poses) // CHUNK + 1) // 2)
+    if not isinstance(out, int) or not 1 < out <= len(poses) or out % CHUNK != 1:
+        raise LociError(f"{file}: 'out' is {out!r}; give 1 + {CHUNK} m, at most {len(poses)}")
+    return Path(file.stem, poses, out, _pairs(poses, out))
+
+
+def _read_rows(file: File, text: str) -> tuple[list[object], object]:
+    """The raw matrices of a path file, and its "out" where it has one."""
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LociError(f"{file}: not JSON at line {error.lineno}; fix it") from error
+        out = None
+        if isinstance(data, dict):
+            unknown = set(data) - {"poses", "out"}
+            if unknown:
+                key = min(unknown)
+                raise LociError(f"{file}: unknown key '{key}'{nearest(key, ('poses', 'out'))}")
+            data, out = data.get("poses"), data.get("out")
+        if not isinstance(data, list) or not data:
+            raise LociError(f"{file}: no list of poses; give [[4x4], ...] or " + '{"poses": ...}')
+        return data, out
+    lines = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise LociError(f"{file} is empty; give 16 numbers a line, one line a frame")
+    return list(lines), None
+
+
+def _rigid(file: File, index: int, row: object) -> np.ndarray:
+    """Pose `index` checked: 4x4, finite, a proper rotation, the last row 0 0 0 1."""
+    try:
+        pose = np.array(row, np.float64)
+    except (TypeError, ValueError) as error:
+        raise LociError(f"{file}: frame {index} is not a matrix of numbers; fix it") from error
+    if pose.shape not in ((16,), (4, 4)):
+        raise LociError(f"{file}: frame {index} has shape {pose.shape}; give 4x4 or 16 numbers")
+    pose = pose.reshape(4, 4)
+    if not np.isfinite(pose).all():
+        raise LociError(f"{file}: frame {index} is not finite; fix it")
+    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
+        raise LociError(f"{file}: frame {index} has last row {pose[3].tolist()}; it is 0 0 0 1")
+    turn = pose[:3, :3]
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) or np.linalg.det(turn) < 0:
+        raise LociError(f"{file}: frame {index} is no rotation; make it orthonormal, determinant 1")
+    return pose
+
+
+def _start(pose: np.ndarray) -> tuple[_Place, float]:
+    """The walker at a level pose, and the yaw that its heading 0 stands for."""
+    if pose.shape != (4, 4) or not np.allclose(pose[:3, 1], [0, 1, 0], atol=1e-6):
+        raise LociError("a named path starts from a level 4x4 pose; its y axis is (0, 1, 0)")
+    facing = float(np.arctan2(pose[0, 2], pose[2, 2]))
+    return _Place(float(pose[0, 3]), float(pose[2, 3]), 0), facing
+
+
+def _inside(places: list[_Place], free: float) -> bool:
+    return all(p.x * p.x + p.z * p.z <= free * free for p in places)
+
+
+def _there_and_back(places: list[_Place]) -> tuple[list[_Place], int]:
+    return places + places[-2::-1], len(places)
+
+
+def _path(name: str, places: list[_Place], facing: float, start: np.ndarray, out: int) -> Path:
+    poses = np.empty((len(places), 4, 4))
+    for index, place in enumerate(places):
+        turned = place.heading % FULL_TURN
+        poses[index] = camera_pose(place.x, place.z, facing + TURN * turned)
+        poses[index, 1, 3] = start[1, 3]
+        if turned == 0:
+            poses[index, :3, :3] = start[:3, :3]
+    return Path(name, poses, out, _pairs(poses, out))
+
+
+def _pairs(poses: np.ndarray, out: int) -> np.ndarray:
+    """(i, j): the latest frame i of the way out whose pose frame j of the way back repeats."""
+    seen = {pose.tobytes(): index for index, pose in enumerate(poses[:out])}
+    found = [
+        (seen[key], j)
+        for j, pose in enumerate(poses[out:], start=out)
+        if (key := pose.tobytes()) in seen
+    ]
+    return np.array(found, np.int64).reshape(-1, 2)

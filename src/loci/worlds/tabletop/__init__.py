@@ -1,0 +1,5 @@
+"""Two arms, three cameras, and tasks that need memory."""
+
+from loci.worlds.tabletop.env import Tabletop
+
+__all__ = ["Tabletop"]

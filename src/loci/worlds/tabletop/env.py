@@ -1,0 +1,199 @@
+"""The tabletop as a gymnasium environment: two arms, three cameras, tasks that need memory.
+
+`gymnasium.make("loci.worlds.tabletop.env:loci/CoverBlocks-v0")` or `Tabletop("cover-blocks")`. An
+episode is a pure function of the task, the seed and the actions. Source: ours; names of
+observations and info are those of gym-aloha and LeRobot.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from loci.errors import LociError, nearest
+from loci.geometry import Camera
+from loci.io.mosaic import mosaic
+from loci.worlds.tabletop.arms import ARMS, HIGHER, JOINTS, LOWER
+from loci.worlds.tabletop.table import RATE, State, Table
+from loci.worlds.tabletop.tasks import TASKS, make_task
+from loci.worlds.tabletop.tasks.base import Fact, Task, task_rng
+from loci.worlds.tabletop.view import CAMERAS, HEAD, TableView
+
+ACTION = len(ARMS) * JOINTS
+Observation = dict[str, Any]
+Info = dict[str, Any]
+
+
+class Tabletop(gymnasium.Env):
+    """One task on the table, 20 control steps a second.
+
+    Actions (14,): six joint angles in radians and a gripper (0 closed .. 1 open), left arm, then
+    right; absolute, and reached at bounded speed. Observations: {"pixels": {"head", "left_wrist",
+    "right_wrist"}: uint8 (H, W, 3), the wrists half the head's size, "agent_pos": float32 (14,)}.
+    Info: "is_success" (once true it stays), "task_description", "stages" (which were reached),
+    "failure" (its kind, "" for none). The reward is the share of stages newly reached. An episode
+    ends with success or failure, and is cut at the task's limit; actions after that change nothing.
+    `head` is the head camera.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": RATE}  # noqa: RUF012 (gymnasium's)
+
+    def __init__(
+        self, task: Task | str = "put-back-block", head: Camera = HEAD,
+        render_mode: str | None = None,
+    ):  # fmt: skip
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise LociError(f"no render mode '{render_mode}'; give rgb_array or None")
+        self.task = make_task(task) if isinstance(task, str) else task
+        self.head, self.render_mode = head, render_mode
+        self.begin(0)
+        sizes = [self.view.head, self.view.wrist, self.view.wrist]
+        pixels = {
+            name: spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
+            for name, camera in zip(CAMERAS, sizes, strict=True)
+        }
+        low, high = (np.tile(v, len(ARMS)).astype(np.float32) for v in (LOWER, HIGHER))
+        joints = spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = spaces.Dict({"pixels": spaces.Dict(pixels), "agent_pos": joints})
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Begin episode `seed` (a random one for None).
+
+        options: {"fact": (...)} chooses what is to be remembered; the rest of the layout stays.
+        Raises LociError for other options, a fact that the task does not have, a negative seed.
+        """
+        if seed is not None and seed < 0:
+            raise LociError(f"seed {seed} is negative; give 0 or more")
+        super().reset(seed=seed)
+        options = dict(options or {})
+        fact = options.pop("fact", None)
+        if options:
+            name = next(iter(options))
+            raise LociError(f"unknown option '{name}' of reset{nearest(name, ('fact',))}")
+        self.begin(int(self.np_random.integers(2**31)) if seed is None else seed, fact)
+        return self.observe(), self.verdict()
+
+    def begin(self, seed: int, fact: Fact | None = None) -> None:
+        """`reset` without pictures; `fact` replaces the episode's own."""
+        name = self.task.type_name or ""
+        if fact is None:
+            fact = self.task.draw(task_rng(name, seed, "fact"))
+        fact = tuple(fact) if isinstance(fact, list) else fact
+        if fact not in self.task.facts:
+            raise LociError(f"{name} has no fact {fact}; give one of its facts")
+        self.seed, self.fact = seed, fact
+        self.table = Table(self.task.layout(task_rng(name, seed, "layout"), self.fact))
+        self.table.state.stages = dict.fromkeys(self.task.stages, False)
+        self.task.begin(self.table, self.fact)
+        self._view: TableView | None = None
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, Info]:
+        reward, terminated, truncated, info = self.advance(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def advance(self, action: np.ndarray) -> tuple[float, bool, bool, Info]:
+        """`step` without pictures, which take most of its time.
+
+        Raises LociError for an action of another width or that is not finite.
+        """
+        action = np.asarray(action, np.float64)
+        if action.shape != (ACTION,):
+            raise LociError(f"an action of shape {action.shape}; give ({ACTION},)")
+        if not np.isfinite(action).all():
+            raise LociError("an action that is not finite; check what made it")
+        before = self._progress()
+        if not self.over:
+            events = self.table.advance(action)
+            self.task.update(self.table, self.fact, events)
+        s = self.table.state
+        ended = s.success or bool(s.failure)
+        return self._progress() - before, ended, self.over and not ended, self.verdict()
+
+    def observe(self) -> Observation:
+        """What the cameras and the joints show now."""
+        s = self.table.state
+        pixels = self.view.render(s, self.table.lamp)
+        return {"pixels": pixels, "agent_pos": s.joints.reshape(-1).astype(np.float32)}
+
+    def render(self) -> np.ndarray:
+        """The mosaic of the three cameras, uint8 (3 H / 2, W, 3)."""
+        pixels = self.view.render(self.table.state, self.table.lamp)
+        size = Camera(height=3 * self.head.height // 2, width=self.head.width)
+        return mosaic([pixels[name][None] for name in CAMERAS], size)[0]
+
+    @property
+    def view(self) -> TableView:
+        """The cameras, made when the first picture is wanted."""
+        if self._view is None:
+            self._view = TableView(self.table.layout, self.head)
+        return self._view
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended or reached its limit."""
+        s = self.table.state
+        return s.success or bool(s.failure) or s.step >= self.task.limit
+
+    def snapshot(self) -> dict[str, Any]:
+        """The episode as a plain tree of numbers and lists that JSON holds without loss."""
+        state = dataclasses.asdict(self.table.state)
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
+        return {
+            "task": self.task.to_dict(), "seed": self.seed, "fact": list(self.fact), "state": plain
+        }  # fmt: skip
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from a snapshot, of this environment or of another with the same task.
+
+        Raises LociError for a snapshot of another task.
+        """
+        if snapshot["task"] != self.task.to_dict():
+            raise LociError(
+                f"a snapshot of {snapshot['task']} does not fit {self.task.to_dict()}; "
+                "restore it into an environment of its own task"
+            )
+        self.begin(snapshot["seed"], tuple(snapshot["fact"]))
+        fresh = self.table.state
+        for field in dataclasses.fields(State):
+            value, now = snapshot["state"][field.name], getattr(fresh, field.name)
+            if isinstance(now, np.ndarray):
+                value = np.array(value, now.dtype).reshape(now.shape)
+            elif isinstance(now, dict):
+                value = copy.deepcopy(value)
+            setattr(fresh, field.name, value)
+
+    def _progress(self) -> float:
+        stages = self.table.state.stages
+        return sum(stages.values()) / len(stages)
+
+    def verdict(self) -> Info:
+        s = self.table.state
+        failure = s.failure
+        if not failure and not s.success and s.step >= self.task.limit:
+            missing = next((name for name, reached in s.stages.items() if not reached), "finished")
+            failure = f"not {missing}"
+        return {
+            "is_success": s.success,
+            "task_description": self.task.instruction,
+            "stages": dict(s.stages),
+            "failure": failure,
+        }
+
+
+def _register() -> None:
+    """`put-back-block` as "loci/PutBackBlock-v0", and so on."""
+    for name, task in TASKS.items():
+        identity = f"loci/{task.__name__}-v0"
+        if identity not in gymnasium.registry:
+            gymnasium.register(identity, "loci.worlds.tabletop.env:Tabletop", kwargs={"task": name})
+
+
+_register()

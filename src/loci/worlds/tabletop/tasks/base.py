@@ -1,0 +1,111 @@
+"""What a tabletop task is.
+
+A task is a frozen configuration that lays out an episode, judges what happens on the table, and has
+an expert. What must be remembered in an episode is its *fact*, a few small numbers. The expert sees
+the true state of the table but not the fact: where it needs it, it asks. Who answers decides what
+the expert's control is worth without memory (`baselines.py`).
+
+A new task is one file like `put_back_block.py` and one line in `tasks/__init__.py`. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from loci.config import Config
+from loci.errors import LociError
+from loci.worlds.tabletop.table import CHUNK, Event, Layout, Table
+
+Fact = tuple[int, ...]
+JITTER = 0.015  # metres by which a layout is moved, in x and y
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What only memory can tell the expert at this moment.
+
+    `kind` names the decision, `options` are the answers that make sense now, `seen` is all that the
+    current pictures and joints tell about it, and `would(fact)` the right answer if `fact` were the
+    episode's. `chunk` is the clock.
+    """
+
+    kind: str
+    options: tuple[int, ...]
+    seen: tuple[int, ...]
+    would: Callable[[Fact], int]
+    chunk: int
+
+
+Ask = Callable[[Question], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Config, family=True):
+    """One task. `hold` stretches the time for which the fact must be held, `hold` times.
+
+    A subclass states its `instruction`; its `stages` in order, the last of which counts among the
+    episodes that reached the one before; its `facts`; `chance`, the share that succeeds by guessing
+    the fact blindly; `gap`, the least number of chunks (at hold 1) between the last frame that
+    shows a fact, or a part of it, and the frame at which it is used; `revision`, to be raised with
+    every change of what happens or shows that nothing else here tells: results are kept under it.
+    """
+
+    hold: int = 1
+
+    instruction: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]
+    facts: ClassVar[tuple[Fact, ...]]
+    chance: ClassVar[float]
+    gap: ClassVar[int]
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self):
+        if self.hold < 1:
+            raise LociError(f"a task cannot hold a fact {self.hold} times as long; give 1 or more")
+
+    @property
+    def chunks(self) -> int:
+        """The limit of an episode, in chunks."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> int:
+        """The limit of an episode, in control steps."""
+        return self.chunks * CHUNK
+
+    def draw(self, rng: np.random.Generator) -> Fact:
+        """The fact of an episode."""
+        return self.facts[int(rng.integers(len(self.facts)))]
+
+    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
+        """What stands where. What is drawn from `rng` must not depend on the fact."""
+        raise NotImplementedError
+
+    def begin(self, table: Table, fact: Fact) -> None:
+        """Set the lamp and what the task keeps; most tasks start with nothing."""
+
+    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+        """Judge a control step: set the table's stages, failure and success, and the lamp."""
+        raise NotImplementedError
+
+    def expert(self, table: Table, ask: Ask) -> Iterator[np.ndarray]:
+        """Actions (14,), chunk by chunk, each chosen after the one before was executed."""
+        raise NotImplementedError
+
+
+def task_rng(task: str, seed: int, purpose: str) -> np.random.Generator:
+    """The random stream of one purpose in one episode; streams of different names are unrelated."""
+    if seed < 0:
+        raise LociError(f"seed {seed} is negative; give 0 or more")
+    digest = hashlib.sha256(f"loci tabletop 1/{task}/{seed}/{purpose}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def jitter(rng: np.random.Generator) -> np.ndarray:
+    """A random shift (3,) of a layout in the plane of the table."""
+    return np.append(rng.uniform(-JITTER, JITTER, 2), 0.0)

@@ -1,0 +1,98 @@
+"""Put Back Block, M(1): a block to the centre, a button, and the block back to where it was.
+
+Source: RMBench, in kind. Ours: the lamp makes wait after the press, and a block that is put on
+another mat afterwards ends the episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from loci.worlds.tabletop import motion_primitives as skills
+from loci.worlds.tabletop.arms import LEFT, RIGHT
+from loci.worlds.tabletop.objects import RED, TEAL, WHITE, YELLOW, block, button, mat, on_table
+from loci.worlds.tabletop.table import OPEN, Event, Layout, Table
+from loci.worlds.tabletop.tasks.base import Ask, Fact, Question, Task, jitter
+
+WITHIN = 0.03  # metres
+BLOCK, CENTRE, MATS = 0, 1, (2, 3, 4, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutBackBlock(Task, name="put-back-block"):
+    """The fact is the mat on which the block was, 0 to 3."""
+
+    instruction: ClassVar[str] = (
+        "Move the block to the white mat in the centre, press the button, wait for the green lamp, "
+        "and put the block back on the mat where it was."
+    )
+    stages: ClassVar[tuple[str, ...]] = ("reached", "pressed", "placed", "right")
+    facts: ClassVar[tuple[Fact, ...]] = ((0,), (1,), (2,), (3,))
+    chance: ClassVar[float] = 1 / 4
+    gap: ClassVar[int] = 6
+
+    @property
+    def chunks(self) -> int:
+        return 24 + self.gap * (self.hold - 1)
+
+    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
+        centre = on_table(0.1, 0.16) + jitter(rng)
+        mats = [centre + np.array([x, y, 0]) for y in (0.11, -0.11) for x in (-0.13, 0.13)]
+        press = on_table(-0.24, 0.13) + jitter(rng)
+        # Five chunks pass anyway: placing, the change of arms, the press, and taking it again.
+        wait = self.gap * self.hold - 5 + int(rng.integers(3))
+        return Layout(
+            things=(
+                block("block", RED, mats[fact[0]] + np.array([0, 0, 0.004])),
+                mat("centre", WHITE, centre),
+                *(mat(f"mat {i}", TEAL, at) for i, at in enumerate(mats)),
+            ),
+            buttons=(button("button", YELLOW, press),),
+            waits=(wait,),
+        )
+
+    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+        s = table.state
+        centred = table.still(BLOCK) and table.near(BLOCK, s.places[CENTRE], WITHIN)
+        for event in events:
+            if event.what == "grasped":
+                s.stages["reached"] = True
+            if event.what == "pressed" and centred and not s.stages["pressed"]:
+                s.stages["pressed"] = True
+                table.wait(table.layout.waits[0])
+        if not s.stages["pressed"]:
+            return
+        if not table.ready:
+            if not centred:
+                s.failure = "taken too early"
+            return
+        if table.still(BLOCK) and s.joints[RIGHT, -1] > OPEN:
+            for number, index in enumerate(MATS):
+                if table.near(BLOCK, s.places[index], WITHIN):
+                    s.stages["placed"] = True
+                    if number == fact[0]:
+                        s.stages["right"] = s.success = True
+                    else:
+                        s.failure = "wrong mat"
+
+    def expert(self, table: Table, ask: Ask) -> Iterator[np.ndarray]:
+        s = table.state
+        centre = s.places[CENTRE] + np.array([0, 0, 0.004])
+        over = {LEFT: (skills.above(skills.top(table, 0)), 0.0)}
+        yield from skills.pick(table, RIGHT, BLOCK)
+        yield from skills.put(table, RIGHT, BLOCK, centre)
+        yield from skills.go(table, over)
+        while not s.stages["pressed"]:
+            yield from skills.press(table, LEFT, 0)
+        while not table.ready:
+            yield from skills.rest(table)
+        yield from skills.pick(table, RIGHT, BLOCK)
+        mat = ask(Question("mat", (0, 1, 2, 3), (), lambda fact: fact[0], table.chunk))
+        back = s.places[MATS[mat]] + np.array([0, 0, 0.004])
+        yield from skills.put(table, RIGHT, BLOCK, back)
+        while True:
+            yield from skills.rest(table)
