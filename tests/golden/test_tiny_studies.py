@@ -1,0 +1,60 @@
+"""Studies of worlds on two rooms, with checkpoints that ship, by the command.
+
+`families` goes on in a copy of what `ground` has made, as a study in pieces does: what both have is
+not rendered and not generated twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from golden import entry_points as loci
+from golden.pins import masked, pins, printed_lines, table_rows
+
+ROWS = {"ground": "none,hybrid", "families": "none,hybrid,delta"}
+# What depends on the machine, on the history of the code and on how a file is written.
+VOLATILE = (
+    "protocol/commit", "protocol/device", "protocol/threads", "protocol/versions",
+    "protocol/matmul", "protocol/wall", "protocol/rows/*/checkpoint_sha256",
+)
+# Where `families` says of a row what `ground` says.
+SHARED = ("rows", "gains", "retention", "cost")
+
+
+def read(out: Path) -> dict[str, Any]:
+    return masked(json.loads((out / "results.json").read_text(encoding="utf-8")), VOLATILE)
+
+
+def run(name: str, out: Path) -> tuple[dict[str, Any], list[str]]:
+    """(results, what is printed) of a study."""
+    printed = loci.command("study", name, "--rows", ROWS[name], "--cases", 2, "--out", out)
+    return read(out), printed_lines(printed)
+
+
+def test_tiny_studies_give_the_same(tmp_path: Path) -> None:
+    """One test, so that the processes of pytest-xdist do not render the same rooms twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loci.REPORT, lambda *_: None)
+        ground, printed = run("ground", tmp_path / "ground")
+    shutil.copytree(tmp_path / "ground", tmp_path / "families")
+    families, printed_later = run("families", tmp_path / "families")
+    page = (tmp_path / "families" / "report.html").read_text(encoding="utf-8")
+    with pins("tiny_studies") as check:
+        for section, figures in ground.items():
+            check(f"ground, {section}", figures)
+        for section, figures in families.items():
+            if section in SHARED:
+                again = {row: figures[row] for row in ground[section]}
+                check(f"ground, {section}", again)
+                figures = {row: figures[row] for row in figures if row not in again}
+            check(f"families, {section}", figures)
+        check("ground, order of rows", list(ground["rows"]))
+        check("families, order of rows", list(families["rows"]))
+        check("ground, printed", printed, texts=True)
+        check("families, printed", printed_later, texts=True)
+        check("families, report", table_rows(page), texts=True)
