@@ -66,3 +66,20 @@ def test_requests_that_make_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(LociError, match=r"drift -1\.0 is how far arms leave their way"):
         record_tabletop("put-back-block", 1, tmp_path / "demo", drift=-1.0)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_dataset_keeps_its_settings_and_a_refused_one_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    with pytest.raises(LociError, match="drift nan is how far arms leave their way, in radians"):
+        record_tabletop("put-back-block", 1, out, drift=float("nan"))
+    assert not out.exists()
+    record_tabletop("put-back-block", 1, out, seed=5, steady=True)
+    for words, seed, steady, drift in (
+        ("steady: True there, False now", 5, False, 0.0),
+        (r"drift: 0\.0 there, 0\.01 now", 5, True, 0.01),
+        ("seed: 5 there, 0 now", 0, True, 0.0),
+    ):
+        with pytest.raises(LociError, match=words):
+            record_tabletop("put-back-block", 2, out, seed=seed, steady=steady, drift=drift)
+    assert len(Dataset.open(out)) == 1
+    assert record_tabletop("put-back-block", 2, out, seed=5, steady=True).kept == (6,)

@@ -36,8 +36,8 @@ def record_tabletop(
     The expert is disturbed, and recovers (`steady`: it is not pushed; `drift`: how far its arms
     leave their way at the end of a chunk); what is recorded is what it meant to do.
     Seeds count up from `seed`, by default behind those that policies are judged on; those that the
-    expert does not solve are left out. Raises LociError for an unknown task and for a dataset of
-    something else.
+    expert does not solve are left out. Raises LociError for an unknown task and for a folder that
+    holds something else, or episodes made with other settings.
     """
     if episodes < 1:
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
@@ -53,10 +53,17 @@ def record_tabletop(
         there = set(Dataset.open(out).tasks) - {env.task.instruction}
         if there:
             raise LociError(f"{out} holds another task ({there.pop()}); give another folder")
+    settings = {
+        "task": env.task.to_dict(), "seed": seed, "steady": steady, "drift": drift,
+        "quality": quality,
+    }
     # An expert solves nearly all; one that fails most must not run for ever.
     seeds = range(seed, seed + 3 * episodes + 10)
     with (
-        Writer(out, env.metadata["render_fps"], features, "tabletop", quality=quality) as writer,
+        Writer(
+            out, env.metadata["render_fps"], features, "tabletop", quality=quality,
+            settings=settings,
+        ) as writer,
         Progress(f"recording {task}", episodes, writer.episodes) as progress,
     ):
         return record(show, seeds, writer, episodes, lambda _, solved: progress.advance(solved))

@@ -12,7 +12,7 @@ import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from loci.data.lerobot.dataset import Dataset
 from loci.data.lerobot.format import (
@@ -44,6 +43,7 @@ from loci.data.statistics import Statistics, combine
 from loci.errors import LociError, nearest
 from loci.io import video
 from loci.io.files import atomic_write
+from loci.io.output_folder import Kind, OutputFolder
 
 MEGABYTE = 1024**2
 # A commit writes the last data file anew, which takes milliseconds an episode.
@@ -58,9 +58,11 @@ class Writer:
     4:4:4, near 48 dB) or "lossless" (H.264, RGB, exact, three times the bytes); where PyAV's build
     has no x264, the next of `video.ENCODERS`. A file is begun when the next episode would take the
     last beyond its size, or a data file beyond 200 episodes; a folder after `chunks_size` files.
+    `settings` are what the episodes are made with, a JSON map: they stay with the dataset, and
+    episodes made with others are refused (None: any are accepted).
 
     Raises LociError for unusable features, a folder of something else, a dataset that differs in
-    fps, features or robot, and one that another process is writing.
+    fps, features, robot or settings, and one that another process is writing.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Writer:
         chunks_size: int = 1000,
         data_files_size_in_mb: float = 100,
         video_files_size_in_mb: float = 200,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.folder = Path(folder)
         self.quality = quality
@@ -99,20 +102,20 @@ class Writer:
         self._lines: pa.Table | None = None
         self._last: dict[str, Any] | None = None
         self._scratch = self.folder / UNFINISHED
+        self._output = OutputFolder.open(self.folder, Kind.DATASET, settings)
+        if (self.folder / INFO).exists():
+            same_dataset(Dataset.open(self.folder).info, info, self.folder)
+        self._output.begin()
         # Whether something may have been written that is not committed.
         self._torn = self._scratch.exists()
-        there = (self.folder / INFO).exists()
-        other = None if there or self._torn else _some_file(self.folder)
-        if other is not None:
-            raise LociError(f"{folder} holds other files ({other}); give an empty folder")
-        self._lock = _locked(self.folder, self._scratch)
-        if not there:
-            return
         try:
-            dataset = Dataset.open(self.folder)
-            same_dataset(dataset.info, info, self.folder)
-            self._continue(dataset)
-            self._mend()
+            self._scratch.mkdir(exist_ok=True)
+            # Read again: until the lock was taken, another process may have added episodes.
+            if (self.folder / INFO).exists():
+                dataset = Dataset.open(self.folder)
+                same_dataset(dataset.info, info, self.folder)
+                self._continue(dataset)
+                self._mend()
         except (pa.ArrowException, OSError) as error:
             self._let_go()
             raise self._damaged(error) from error
@@ -201,9 +204,9 @@ class Writer:
         return number
 
     def _let_go(self) -> None:
-        self._lock.release()
         if not self._torn:
             shutil.rmtree(self._scratch, ignore_errors=True)
+        self._output.close()
 
     def _damaged(self, error: Exception) -> LociError:
         reason = " ".join(str(error).split())
@@ -365,22 +368,3 @@ class Writer:
 
     def _atomic(self, path: Path, content: str | Callable[[Path], object]) -> None:
         atomic_write(path, content, scratch=self._scratch)
-
-
-def _some_file(folder: Path) -> str | None:
-    """The name of something in `folder`, if it is there and not empty."""
-    first = next(folder.iterdir(), None) if folder.is_dir() else None
-    return first.name if first else None
-
-
-def _locked(folder: Path, scratch: Path) -> FileLock:
-    """A lock that lasts until this process ends or lets go of it."""
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(scratch / "lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise LociError(f"another process writes {folder}; wait for it to end") from error
-    except OSError as error:
-        raise LociError(f"cannot write {folder}: {error.strerror}; choose another") from error
-    return lock

@@ -8,6 +8,7 @@ disturbing what is executed and not what is learnt is DART's (Laskey et al. 2017
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,10 @@ class Push(Config):
     drift: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.drift < 0:
-            raise LociError(f"drift {self.drift} is how far arms leave their way; use 0 or more")
+        if not 0 <= self.drift < math.inf:
+            raise LociError(
+                f"drift {self.drift} is how far arms leave their way, in radians; use 0 or more"
+            )
 
     @classmethod
     def of(cls, steady: bool, drift: float) -> Push:
