@@ -24,7 +24,7 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from loci.io.bundled import located
+from loci.io.bundled import resolve_checkpoint
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
 from loci.memory import SlidingWindow
@@ -88,7 +88,7 @@ class Clocked(Policy):
 
 def main(options: Options) -> None:
     device = pick_device()
-    model = WorldActionModel.load(located(options.checkpoint)).to(device)
+    model = WorldActionModel.load(resolve_checkpoint(options.checkpoint)).to(device)
     task = make_task(options.task, options.hold)
     env = Tabletop(task)
     with matmul_precision("exact", device) as matmul, Progress("chunks", task.chunks) as progress:

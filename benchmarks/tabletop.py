@@ -67,7 +67,7 @@ def measure(env: Tabletop, seed: int, times: Times) -> None:
     """Time one episode of the expert."""
     env.begin(seed)
     views = {name: TableView(env.table.layout, head) for name, head in SIZES.items()}
-    expert = env.task.expert(env.table, lambda question: question.would(env.fact))
+    expert = env.task.expert(env.table, lambda question: question.would(env.cue))
     while not env.over:
         if env.table.state.step % CHUNK == 0:
             for name, view in views.items():

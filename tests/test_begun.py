@@ -13,7 +13,7 @@ import demonstrations as made
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.io.bundled import shipped
+from loci.io.bundled import bundled
 from loci.io.checkpoint import load_checkpoint
 from loci.memory import FullHistory, Hybrid, SlidingWindow
 from loci.models.action import ActionConfig, ActionExpert, mirror
@@ -181,7 +181,7 @@ def test_a_start_that_is_none_is_met_with_one_line(folder, tmp_path):
     with pytest.raises(LociError, match=r"no weights at .*empty"):
         begun(config, tmp_path / "empty")
     with pytest.raises(LociError, match="holds a codec; begin from a world model or a policy"):
-        begun(config, shipped("codec"))
+        begun(config, bundled("codec"))
     torn = tmp_path / "torn.safetensors"
     saved_world(config, torn)
     torn.write_bytes(torn.read_bytes()[:-100])

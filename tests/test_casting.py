@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from loci.geometry import Camera
-from loci.worlds.render.ray_intersect import KINDS, VISIBLE_GROUP, Caster, Geom, Rays
+from loci.worlds.render.ray_intersect import KINDS, VISIBLE_GROUP, Geom, RayCaster, Rays
 from loci.worlds.render.renderer import Scene
 
 
@@ -29,7 +29,7 @@ def clutter(rng: np.random.Generator, count: int) -> tuple[Geom, ...]:
 @pytest.mark.parametrize("seed", range(12))
 def test_rays_land_where_mujoco_says(seed):
     rng = np.random.default_rng(seed)
-    caster = Caster(clutter(rng, 1 + seed))
+    caster = RayCaster(clutter(rng, 1 + seed))
     camera = Camera(height=24, width=32, fov=float(rng.uniform(30, 120)))
     poses = np.tile(np.eye(4), (5, 1, 1))
     for pose in poses:
@@ -61,7 +61,7 @@ def test_only_rays_that_may_meet_a_solid_are_asked_of_mujoco():
     ball = Geom("sphere", (0.2, 0, 0), np.array([0, 0, 3.0]))
     behind = Geom("box", (0.2, 0.2, 0.2), np.array([0, 0, -3.0]))
     beside = Geom("box", (0.2, 0.2, 0.2), np.array([5.0, 0, 0.0]))
-    seen, pixels = Caster((ball, behind, beside)).in_view(np.eye(4)[None], Camera())
+    seen, pixels = RayCaster((ball, behind, beside)).in_view(np.eye(4)[None], Camera())
     assert seen.tolist() == [[True, False, False]]
     assert 0 < pixels.mean() < 0.03
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.config import Config, later
+from loci.config import Config, added_field
 from loci.errors import LociError
 
 
@@ -157,7 +157,7 @@ def test_a_setting_that_came_later_changes_nothing_at_its_default():
     @dataclass(frozen=True, kw_only=True)
     class After(Config):
         size: int = 3
-        extra: int = later(0)
+        extra: int = added_field(0)
 
     assert After().to_dict() == Before().to_dict()
     assert After().hash() == Before().hash()

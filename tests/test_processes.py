@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loci.io.parallel import side_by_side
-from loci.worlds.tabletop.demonstration import Push, watch
+from loci.io.parallel import parallel_map
+from loci.worlds.tabletop.demonstration import Perturbation, watch
 
 
 def noted(number: int, folder: str) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def noted(number: int, folder: str) -> tuple[int, int]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order_of_an_endless_stream_until_nobody_asks(workers, tmp_path):
     found = []
-    for number, process in side_by_side(partial(noted, folder=str(tmp_path)), count(), workers):
+    for number, process in parallel_map(partial(noted, folder=str(tmp_path)), count(), workers):
         found.append(number)
         assert (process == os.getpid()) == (workers == 1)
         if number == 9:
@@ -38,7 +38,7 @@ def test_results_come_in_order_of_an_endless_stream_until_nobody_asks(workers, t
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
-    results = side_by_side(partial(noted, folder=str(tmp_path)), range(99), workers)
+    results = parallel_map(partial(noted, folder=str(tmp_path)), range(99), workers)
     assert [next(results)[0] for _ in range(13)] == list(range(13))
     with pytest.raises(ValueError, match="thirteen"):
         next(results)
@@ -47,8 +47,8 @@ def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
 def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "from loci.io.parallel import side_by_side\n"
-        "print(list(side_by_side(abs, range(9), 2)))\n"
+        "from loci.io.parallel import parallel_map\n"
+        "print(list(parallel_map(abs, range(9), 2)))\n"
     )
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
@@ -59,7 +59,7 @@ def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
 
 def test_demonstrations_are_the_same_however_many_render_them():
     one, two = (
-        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), Push(), workers=workers))
+        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), Perturbation(), workers))
         for workers in (1, 2)
     )
     assert len(one) == len(two) == 3

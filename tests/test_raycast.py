@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.worlds.render.materials import PATTERNS, Material
-from loci.worlds.render.ray_intersect import KINDS, Caster
+from loci.worlds.render.ray_intersect import KINDS, RayCaster
 from loci.worlds.render.renderer import Geom, Scene
 from loci.worlds.rooms.room import camera_pose, sample_room
 
@@ -96,8 +96,8 @@ def test_a_point_keeps_its_colour_when_the_camera_moves():
     assert (difference < 30).mean() > 0.85
 
 
-def everything(caster: Caster, poses: np.ndarray, camera: Camera):
-    """In place of Caster.in_view."""
+def everything(caster: RayCaster, poses: np.ndarray, camera: Camera):
+    """In place of RayCaster.in_view."""
     pixels = (len(poses), camera.height, camera.width)
     return np.ones((len(poses), len(caster.normal)), bool), np.ones(pixels, bool)
 
@@ -106,7 +106,7 @@ def test_leaving_out_what_is_outside_the_picture_changes_nothing(monkeypatch):
     room = sample_room(1, "heldout")
     poses = np.stack([camera_pose(0.3, -0.4, yaw) for yaw in np.linspace(-3, 3, 9)])
     fast = room.scene.render(poses, CAMERA)
-    monkeypatch.setattr(Caster, "in_view", everything)
+    monkeypatch.setattr(RayCaster, "in_view", everything)
     slow = room.scene.render(poses, CAMERA)
     np.testing.assert_array_equal(fast.rgb, slow.rgb)
     np.testing.assert_array_equal(fast.depth, slow.depth)

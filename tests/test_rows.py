@@ -19,7 +19,7 @@ import loci
 from loci.commands import main as cli
 from loci.errors import LociError
 from loci.io.checkpoint import load_checkpoint
-from loci.io.user_code import files_behind
+from loci.io.user_code import source_files
 from loci.memory import ROWS, Hybrid, Memory, registry, row
 from loci.memory.registry import VARIABLE
 from loci.models.world import WorldModel
@@ -213,22 +213,22 @@ def test_protocols_name_the_files_behind_a_configuration(named: Path) -> None:
     named.write_text(MINE)
     files = {"files": [{"file": "mine.py", "sha256": digest(named)}]}
     model = tiny_world(row("mine"))
-    assert files_behind(row("mine")) == files_behind(model.config) == files
+    assert source_files(row("mine")) == source_files(model.config) == files
     # It is the text that was run, whatever stands there by now.
     named.write_text(MINE + "# later\n")
-    assert files_behind(row("mine")) == files
+    assert source_files(row("mine")) == files
     rewritten(named, MINE + "# later\n")
-    assert files_behind(row("mine")) == {"files": [{"file": "mine.py", "sha256": digest(named)}]}
+    assert source_files(row("mine")) == {"files": [{"file": "mine.py", "sha256": digest(named)}]}
     # The settings of what ships say all, also under a name of the user's.
     rewritten(named, 'from loci.memory import ROWS, Hybrid\nROWS["mine"] = Hybrid(window=3)\n')
-    assert files_behind(row("mine")) == files_behind(tiny_world(row("hybrid")).config) == {}
+    assert source_files(row("mine")) == source_files(tiny_world(row("hybrid")).config) == {}
     Memory.choices["mine"] = Hybrid  # for the fixture
 
     @dataclass(frozen=True, kw_only=True)
     class Ours(type(row("strided"))):
         pass
 
-    assert files_behind(Ours()) == {"files": [
+    assert source_files(Ours()) == {"files": [
         {"file": file.name, "sha256": digest(file)} for file in (EXAMPLE, Path(__file__))
     ]}
 

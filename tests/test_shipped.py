@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
-from loci.io.bundled import located, names, shipped
+from loci.io.bundled import bundled, bundled_names, resolve_checkpoint
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.registry import recipes
 from loci.training.policy import PolicyRun
 from loci.training.world import WorldRun
 
-POLICIES = [name for name in names() if name in recipes()]
-ROWS = [name for name in names() if name not in ("codec", *POLICIES)]
+POLICIES = [name for name in bundled_names() if name in recipes()]
+ROWS = [name for name in bundled_names() if name not in ("codec", *POLICIES)]
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(name: str) -> None:
-    path = shipped(name)
+    path = bundled(name)
     assert path.stat().st_size < 3_000_000
     run = recipes()[f"rooms-{name}"]()
     assert isinstance(run, WorldRun)
@@ -38,7 +38,7 @@ def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(name: str) -> N
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_shipped_policy_is_its_recipes_and_the_one_of_the_results(name: str) -> None:
-    path = shipped(name)
+    path = bundled(name)
     assert path.stat().st_size < 3_000_000
     run = recipes()[name]()
     assert isinstance(run, PolicyRun)
@@ -50,10 +50,10 @@ def test_a_shipped_policy_is_its_recipes_and_the_one_of_the_results(name: str) -
 
 def test_a_name_stands_for_what_ships_and_a_file_for_itself(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located("hybrid") == shipped("hybrid")
-    assert WorldModel.load("hybrid").config == WorldModel.load(shipped("hybrid")).config
+    assert resolve_checkpoint("hybrid") == bundled("hybrid")
+    assert WorldModel.load("hybrid").config == WorldModel.load(bundled("hybrid")).config
     with pytest.raises(LociError, match=r"no checkpoint at hybird; .* ship: .*hybrid"):
         WorldModel.load("hybird")
-    (tmp_path / "hybrid").write_bytes(shipped("tower").read_bytes())
-    assert located("hybrid") == Path("hybrid")
+    (tmp_path / "hybrid").write_bytes(bundled("tower").read_bytes())
+    assert resolve_checkpoint("hybrid") == Path("hybrid")
     assert WorldModel.load("hybrid").config == WorldModel.load("tower").config

@@ -17,7 +17,7 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.worlds.tabletop import arms
 from loci.worlds.tabletop.arms import LEFT, REST, RIGHT, SPEED, TABLE
-from loci.worlds.tabletop.demonstration import Push, demonstrate
+from loci.worlds.tabletop.demonstration import Perturbation, demonstrate
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.motion_primitives import above, dip, go, press, top
 from loci.worlds.tabletop.objects import BLUE, RED, block, button, lid, mat, on_table
@@ -222,7 +222,7 @@ def test_the_head_sees_the_colour_of_the_lamp():
 
 def test_moved_pictures_are_those_of_a_view_made_anew():
     env = Tabletop("cover-blocks")
-    for _ in demonstrate(env, 3, Push()):
+    for _ in demonstrate(env, 3, Perturbation()):
         if env.table.state.step in (0, 23, 60, 111):
             fresh = TableView(env.table.layout, env.head)
             seen, anew = env.observe()["pixels"], fresh.render(env.table.state, env.table.lamp)
@@ -273,7 +273,7 @@ def test_the_environment_keeps_gymnasiums_rules(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_same_seed_and_actions_same_episode(name):
     first, second = Tabletop(name), Tabletop(name)
-    moves = demonstrate(first, 5, Push())
+    moves = demonstrate(first, 5, Perturbation())
     second.reset(seed=5)
     compared = False
     for move in islice(moves, 70):
@@ -285,22 +285,24 @@ def test_same_seed_and_actions_same_episode(name):
                 np.testing.assert_array_equal(image, b["pixels"][key])
         second.advance(move.executed)
     assert compared
-    again = [move.executed for move in islice(demonstrate(second, 5, Push()), 70)]
-    once = [move.executed for move in islice(demonstrate(first, 5, Push()), 70)]
+    again = [move.executed for move in islice(demonstrate(second, 5, Perturbation()), 70)]
+    once = [move.executed for move in islice(demonstrate(first, 5, Perturbation()), 70)]
     assert len(once) == 70
     np.testing.assert_array_equal(again, once)
 
 
-@pytest.mark.parametrize("fact", [(7,), 2, "2"])
-def test_a_fact_that_is_none_leaves_the_episode_as_it_was(fact):
+@pytest.mark.parametrize("cue", [(7,), 2, "2"])
+def test_a_cue_that_is_none_leaves_the_episode_as_it_was(cue):
     env = Tabletop("put-back-block")
     env.reset(seed=1)
-    before = env.seed, env.fact, env.table
-    with pytest.raises(LociError, match="give one of its facts"):
-        env.reset(seed=5, options={"fact": fact})
-    assert (env.seed, env.fact, env.table) == before
-    assert env.reset(seed=5, options={"fact": [2]})[1]["stages"]
-    assert env.fact == (2,)
+    before = env.seed, env.cue, env.table
+    with pytest.raises(LociError, match="give one of its cues"):
+        env.reset(seed=5, options={"cue": cue})
+    assert (env.seed, env.cue, env.table) == before
+    assert env.reset(seed=5, options={"cue": [2]})[1]["stages"]
+    assert env.cue == (2,)
+    env.reset(seed=5, options={"fact": (3,)})  # the name that it had before
+    assert env.cue == (3,)
 
 
 def test_seeds_give_different_episodes():
@@ -394,8 +396,8 @@ def test_any_actions_keep_the_world_whole(name, seed):
         (lambda: Tabletop(render_mode="human"), "rgb_array"),
         (lambda: make_task("cover-blocks", hold=0), "1 or more"),
         (lambda: Tabletop().reset(seed=-1), "negative"),
-        (lambda: Tabletop().reset(options={"facts": 1}), "did you mean 'fact'"),
-        (lambda: Tabletop().reset(options={"fact": (7,)}), "no fact"),
+        (lambda: Tabletop().reset(options={"cues": 1}), "did you mean 'cue'"),
+        (lambda: Tabletop().reset(options={"cue": (7,)}), "no cue"),
         (lambda: Tabletop().advance(np.zeros(7)), r"\(14,\)"),
         (lambda: Tabletop().advance(np.full(14, np.nan)), "finite"),
         (lambda: Tabletop().restore(Tabletop("cover-blocks").snapshot()), "snapshot"),
@@ -416,7 +418,7 @@ def test_the_head_camera_sees_all_that_matters():
             env.reset(seed=seed)
             identity = env.view.identities(env.table.state, True)["head"]
             layout = env.table.layout
-            for index in range(len(layout.things) + len(layout.buttons)):
+            for index in range(len(layout.objects) + len(layout.buttons)):
                 rows, columns = np.nonzero(identity == index)
                 assert len(rows) >= 16, (name, index)
                 assert 0 < rows.min() <= rows.max() < HEAD.height - 1

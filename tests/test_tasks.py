@@ -12,7 +12,7 @@ import pytest
 from loci.errors import LociError
 from loci.study.tabletop.baselines import BASELINES, baselines, play
 from loci.worlds.tabletop.arms import LEFT, REST, RIGHT, TABLE
-from loci.worlds.tabletop.demonstration import STEADY, Push, demonstrate
+from loci.worlds.tabletop.demonstration import STEADY, Perturbation, demonstrate
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.table import CHUNK, Event
 from loci.worlds.tabletop.tasks import TASKS, make_task
@@ -31,7 +31,7 @@ def still(env: Tabletop, chunks: int = 1) -> None:
 
 
 def judge(env: Tabletop, *events: Event) -> dict:
-    env.task.update(env.table, env.fact, list(events))
+    env.task.update(env.table, env.cue, list(events))
     return env.verdict()
 
 
@@ -240,7 +240,7 @@ def test_counts_are_drawn_as_published():
     assert drawn.sum(axis=1).max() == 10
     assert np.abs(np.bincount(drawn[:, 0], minlength=10)[1:] / 4000 - 1 / 9).max() < 0.02
     pairs = [tuple(pair) for pair in drawn.tolist()]
-    assert set(pairs) == set(PressButton.facts)
+    assert set(pairs) == set(PressButton.cues)
     same = np.mean([a == b for a, b in pairwise(pairs)])
     assert same == pytest.approx(PressButton.chance, abs=0.01)
 
@@ -248,23 +248,23 @@ def test_counts_are_drawn_as_published():
 # Experts
 
 
-@pytest.mark.parametrize("push", [STEADY, Push()], ids=["steady", "pushed"])
+@pytest.mark.parametrize("push", [STEADY, Perturbation()], ids=["steady", "pushed"])
 @pytest.mark.parametrize("name", TASKS)
 def test_the_expert_succeeds(name, push):
     env = Tabletop(name)
-    ends = [play(env, seed, push=push) for seed in range(6)]
+    ends = [play(env, seed, perturbation=push) for seed in range(6)]
     assert all(end.success for end in ends), [end.failure for end in ends]
     assert all(all(end.stages.values()) for end in ends)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "push", [STEADY, Push(), Push(drift=0.01)], ids=["steady", "pushed", "drifting"]
+    "push", [STEADY, Perturbation(), Perturbation(drift=0.01)], ids=["steady", "pushed", "drifting"]
 )
 @pytest.mark.parametrize("name", TASKS)
 def test_the_expert_succeeds_on_98_of_100_seeds_within_52_chunks(name, push):
     env = Tabletop(name)
-    ends = [play(env, seed, push=push) for seed in range(100)]
+    ends = [play(env, seed, perturbation=push) for seed in range(100)]
     assert sum(end.success for end in ends) >= 98
     if push == STEADY:
         assert max(end.steps for end in ends) <= 52 * CHUNK
@@ -272,10 +272,10 @@ def test_the_expert_succeeds_on_98_of_100_seeds_within_52_chunks(name, push):
 
 def test_a_pushed_expert_misses_and_recovers():
     """Chunks are added where a grasp was missed, and what it means stays undisturbed."""
-    env, hard = Tabletop("put-back-block"), Push(chance=0.3, least=0.1)
+    env, hard = Tabletop("put-back-block"), Perturbation(chance=0.3, least=0.1)
     longer = 0
     for seed in range(4):
-        end, plain = play(env, seed, push=hard), play(env, seed)
+        end, plain = play(env, seed, perturbation=hard), play(env, seed)
         assert end.success
         longer += end.steps > plain.steps
         moves = list(demonstrate(env, seed, hard))
@@ -321,7 +321,7 @@ def test_holding_longer_is_still_solved(name):
     short = play(Tabletop(name), 1)
     long = play(env, 1)
     assert long.success
-    assert long.steps > short.steps + 3 * env.task.gap * CHUNK - 16
+    assert long.steps > short.steps + 3 * env.task.delay * CHUNK - 16
     assert long.steps <= env.task.limit
 
 
@@ -355,7 +355,7 @@ def same(first: dict, second: dict) -> bool:
 def test_nothing_shows_the_fact_for_the_promised_gap(task, hold):
     """All facts of an episode look the same, bit for bit, from the gap's start to its use."""
     env = Tabletop(task(hold=hold))
-    episodes = [watched(env, 7, fact) for fact in task.facts[:4]]
+    episodes = [watched(env, 7, fact) for fact in task.cues[:4]]
     first, others = episodes[0], episodes[1:]
     used = first[1][0].chunk
     assert {asked[0].chunk for _, asked, _ in others} == {used}  # nor does the clock tell
@@ -363,7 +363,7 @@ def test_nothing_shows_the_fact_for_the_promised_gap(task, hold):
     alike = [all(same(a, b) for b in more) for a, *more in zip(*(e[0] for e in episodes))]  # noqa: B905
     # The last frame that shows it ends the chunk in which it is seen last.
     last = max(i for i in range(2 * used) if not alike[i]) // 2 + 1
-    assert hold * task.gap <= used - last <= hold * task.gap + 2
+    assert hold * task.delay <= used - last <= hold * task.delay + 2
     unseen = slice(last * CHUNK, used * CHUNK)
     for other in others:
         np.testing.assert_array_equal(first[2][unseen], other[2][unseen])
@@ -380,7 +380,7 @@ def test_pictures_do_not_tell_a_count():
         assert all(same(frames[first], frame) for frame in frames[first:])
     # Presses are as far apart as promised, and the lamp hides the last one's own frame.
     chunks = [q.chunk for q in asked if q.kind == "left"]
-    assert min(np.diff(chunks)) >= PressButton.gap
+    assert min(np.diff(chunks)) >= PressButton.delay
 
 
 def test_how_long_the_lamp_is_red_does_not_tell_a_count():
@@ -396,7 +396,7 @@ def test_how_long_the_lamp_is_red_does_not_tell_a_count():
 def test_a_taken_press_is_blue_in_one_picture(hold):
     """So that presses can be counted as pictures are, however long the lamp is red."""
     env, blue = Tabletop(make_task("press-button", hold)), 0
-    for _ in demonstrate(env, 5, fact=(3, 4)):
+    for _ in demonstrate(env, 5, cue=(3, 4)):
         if env.table.state.step % CHUNK == 0:
             blue += env.table.lamp == "blue"
     assert env.verdict()["is_success"]
@@ -413,7 +413,7 @@ def test_how_much_the_clock_tells_of_a_count():
 
     def decisions(a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
         """The chunks of all decisions at the left button, and at the one in the middle."""
-        gaps = task.gap + longer[:, : a + b]
+        gaps = task.delay + longer[:, : a + b]
         left = np.cumsum(np.column_stack([start, gaps[:, :a]]), axis=1)
         gaps[:, a] += middle
         return left, np.cumsum(np.column_stack([left[:, -1] + 1, gaps[:, a:]]), axis=1)
@@ -424,7 +424,7 @@ def test_how_much_the_clock_tells_of_a_count():
         drawn[0] = waits
         for kind, times in zip(("left", "middle"), decisions(a, b), strict=True):
             assert [q.chunk for q in asked if q.kind == kind] == times[0].tolist()
-    for a, b in task.facts:
+    for a, b in task.cues:
         left, right = decisions(a, b)
         best = 0
         for stop in range(left[:, a].max() + 1):
@@ -441,7 +441,7 @@ def test_how_much_the_clock_tells_of_a_count():
 def test_layouts_do_not_depend_on_the_fact(name):
     env = Tabletop(name)
     places = []
-    for fact in (env.task.facts[0], env.task.facts[-1]):
+    for fact in (env.task.cues[0], env.task.cues[-1]):
         env.reset(seed=8, options={"fact": fact})
         things = env.table.state.places[1:] if name == "put-back-block" else env.table.state.places
         places.append((things, env.table.layout.waits, [b.at for b in env.table.layout.buttons]))
@@ -453,7 +453,7 @@ def test_facts_are_balanced_over_seeds():
     for name in ("put-back-block", "cover-blocks"):
         task = make_task(name)
         facts = [task.draw(task_rng(name, seed, "fact")) for seed in range(120)]
-        counts = [facts.count(fact) for fact in task.facts]
+        counts = [facts.count(fact) for fact in task.cues]
         assert min(counts) > 0.5 * 120 / len(counts)
 
 
@@ -486,7 +486,7 @@ def test_the_clock_baseline_learns_what_the_clock_tells():
     class Leaking(PutBackBlock):
         def layout(self, rng, fact):
             layout = super().layout(rng, fact)
-            return type(layout)(layout.things, layout.buttons, waits=(1 + fact[0],))
+            return type(layout)(layout.objects, layout.buttons, waits=(1 + fact[0],))
 
     found = baselines(Leaking(), 10, 16, ("blind", "clock-only", "last-frame-only"))
     assert found["clock-only"].mean == 1

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Config:
             )
         head: dict[str, Any] = {} if self.type_name is None else {"type": self.type_name}
         hints = typing.get_type_hints(type(self))
-        fields = [f for f in dataclasses.fields(self) if not _untouched(f, getattr(self, f.name))]
+        fields = [f for f in dataclasses.fields(self) if not _left_out(f, getattr(self, f.name))]
         return head | {f.name: _plain(getattr(self, f.name), hints[f.name]) for f in fields}
 
     @classmethod
@@ -70,16 +70,17 @@ class Config:
             valid = {n: c for n, c in cls.choices.items() if issubclass(c, cls)}
             name = data.pop("type", cls.type_name)
             if name is None:
-                raise LociError(f"{cls.__name__} lacks the key 'type'{nearest('', valid)}")
+                raise LociError(f"{cls.__name__} lacks the key 'type'{did_you_mean('', valid)}")
             if name not in valid:
-                near = nearest(str(name), valid) + cls.elsewhere
+                near = did_you_mean(str(name), valid) + cls.elsewhere
                 raise LociError(f"unknown {cls.__name__} '{name}'{near}")
             target = valid[name]
         hints = typing.get_type_hints(target)
         fields = {f.name: f for f in dataclasses.fields(target)}
         for key in data:
             if key not in fields:
-                raise LociError(f"unknown key '{key}' in {target.__name__}{nearest(key, fields)}")
+                near = did_you_mean(key, fields)
+                raise LociError(f"unknown key '{key}' in {target.__name__}{near}")
         for name, field in fields.items():
             required = (
                 field.default is dataclasses.MISSING
@@ -107,14 +108,14 @@ class Config:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def later(default: Any) -> Any:
-    """A setting that came when there were results already. At its default nothing says that it is
-    there, so that earlier configurations are written, and hashed, as before."""
-    return dataclasses.field(default=default, metadata={"later": True})
+def added_field(default: Any) -> Any:
+    """A field that was added when results existed already. At its default it is left out of JSON,
+    so that earlier configurations are written, and hashed, as before."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
-def _untouched(field: dataclasses.Field[Any], value: Any) -> bool:
-    return bool(field.metadata.get("later")) and value == field.default
+def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get("added")) and value == field.default
 
 
 def _place(cls: type) -> tuple[str, str | None]:
@@ -159,7 +160,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                     raise
     if origin is typing.Literal:
         if value not in arguments:
-            raise LociError(f"{where} is '{value}'{nearest(str(value), map(str, arguments))}")
+            raise LociError(f"{where} is '{value}'{did_you_mean(str(value), map(str, arguments))}")
         return value
     if isinstance(hint, type) and issubclass(hint, Config):
         return hint.from_dict(value)

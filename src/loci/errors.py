@@ -10,7 +10,7 @@ class LociError(Exception):
     """Bad input, a bad file or a bad configuration: one line, cause first, then the fix."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest valid one, and all of them."""
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loci.errors import LociError
-from loci.io.bundled import located
+from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import commit, load_checkpoint
 from loci.io.progress import Progress
 from loci.models.world_action import KIND, WorldActionModel
@@ -42,7 +42,7 @@ def closed_loop(
     can have, and a folder that holds another run.
     """
     first = first_episode(seed, episodes)
-    path, device = located(checkpoint), pick_device()
+    path, device = resolve_checkpoint(checkpoint), pick_device()
     name = path.parent.name if path.stem == "model" else path.stem
     model = WorldActionModel.load(path).to(device)
     expert = model.config.expert

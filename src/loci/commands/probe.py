@@ -13,11 +13,11 @@ from rich.table import Table
 
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
-from loci.io.bundled import located
+from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import commit
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.io.user_code import files_behind
+from loci.io.user_code import source_files
 from loci.models.world import WorldModel
 from loci.study.results import aggregate, cell
 from loci.study.rooms.objects import CaseScore
@@ -45,7 +45,7 @@ def probe(
     """
     if cases < 1:
         raise LociError(f"{cases} cases show nothing; ask for 1 or more")
-    path, device = located(checkpoint), pick_device()
+    path, device = resolve_checkpoint(checkpoint), pick_device()
     model = WorldModel.load(path).to(device)
     scores: dict[str, list[CaseScore]] = {}
     with (
@@ -65,7 +65,7 @@ def probe(
         "protocol": {
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "config": model.config.hash(), "memory": model.config.memory.to_dict(),
-            **files_behind(model.config.memory),
+            **source_files(model.config.memory),
             "cases": [case.key for case in asked.cases], "probed_rooms": len(asked.rooms),
             "variants": {"fitted": FITTED, "asked": ASKED}, "seed": seed,
             "interval": "95 % percentile bootstrap over cases",

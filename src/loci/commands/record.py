@@ -16,7 +16,7 @@ from loci.errors import LociError
 from loci.io.progress import Progress
 from loci.io.video import Quality
 from loci.worlds.tabletop.arms import ARMS, JOINTS
-from loci.worlds.tabletop.demonstration import TRAINING, Push, demonstrate
+from loci.worlds.tabletop.demonstration import TRAINING, Perturbation, demonstrate
 from loci.worlds.tabletop.env import ACTION, Tabletop
 
 NAMES = [f"{arm}_{joint}" for arm in ARMS for joint in (*range(1, JOINTS), "gripper")]
@@ -41,11 +41,11 @@ def record_tabletop(
     """
     if episodes < 1:
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
-    env, push = Tabletop(task), Push.of(steady, drift)
+    env, perturbation = Tabletop(task), Perturbation.of(steady, drift)
     features = recorded_features(env.observe(), ACTION, NAMES)
 
     def show(seed: int) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:
-        for move in demonstrate(env, seed, push):
+        for move in demonstrate(env, seed, perturbation):
             yield env.observe(), move.action
         return env.verdict()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loci.data.episodes import Episode, render_episode
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io.pictures import write_frames
 
 Report = Callable[[str], None]
@@ -21,7 +21,7 @@ def render_room(
     """
     suffix = Path(out).suffix.lower()
     if suffix not in (".mp4", ".png"):
-        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, ('.mp4', '.png'))}")
+        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, ('.mp4', '.png'))}")
     episode = render_episode(split, seed, path)
     write_frames(out, episode.rgb)
     report(f"{out}: room {split} {seed}, {path}, {len(episode.rgb)} frames")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
 from loci.worlds.tabletop.demonstration import demonstrate
 from loci.worlds.tabletop.env import Tabletop
@@ -34,7 +34,7 @@ def render_task(
     suffix = Path(out).suffix.lower()
     if suffix not in (*VIDEO_SUFFIXES, *SHEET_SUFFIXES):
         known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
-        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
+        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
     env = Tabletop(make_task(task, hold))
     every = 1 if suffix in VIDEO_SUFFIXES else CHUNK
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
 from loci.io.progress import tracked
@@ -32,7 +32,7 @@ def rollout(
     suffix = Path(out).suffix.lower()
     if suffix not in known:
         # Now, and not after minutes of work.
-        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
+        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
     model = WorldModel.load(checkpoint)
     image = read_first_frame(first_frame, model.config.camera)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from loci.config import Config, later
+from loci.config import Config, added_field
 from loci.data.lerobot.dataset import Dataset, Episode
 from loci.data.lerobot.record import ACTION, STATE
 from loci.errors import LociError
@@ -113,7 +113,8 @@ class DemonstrationConfig(Config):
     tabletop `task` while they are loaded.
 
     episodes: the first so many of a dataset (None: all of them); of a task how many (needed there).
-    steady: the expert is not pushed. drift: its arms leave their way by so much (see `Push`).
+    steady: the expert is not pushed. drift: its arms leave their way by so much
+    (`Perturbation`).
     cameras: the first one lies at the bottom of the mosaic.
     """
 
@@ -121,7 +122,7 @@ class DemonstrationConfig(Config):
     task: str | None = None
     episodes: int | None = None
     steady: bool = False
-    drift: float = later(0.0)
+    drift: float = added_field(0.0)
     cameras: tuple[str, ...] = ("head", "left_wrist", "right_wrist")
 
     def __post_init__(self) -> None:
@@ -155,11 +156,11 @@ class DemonstrationConfig(Config):
     def _episodes(self, every: int) -> tuple[Iterator[Seen], int]:
         """The episodes, seen at every `every`-th step, and how many they are."""
         if self.folder is None:
-            from loci.worlds.tabletop.demonstration import Push, watch
+            from loci.worlds.tabletop.demonstration import Perturbation, watch
 
             count = int(self.episodes or 0)
-            push = Push.of(self.steady, self.drift)
-            return watch(str(self.task), count, every, self.cameras, push), count
+            perturbation = Perturbation.of(self.steady, self.drift)
+            return watch(str(self.task), count, every, self.cameras, perturbation), count
         dataset = Dataset.open(self.folder)
         count = len(dataset) if self.episodes is None else self.episodes
         if count > len(dataset):

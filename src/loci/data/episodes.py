@@ -13,10 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.files import atomic_write
-from loci.io.parallel import side_by_side
+from loci.io.parallel import parallel_map
 from loci.io.progress import Progress
 from loci.worlds.rooms.paths import PATHS, make_path, wander
 from loci.worlds.rooms.room import sample_room
@@ -85,7 +85,7 @@ class EpisodeCache:
         episode, and for an unknown split or path.
         """
         if path not in PATHS:
-            raise LociError(f"unknown path '{path}'{nearest(path, PATHS)}")
+            raise LociError(f"unknown path '{path}'{did_you_mean(path, PATHS)}")
         camera = camera or Camera()
         file = self.file(split, seed, path, camera)
         key = {"camera": camera.to_dict(), "path": path, "seed": seed, "split": split}
@@ -140,7 +140,7 @@ def render_training_set(
     one = partial(_shard, length=length, camera=camera, folder=folder)
     workers = workers if len(shards) > 1 else 1
     with Progress("rendering episodes", len(seeds)) as progress:
-        for number, (images, cameras) in enumerate(side_by_side(one, shards, workers)):
+        for number, (images, cameras) in enumerate(parallel_map(one, shards, workers)):
             part = slice(number * SHARD, number * SHARD + len(images))
             rgb[part], poses[part] = images, cameras
             progress.advance(len(images))

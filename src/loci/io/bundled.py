@@ -7,17 +7,17 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 
 
-def shipped(name: str) -> Path:
-    """Where the checkpoint of this name lies, if one ships."""
+def bundled(name: str) -> Path:
+    """The path of the checkpoint that ships under this name, whether there is one or not."""
     return FOLDER / f"{name}.safetensors"
 
 
-def names() -> list[str]:
-    """Those that ship."""
+def bundled_names() -> list[str]:
+    """The names of the checkpoints that ship."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def located(checkpoint: str | Path) -> Path:
-    """The file that is meant by a path, or by a name where there is no such file."""
+def resolve_checkpoint(checkpoint: str | Path) -> Path:
+    """The file at this path; where there is none, the checkpoint that ships under this name."""
     path = Path(checkpoint)
-    return shipped(str(path)) if not path.exists() and str(path) in names() else path
+    return bundled(str(path)) if not path.exists() and str(path) in bundled_names() else path

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from loci import __version__
 from loci.config import Config
 from loci.errors import LociError
-from loci.io.bundled import located, names
+from loci.io.bundled import bundled_names, resolve_checkpoint
 from loci.io.files import atomic_write
 
 FORMAT = "loci-checkpoint"
@@ -95,10 +95,10 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     """Read a checkpoint of the given kind: config, tensors (on the CPU, as stored), metadata.
 
-    path: the file, or the name of a checkpoint that ships with Loci (`shipped.py`).
+    path: the file, or the name of a checkpoint that ships with Loci (`bundled.py`).
     Raises LociError for a missing, truncated, damaged or foreign file, another version or kind.
     """
-    path = located(path)
+    path = resolve_checkpoint(path)
     _check_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -202,7 +202,7 @@ def _check_whole(path: Path) -> None:
     if not path.exists():
         raise LociError(
             f"no checkpoint at {path}; check the path, make one with `loci train`, or name one of "
-            f"those that ship: {', '.join(names())}"
+            f"those that ship: {', '.join(bundled_names())}"
         )
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.safetensors"))

@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 AHEAD = 2
 
 
-def side_by_side(
+def parallel_map(
     one: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """`one` of each item, in order, by so many processes; with fewer than two, here.
+    """`one(item)` of each item, in order, by `workers` processes; with fewer than two, by this one.
 
     `one` and what goes in and out of it must be picklable. What was begun for nobody is dropped.
     LociError where a process ends without a result.

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io.files import atomic_write
 
 MAGNIFY = 4
@@ -85,7 +85,7 @@ def write_frames(path: str | Path, frames: np.ndarray, fps: float = 8) -> None:
         atomic_write(path, lambda temporary: image.save(temporary, format="PNG"))
     else:
         known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
-        raise LociError(f"cannot write '{suffix}' files{nearest(suffix, known)}")
+        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:

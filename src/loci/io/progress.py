@@ -12,11 +12,11 @@ from rich import progress as rich
 from rich.console import Console
 
 LINE_EVERY = 30.0  # seconds
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 
 class Progress:
-    """So many things done out of `total`, `done` of them before, on standard error."""
+    """Progress of `total` items, `done` of which were made before, on standard error."""
 
     def __init__(self, title: str, total: int, done: int = 0):
         self.title, self.total, self.first, self.done, self.doing = title, total, done, done, ""
@@ -68,9 +68,9 @@ class Progress:
             print(", ".join(filter(None, said)), file=sys.stderr, flush=True)
 
 
-def tracked(things: Iterable[Thing], title: str, total: int) -> Iterator[Thing]:
-    """The same things, `total` of them, shown as they go."""
+def tracked(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """The same items, `total` of them, with their progress shown."""
     with Progress(title, total) as progress:
-        for thing in things:
-            yield thing
+        for item in items:
+            yield item
             progress.advance()

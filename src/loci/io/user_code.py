@@ -57,9 +57,9 @@ def load_file(path: str | Path, what: str) -> ModuleType:
 Files = list[dict[str, str]]
 
 
-def files_behind(config: Config) -> dict[str, Files]:
-    """For a protocol: the user's files in which the classes of `config` are written, and those of
-    the configurations in it.
+def source_files(config: Config) -> dict[str, Files]:
+    """The user's files in which the classes of `config`, and of the configurations in it, are
+    written; for a protocol.
 
     {"files": [{"file": name, "sha256": first 12 digits}, ...]}, or {} where all classes are Loci's:
     its commit and the configuration's hash then say all. What these files import is not followed; a
@@ -75,8 +75,8 @@ def files_behind(config: Config) -> dict[str, Files]:
     return {"files": files} if files else {}
 
 
-def told(protocol: Mapping[str, Any]) -> str:
-    """The files in a protocol, for a message."""
+def describe_sources(protocol: Mapping[str, Any]) -> str:
+    """The names and digests of the files in a protocol, for a message."""
     files: Files = protocol.get("files", [])
     return ", ".join(f"{f['file']} ({f['sha256']})" for f in files) or "no file of yours"
 

@@ -6,7 +6,7 @@ ends in such a line and is named in LOCI_ROWS (`registry.py`, `examples/add_a_me
 
 from __future__ import annotations
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.memory.action_history import ActionHistory
 from loci.memory.base import Memory
 from loci.memory.compression import Compressed
@@ -66,7 +66,7 @@ ROWS = Rows({
 def row(name: str) -> Memory:
     """The configuration of a named row; LociError names the nearest one."""
     if name not in ROWS:
-        raise LociError(f"unknown memory row '{name}'{nearest(name, ROWS)}")
+        raise LociError(f"unknown memory row '{name}'{did_you_mean(name, ROWS)}")
     return ROWS[name]
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.memory.base import together
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
@@ -44,7 +44,8 @@ class Compressed(Joint, name="compressed"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scheme not in SCHEMES:
-            raise LociError(f"unknown compression '{self.scheme}'{nearest(self.scheme, SCHEMES)}")
+            near = did_you_mean(self.scheme, SCHEMES)
+            raise LociError(f"unknown compression '{self.scheme}'{near}")
         if self.ratio < 1 or (self.frames % self.ratio and self.scheme != "learned"):
             raise LociError(
                 f"compression by {self.ratio} does not divide {self.frames} context frames; "

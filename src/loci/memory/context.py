@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.memory.base import Memory, together
 from loci.memory.retrieval import RETRIEVALS
@@ -40,7 +40,7 @@ class Context(Memory, name="context"):
             raise LociError("context memory: the retrieval range is in metres and must be positive")
         if self.retrieval not in RETRIEVALS:
             raise LociError(
-                f"unknown retrieval '{self.retrieval}'{nearest(self.retrieval, RETRIEVALS)}"
+                f"unknown retrieval '{self.retrieval}'{did_you_mean(self.retrieval, RETRIEVALS)}"
             )
         if not 0 <= self.drop < 1:
             raise LociError(

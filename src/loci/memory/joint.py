@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.memory.base import together
 from loci.memory.context import Context
 from loci.rules.rule import Rule
@@ -32,7 +32,7 @@ class Joint(Context, name="joint"):
         super().__post_init__()
         if self.placement not in PLACEMENTS:
             raise LociError(f"unknown placement '{self.placement}'"
-                            f"{nearest(self.placement, PLACEMENTS)}")
+                            f"{did_you_mean(self.placement, PLACEMENTS)}")
 
     @property
     def joint(self) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import Carry, State
 from loci.rules.rule import Kind, Rule, key, recent
@@ -53,7 +53,8 @@ class SpatialGrid(Memory, name="spatial"):
             raise LociError("spatial memory: nothing to read from 0 tokens; use 1 or more, or None "
                             "for the cells themselves")
         if self.readout not in READOUTS:
-            raise LociError(f"unknown readout '{self.readout}'{nearest(self.readout, READOUTS)}")
+            near = did_you_mean(self.readout, READOUTS)
+            raise LociError(f"unknown readout '{self.readout}'{near}")
         if self.readout == "none" and self.tokens is not None:
             raise LociError("spatial memory: a grid that is never read mixes no tokens; leave "
                             "tokens out, or choose a readout")

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import Carry, State
 from loci.rules.rule import Kind, Rule, first, key, recent
@@ -70,7 +70,7 @@ class BlockSSM(Blockwise, name="ssm"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.residual not in RESIDUALS:
-            guess = nearest(self.residual, RESIDUALS)
+            guess = did_you_mean(self.residual, RESIDUALS)
             raise LociError(f"unknown residual '{self.residual}'{guess}")
 
     def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
-from loci.config import later
+from loci.config import added_field
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeCarry, exact, normed
 from loci.memory.newton_schulz import orthogonalise
@@ -60,7 +60,7 @@ class TTT(Associative, name="ttt"):
     rate: float = 0.1
     momentum: float | None = None
     muon: bool = False
-    clip: float | None = later(None)
+    clip: float | None = added_field(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

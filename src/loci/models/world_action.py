@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Text
 from loci.attention.rotary import RotaryCosSin
-from loci.config import Config, later
+from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.flow import Flow
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
@@ -60,7 +60,7 @@ class WorldActionConfig(Config):
     expert: ActionConfig
     flow: Flow = field(default_factory=lambda: Flow(shift=1.0))
     steps: int = 10
-    temperature: float = later(1.0)
+    temperature: float = added_field(1.0)
     actions: Normalisation = field(default_factory=Normalisation)
     proprio: Normalisation = field(default_factory=Normalisation)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.flow import Flow
 from loci.geometry import Camera
 from loci.io.user_code import load_file
@@ -89,7 +89,7 @@ def find_recipe(name: str) -> Recipe:
         return _from_file(Path(file), function)
     if name.endswith(".py"):
         raise LociError(f"'{name}' names no function; give {name}:function")
-    raise LociError(f"unknown recipe '{name}'{nearest(name, known)}, or give file.py:function")
+    raise LociError(f"unknown recipe '{name}'{did_you_mean(name, known)}, or give file.py:function")
 
 
 def run_recipe(
@@ -121,5 +121,5 @@ def _from_file(path: Path, function: str) -> Recipe:
         if inspect.isfunction(v) and v.__module__ == module.__name__
     }
     if function not in own:
-        raise LociError(f"{path} has no function '{function}'{nearest(function, own)}")
+        raise LociError(f"{path} has no function '{function}'{did_you_mean(function, own)}")
     return own[function]

@@ -16,7 +16,7 @@ from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.io.user_code import files_behind
+from loci.io.user_code import source_files
 from loci.study.bench.cost import hold
 from loci.study.rooms.baselines import CEILINGS, FLOORS, baseline
 from loci.study.rooms.branches import BRANCHES, Branch
@@ -213,7 +213,7 @@ class Runner:
         config = self.first.config
         # Baselines know no row, but the ceiling of the codec is that of the rows' codec.
         made_by = [
-            [c.config_hash, c.checkpoint, *files_behind(c.model.config.memory).get("files", [])]
+            [c.config_hash, c.checkpoint, *source_files(c.model.config.memory).get("files", [])]
             for c in found
         ] or self.contenders[0].codec
         what = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,5 +76,5 @@ def find_study(name: str) -> RoomsStudy | PolicyStudy:
     if name == NAME:
         return PolicyStudy(name)
     if name not in STUDIES:
-        raise LociError(f"unknown study '{name}'{nearest(name, (*STUDIES, NAME))}")
+        raise LociError(f"unknown study '{name}'{did_you_mean(name, (*STUDIES, NAME))}")
     return RoomsStudy(name)

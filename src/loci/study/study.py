@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from loci.errors import LociError, nearest
-from loci.io.bundled import shipped
+from loci.errors import LociError, did_you_mean
+from loci.io.bundled import bundled
 from loci.io.checkpoint import commit, digest, load_checkpoint
 from loci.io.files import atomic_write
-from loci.io.user_code import files_behind, told
+from loci.io.user_code import describe_sources, source_files
 from loci.memory import ROWS
 from loci.models.world import WorldModel
 from loci.recipes.registry import AGAIN, find_recipe, run_recipe
@@ -133,7 +133,7 @@ def run_study(
     what cannot be written.
     """
     if name not in STUDIES:
-        raise LociError(f"unknown study '{name}'{nearest(name, STUDIES)}")
+        raise LociError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}")
     study, out = STUDIES[name], Path(out)
     chosen = _choose(study, rows)
     if cases < 1:
@@ -143,7 +143,7 @@ def run_study(
     device = pick_device()
     contenders = []
     for row in chosen:
-        if not from_scratch and (ships := shipped(row.name)).exists():
+        if not from_scratch and (ships := bundled(row.name)).exists():
             contenders.append(load_row(row, ships, device))
         elif study.trains or from_scratch:
             contenders.append(finished_row(row, out) or load_row(row, train_row(row, out), device))
@@ -165,7 +165,7 @@ def _choose(study: Study, names: Sequence[str] | None) -> list[Row]:
         return study.rows
     for name in names:
         if name not in known:
-            raise LociError(f"study '{study.name}' has no row '{name}'{nearest(name, known)}")
+            raise LociError(f"study '{study.name}' has no row '{name}'{did_you_mean(name, known)}")
     if not names:
         raise LociError(f"no row is named; name some of {', '.join(known)}")
     return [row for row in study.rows if row.name in names]
@@ -184,10 +184,11 @@ def train_row(row: Row, out: Path) -> Path:
         run_recipe(row.recipe, folder, resume=True)
     found = load_row(row, model, torch.device("cpu"))
     trained = load_checkpoint(model, WorldRun.kind).metadata["training"].get("protocol", {})
-    files = files_behind(found.model.config.memory)
+    files = source_files(found.model.config.memory)
     if trained.get("files", []) != files.get("files", []):
         raise LociError(
-            f"{folder} holds '{row.name}' trained with {told(trained)}, now it is {told(files)}; "
+            f"{folder} holds '{row.name}' trained with {describe_sources(trained)}, "
+            f"now it is {describe_sources(files)}; "
             "bring that file back, or delete the folder to train the row again"
         )
     note = {
@@ -213,7 +214,7 @@ def finished_row(row: Row, out: Path) -> Contender | None:
     run = find_recipe(row.recipe)()
     if not isinstance(run, WorldRun) or run.world.hash() != note["config"]:
         return None
-    if note.get("files") != files_behind(run.world.memory).get("files"):
+    if note.get("files") != source_files(run.world.memory).get("files"):
         return None
     model = run.world.build().eval()
     shipped_codec(model.codec, run.codec)
@@ -266,7 +267,7 @@ def evaluate(
         "rows": {
             c.name: {
                 "config": c.config_hash, "checkpoint_sha256": c.checkpoint,
-                "parameters": c.parameters, **files_behind(c.model.config.memory),
+                "parameters": c.parameters, **source_files(c.model.config.memory),
             }
             for c in contenders
         },

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.bundled import located
+from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import FORMAT, digest, load_checkpoint, load_into
 from loci.models import world, world_action
 from loci.models.action import mirror
@@ -87,7 +87,7 @@ def trained(start: str | Path) -> dict[str, Tensor]:
 
     Raises LociError where there are none, and for a damaged file.
     """
-    path = located(start)
+    path = resolve_checkpoint(start)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise LociError(f"no weights at {path}; give a checkpoint, or a folder of .safetensors")
@@ -115,7 +115,7 @@ def _of_checkpoint(path: Path, kind: str) -> dict[str, Tensor]:
 
 def read_codec(codec: Codec, source: str | Path) -> None:
     """Fill a codec from a checkpoint of one, or from a folder with diffusers' Wan VAE."""
-    path = located(source)
+    path = resolve_checkpoint(source)
     if path.is_dir():
         from loci.models.codecs.wan import WanCodec
 

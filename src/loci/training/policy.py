@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from loci.config import later
+from loci.config import added_field
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
 from loci.memory import ActionHistory, Memory
@@ -62,10 +62,10 @@ class PolicyRun(RunConfig, name="policy"):
     ahead: int | None = None
     pause: float = 0.0
     longest: int = 24
-    paused: float = later(1.0)
+    paused: float = added_field(1.0)
     lead: int = 0
-    linger: int = later(0)
-    alike: int = later(1)
+    linger: int = added_field(0)
+    alike: int = added_field(1)
     windows: tuple[int, ...] = ()
     attention: str = "windowed"
     recompute: bool = False

@@ -29,7 +29,7 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.io.checkpoint import commit, digest, load_checkpoint, load_into, save_checkpoint
 from loci.io.progress import Progress
-from loci.io.user_code import files_behind, told
+from loci.io.user_code import describe_sources, source_files
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
 from loci.training.microbatches import Parts
@@ -176,7 +176,7 @@ def fit(
             "threads": count, "dtype": "bf16" if dtype == torch.bfloat16 else "fp32",
             "matmul": matmul, "seed": config.seed,
             "torch": torch.__version__, "python": platform.python_version(),
-            **files_behind(folder.settings),
+            **source_files(folder.settings),
         }
         with Parts(count if place.type == "cpu" else 1) as parts:
             return _Run(task, config, folder, place, protocol, parts).finish()
@@ -338,8 +338,8 @@ class _Run:
         began = next(iter(self.folder.lines()), {})
         if began.get("files") != self.protocol.get("files"):
             raise LociError(
-                f"{self.folder.path} holds a run begun with {told(began)}, now it is "
-                f"{told(self.protocol)}; bring that file back or choose another folder"
+                f"{self.folder.path} holds a run begun with {describe_sources(began)}, now it is "
+                f"{describe_sources(self.protocol)}; bring that file back or choose another folder"
             )
         parts: dict[str, dict[str, Tensor]] = {"module": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():

@@ -20,7 +20,7 @@ from loci.attention.rotary import ALIGNED
 from loci.data.episodes import FORMAT, render_training_set
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.io.bundled import shipped
+from loci.io.bundled import bundled
 from loci.io.checkpoint import digest, load_checkpoint, load_into
 from loci.io.files import atomic_write, cache_folder
 from loci.io.progress import tracked
@@ -166,13 +166,13 @@ def xavier(trunk: nn.Module) -> None:
 
 def shipped_codec_config() -> tuple[CodecConfig, str]:
     """Configuration and digest of the shipped codec."""
-    config, tensors, _ = load_checkpoint(shipped("codec"), "codec")
+    config, tensors, _ = load_checkpoint(bundled("codec"), "codec")
     return CodecConfig.from_dict(config), digest(tensors)
 
 
 def shipped_codec(codec: Codec, wanted: str) -> Codec:
     """Fill `codec` with the shipped weights; LociError where they are not those `wanted`."""
-    path = shipped("codec")
+    path = bundled("codec")
     _, tensors, _ = load_checkpoint(path, "codec")
     found = digest(tensors)
     if found != wanted:

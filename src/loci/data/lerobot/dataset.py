@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from loci.data.lerobot.format import STATS, TASKS, Feature, Info, from_arrow
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io.video import decode
 
 PREFIX = "observation.images."
@@ -116,7 +116,7 @@ class Dataset:
             if key in self.features and self.features[key].visual:
                 return key
         short = [key.removeprefix(PREFIX) for key in self.cameras]
-        raise LociError(f"{self.folder} has no camera '{name}'{nearest(name, short)}")
+        raise LociError(f"{self.folder} has no camera '{name}'{did_you_mean(name, short)}")
 
     def rows(self, entry: Entry, names: Sequence[str]) -> pa.Table:
         """The columns `names` of an episode, from its own row groups only."""
@@ -187,7 +187,7 @@ class Episode:
     def __getitem__(self, name: str) -> np.ndarray:
         """The column of one feature."""
         if name not in self.columns:
-            raise LociError(f"episode has no column '{name}'{nearest(name, self.columns)}")
+            raise LociError(f"episode has no column '{name}'{did_you_mean(name, self.columns)}")
         return self.columns[name]
 
     def frames(self, camera: str, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from loci.data.lerobot.format import DEFAULTS, VISUAL, Feature, Info
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 
 
 def valid_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
@@ -26,7 +26,7 @@ def valid_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
         if not (feature.visual or feature.numeric or feature.dtype == "string"):
             known = (*VISUAL, "string", "float32", "float64", "int64", "uint8", "bool")
             raise LociError(
-                f"feature '{name}' has dtype '{feature.dtype}'{nearest(feature.dtype, known)}"
+                f"feature '{name}' has dtype '{feature.dtype}'{did_you_mean(feature.dtype, known)}"
             )
         if not 1 <= len(feature.shape) <= 5 or min(feature.shape) < 1:
             raise LociError(
@@ -47,7 +47,7 @@ def valid_episode(
     """
     for name in frames:
         if name not in features:
-            raise LociError(f"unknown feature '{name}' in an episode{nearest(name, features)}")
+            raise LociError(f"unknown feature '{name}' in an episode{did_you_mean(name, features)}")
     valid: dict[str, np.ndarray] = {}
     for name, feature in features.items():
         if name not in frames:

@@ -40,7 +40,7 @@ from loci.data.lerobot.rows import episode_rows, read_groups, write_groups
 from loci.data.lerobot.stats import episode_stats, of_line, to_line
 from loci.data.lerobot.valid import same_dataset, valid_episode, valid_features
 from loci.data.statistics import Statistics, combine
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io import video
 from loci.io.files import atomic_write
 from loci.io.output_folder import Kind, OutputFolder
@@ -85,7 +85,7 @@ class Writer:
         if min(chunks_size, data_files_size_in_mb, video_files_size_in_mb) <= 0:
             raise LociError("sizes of files and chunks are not above 0; raise them")
         if quality not in video.ENCODERS:
-            raise LociError(f"unknown quality '{quality}'{nearest(quality, video.ENCODERS)}")
+            raise LociError(f"unknown quality '{quality}'{did_you_mean(quality, video.ENCODERS)}")
         info = Info(
             fps=int(fps),
             features=valid_features(features) | DEFAULTS,

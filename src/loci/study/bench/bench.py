@@ -25,7 +25,7 @@ from loci.errors import LociError
 from loci.io.checkpoint import commit
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.io.user_code import files_behind
+from loci.io.user_code import source_files
 from loci.memory import ROWS, row
 from loci.recipes.registry import rooms
 from loci.study.bench.cost import BLOCK, Stream, graphed, in_turns
@@ -105,7 +105,7 @@ def run_bench(
                 name: {
                     "config": r.model.config.hash(),
                     "parameters": sum(p.numel() for p in r.model.parameters()),
-                    **files_behind(r.model.config.memory),
+                    **source_files(r.model.config.memory),
                 }
                 for name, r in rows.items()
             },

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.flow import Flow
 from loci.geometry import Camera
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow, Tower
@@ -42,7 +42,7 @@ def policy_config(size: str, mechanism: str) -> WorldActionConfig:
     for given, there, what in ((size, SIZES, "size of a policy"),
                                (mechanism, MECHANISMS, "memory of a policy to be measured")):
         if given not in there:
-            raise LociError(f"unknown {what} '{given}'{nearest(given, there)}")
+            raise LociError(f"unknown {what} '{given}'{did_you_mean(given, there)}")
     if size == "paper":
         rows = memories(anchors=2, window=4, gists=8)
         dit = replace(WAN_2_2_TI2V_5B, num_layers=1)

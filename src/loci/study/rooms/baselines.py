@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.study.rooms.rollouts import Codec, batches
 from loci.study.rooms.truth import Truth
@@ -50,7 +50,7 @@ def baseline(
     if name == "first-frame":
         return [_after(t, t.rgb[0]) for t in truths]
     if name != "codec":
-        raise LociError(f"unknown baseline '{name}'{nearest(name, FLOORS + CEILINGS)}")
+        raise LociError(f"unknown baseline '{name}'{did_you_mean(name, FLOORS + CEILINGS)}")
     if codec is None:
         raise LociError("the codec's ceiling needs a codec; give one")
     videos: list[np.ndarray] = [np.empty(0)] * len(truths)

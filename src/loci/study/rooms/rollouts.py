@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.memory import Memory
 from loci.seeds import seed_for
@@ -140,7 +140,7 @@ def rollout(
     hears how many cases are done.
     """
     if memory not in MEMORIES:
-        raise LociError(f"unknown memory '{memory}'{nearest(memory, MEMORIES)}")
+        raise LociError(f"unknown memory '{memory}'{did_you_mean(memory, MEMORIES)}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     videos: list[np.ndarray] = [np.empty(0)] * len(truths)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.study.estimates import Estimate, wilson
-from loci.worlds.tabletop.demonstration import STEADY, TRAINING, Push, demonstrate
+from loci.worlds.tabletop.demonstration import STEADY, TRAINING, Perturbation, demonstrate
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.tasks.base import Ask, Question, Task, task_rng
 
@@ -38,9 +38,11 @@ class Outcome:
     steps: int
 
 
-def play(env: Tabletop, seed: int, ask: Ask | None = None, push: Push = STEADY) -> Outcome:
+def play(
+    env: Tabletop, seed: int, ask: Ask | None = None, perturbation: Perturbation = STEADY
+) -> Outcome:
     """The expert's episode `seed` with the answers of `ask` (None: the truth)."""
-    for _ in demonstrate(env, seed, push, ask):
+    for _ in demonstrate(env, seed, perturbation, ask):
         pass
     info = env.verdict()
     return Outcome(info["is_success"], info["stages"], info["failure"], int(env.table.state.step))
@@ -51,7 +53,7 @@ def baselines(
     episodes: int = 100,
     training: int = 200,
     names: Sequence[str] = BASELINES,
-    push: Push = STEADY,
+    perturbation: Perturbation = STEADY,
     first: int = 0,
 ) -> dict[str, Estimate]:
     """Success of each baseline over seeds first .. first + episodes - 1, with 95 % Wilson
@@ -62,15 +64,15 @@ def baselines(
     """
     for name in names:
         if name not in BASELINES:
-            raise LociError(f"unknown baseline '{name}'{nearest(name, BASELINES)}")
+            raise LociError(f"unknown baseline '{name}'{did_you_mean(name, BASELINES)}")
     if episodes < 1 or training < 1:
         raise LociError(f"{episodes} episodes after {training}; give 1 or more of each")
     env = Tabletop(task)
-    asked = _asked(env, training, push)
+    asked = _asked(env, training, perturbation)
     results = {}
     for name in names:
         hits = sum(
-            play(env, seed, _answerer(env, seed, name, asked), push).success
+            play(env, seed, _answerer(env, seed, name, asked), perturbation).success
             for seed in range(first, first + episodes)
         )
         results[name] = Estimate(hits / episodes, *wilson(hits, episodes), episodes)
@@ -86,16 +88,16 @@ _KNOWN: dict[str, Callable[[Question], Hashable]] = {
 }
 
 
-def _asked(env: Tabletop, episodes: int, push: Push) -> Asked:
+def _asked(env: Tabletop, episodes: int, perturbation: Perturbation) -> Asked:
     """All questions of the training episodes with their true answers."""
     asked: Asked = []
 
     def ask(question: Question) -> int:
-        asked.append((question, question.would(env.fact)))
+        asked.append((question, question.would(env.cue)))
         return asked[-1][1]
 
     for seed in range(TRAINING, TRAINING + episodes):
-        play(env, seed, ask, push)
+        play(env, seed, ask, perturbation)
     return asked
 
 

@@ -194,7 +194,7 @@ def told(task: Task) -> dict[str, Any]:
     """What a task says of itself."""
     says = {
         "instruction": task.instruction, "stages": list(task.stages), "chance": task.chance,
-        "facts": len(task.facts), "gap": task.gap, "chunks": task.chunks,
+        "facts": len(task.cues), "gap": task.delay, "chunks": task.chunks,
     }
     # Left out at first: results are older than it.
     return says | ({"revision": task.revision} if task.revision > 1 else {})

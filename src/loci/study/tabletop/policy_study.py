@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.io.files import atomic_write
 from loci.recipes.tabletop import POLICY_ROWS
 from loci.study.estimates import DRAWS, LEVEL
@@ -123,7 +123,7 @@ def _choose(what: str, names: Sequence[str] | None, known: list[str]) -> list[st
         return known
     for name in names:
         if name not in known:
-            raise LociError(f"study '{NAME}' has no {what} '{name}'{nearest(name, known)}")
+            raise LociError(f"study '{NAME}' has no {what} '{name}'{did_you_mean(name, known)}")
     if not names:
         raise LociError(f"no {what} is named; name some of {', '.join(known)}")
     return [name for name in known if name in names]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 
 Color = tuple[float, float, float]
 # (u, v, period, footprint), all in metres, to the share of the second colour, 0 to 1.
@@ -107,4 +107,5 @@ class Material:
 
     def __post_init__(self):
         if self.pattern not in PATTERNS:
-            raise LociError(f"unknown pattern '{self.pattern}'{nearest(self.pattern, PATTERNS)}")
+            near = did_you_mean(self.pattern, PATTERNS)
+            raise LociError(f"unknown pattern '{self.pattern}'{near}")

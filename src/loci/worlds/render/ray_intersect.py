@@ -13,7 +13,7 @@ from itertools import pairwise
 import mujoco
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.worlds.render.materials import Material
 
@@ -57,7 +57,7 @@ class Geom:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise LociError(f"unknown geom '{self.kind}'{nearest(self.kind, KINDS)}")
+            raise LociError(f"unknown geom '{self.kind}'{did_you_mean(self.kind, KINDS)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Hits:
     normal: np.ndarray
 
 
-class Caster:
+class RayCaster:
     """Geoms, compiled once, that rays are cast at, and that may move. One thread at a time."""
 
     def __init__(self, geoms: tuple[Geom, ...]):

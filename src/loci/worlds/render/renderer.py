@@ -1,7 +1,7 @@
 """Ray-cast rendering on mujoco-core: colour, depth and identity at any pose, no GL.
 
-`Caster` answers where each ray lands; the colour is computed here from the hit point. Pixels on an
-outline are cast again with four rays each. Source: ours.
+`RayCaster` answers where each ray lands; the colour is computed here from the hit point. Pixels on
+an outline are cast again with four rays each. Source: ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.worlds.render.materials import PATTERNS
-from loci.worlds.render.ray_intersect import Caster, Geom, Hits, Rays, along
+from loci.worlds.render.ray_intersect import Geom, Hits, RayCaster, Rays, along
 
 # Towards the light where y points down: from above, and aside so that no two walls match.
 LIGHT = np.array([0.48, -0.8, -0.36]) / np.linalg.norm([0.48, -0.8, -0.36])
@@ -48,7 +48,7 @@ class Scene:
         if not geoms:
             raise LociError("a scene needs at least one geom; add one")
         self.geoms, self._light = tuple(geoms), light
-        self._caster = Caster(self.geoms)
+        self._caster = RayCaster(self.geoms)
         # Per-geom numbers that shading gathers by geom index; the last, -1, is black for a miss.
         rotation = np.stack([g.rotation for g in geoms])
         # Surface coordinates (u, v) = first two local axes: an affine map of the world point.

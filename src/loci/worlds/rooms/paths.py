@@ -13,7 +13,7 @@ from pathlib import Path as File
 
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.worlds.rooms.room import Room, camera_pose, room_rng
 
 TURN = np.radians(11.25)
@@ -133,7 +133,7 @@ def make_path(name: str, start: np.ndarray, seed: int, room: Room) -> Path:
     `seed` picks among the paths of a random kind. Raises LociError for an unknown name.
     """
     if name not in PATHS:
-        raise LociError(f"unknown path '{name}'{nearest(name, PATHS)}")
+        raise LociError(f"unknown path '{name}'{did_you_mean(name, PATHS)}")
     place, facing = _start(start)
     rng = room_rng(room.split, seed, f"path {name}")
     places, out = PATHS[name](place, facing, rng, room.free_radius)
@@ -209,7 +209,7 @@ def _read_rows(file: File, text: str) -> tuple[list[object], object]:
             unknown = set(data) - {"poses", "out"}
             if unknown:
                 key = min(unknown)
-                raise LociError(f"{file}: unknown key '{key}'{nearest(key, ('poses', 'out'))}")
+                raise LociError(f"{file}: unknown key '{key}'{did_you_mean(key, ('poses', 'out'))}")
             data, out = data.get("poses"), data.get("out")
         if not isinstance(data, list) or not data:
             raise LociError(f"{file}: no list of poses; give [[4x4], ...] or " + '{"poses": ...}')

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.worlds.render.materials import Color, Material
 from loci.worlds.render.renderer import Geom, Scene, Views
@@ -134,7 +134,7 @@ class Room:
 def room_rng(split: str, seed: int, purpose: str) -> np.random.Generator:
     """The random stream of one purpose in one room; streams of different names are unrelated."""
     if split not in SPLITS:
-        raise LociError(f"unknown split '{split}'{nearest(split, SPLITS)}")
+        raise LociError(f"unknown split '{split}'{did_you_mean(split, SPLITS)}")
     if seed < 0:
         raise LociError(f"seed {seed} is negative; give 0 or more")
     digest = hashlib.sha256(f"loci rooms 1/{split}/{seed}/{purpose}".encode()).digest()

@@ -2,8 +2,8 @@
 
 Disturbed, the arms are pushed off the expert's way, and the expert, which looks at the true state
 before every chunk, finds what it missed and does it again. What is recorded is what the expert
-meant to do, not the push: a policy learns to recover and never to miss. Source: ours; the idea of
-disturbing what is executed and not what is learnt is DART's (Laskey et al. 2017).
+meant to do, not the perturbation: a policy learns to recover and never to miss. Source: ours; to
+disturb what is executed and not what is learnt is DART's idea (Laskey et al. 2017).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from functools import partial
 import numpy as np
 
 from loci.config import Config
-from loci.errors import LociError, nearest
-from loci.io.parallel import side_by_side
+from loci.errors import LociError, did_you_mean
+from loci.io.parallel import parallel_map
 from loci.worlds.tabletop.arms import ARMS, JOINTS
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.table import CHUNK
-from loci.worlds.tabletop.tasks.base import Ask, Fact, task_rng
+from loci.worlds.tabletop.tasks.base import Ask, Cue, task_rng
 from loci.worlds.tabletop.view import CAMERAS
 
 # Seeds of demonstrations count up from here: below it are those that policies are judged on.
@@ -30,7 +30,7 @@ TRAINING = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Push(Config):
+class Perturbation(Config):
     """How much the arms are disturbed.
 
     `jitter` is the standard deviation of every angle at every step, radians; `chance` the share of
@@ -53,12 +53,12 @@ class Push(Config):
             )
 
     @classmethod
-    def of(cls, steady: bool, drift: float) -> Push:
+    def of(cls, steady: bool, drift: float) -> Perturbation:
         """What is asked for when demonstrations are made: `steady` ones are not pushed."""
         return cls(jitter=0.0, chance=0.0, drift=drift) if steady else cls(drift=drift)
 
 
-STEADY = Push.of(steady=True, drift=0.0)
+STEADY = Perturbation.of(steady=True, drift=0.0)
 # Of so many episodes on, processes that render side by side are worth starting.
 MANY = 64
 # Pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14).
@@ -76,24 +76,24 @@ class Move:
 def demonstrate(
     env: Tabletop,
     seed: int,
-    push: Push = STEADY,
+    perturbation: Perturbation = STEADY,
     ask: Ask | None = None,
-    fact: Fact | None = None,
+    cue: Cue | None = None,
 ) -> Iterator[Move]:
     """Begin episode `seed` and let the expert do the task, to the end of the episode.
 
     Each move is given out before it is executed, so that `env.observe()` is what it answers to.
-    The expert knows the fact, or asks `ask` for it; `fact` puts another in the episode's place.
+    The expert knows the cue, or asks `ask` for it; `cue` puts another in the episode's place.
     The same arguments give the same moves.
     """
-    env.begin(seed, fact)
+    env.begin(seed, cue)
     rng = task_rng(env.task.type_name or "", seed, "push")
-    expert = env.task.expert(env.table, ask or (lambda question: question.would(env.fact)))
+    expert = env.task.expert(env.table, ask or (lambda question: question.would(env.cue)))
     offset = np.zeros((CHUNK, len(ARMS), JOINTS))
     while not env.over:
         step = env.table.state.step % CHUNK
         if step == 0:
-            offset = _pushed(rng, push)
+            offset = _offsets(rng, perturbation)
         action = next(expert)
         executed = action + offset[step].reshape(-1)
         yield Move(action, executed)
@@ -101,7 +101,7 @@ def demonstrate(
 
 
 def watch(
-    task: str, episodes: int, every: int, cameras: Sequence[str], push: Push,
+    task: str, episodes: int, every: int, cameras: Sequence[str], perturbation: Perturbation,
     workers: int | None = None,
 ) -> Iterator[Watched]:
     """`episodes` demonstrations that succeed, seen only at every `every`-th step.
@@ -112,13 +112,15 @@ def watch(
     """
     for name in cameras:
         if name not in CAMERAS:
-            raise LociError(f"the tabletop has no camera '{name}'{nearest(name, CAMERAS)}")
+            raise LociError(f"the tabletop has no camera '{name}'{did_you_mean(name, CAMERAS)}")
     if workers is None:
         workers = min(os.cpu_count() or 1, 16) if episodes >= MANY else 1
     left = episodes
     seeds = range(TRAINING, TRAINING + 3 * episodes + 10)
-    one = partial(_watched, task=task, every=every, cameras=tuple(cameras), push=push)
-    for found in side_by_side(one, seeds, workers):
+    one = partial(
+        _watched, task=task, every=every, cameras=tuple(cameras), perturbation=perturbation
+    )
+    for found in parallel_map(one, seeds, workers):
         if found is not None:
             left -= 1
             yield found
@@ -128,13 +130,13 @@ def watch(
 
 
 def _watched(
-    seed: int, task: str, every: int, cameras: Sequence[str], push: Push
+    seed: int, task: str, every: int, cameras: Sequence[str], perturbation: Perturbation
 ) -> Watched | None:
     """One demonstration; None where the expert failed."""
     env = Tabletop(task)
     pictures: list[list[np.ndarray]] = [[] for _ in cameras]
     joints, actions = [], []
-    for move in demonstrate(env, seed, push):
+    for move in demonstrate(env, seed, perturbation):
         if len(actions) % every == 0:
             seen = env.observe()
             joints.append(seen["agent_pos"])
@@ -146,17 +148,17 @@ def _watched(
     return [np.stack(views) for views in pictures], np.stack(joints), np.stack(actions)
 
 
-def _pushed(rng: np.random.Generator, push: Push) -> np.ndarray:
+def _offsets(rng: np.random.Generator, size: Perturbation) -> np.ndarray:
     """What is added to the actions of a chunk, (16, 2, 7)."""
-    offset = push.jitter * rng.normal(size=(CHUNK, len(ARMS), JOINTS))
-    size = rng.uniform(push.least, push.most, len(ARMS)) * rng.choice([-1, 1], len(ARMS))
-    happens = rng.random() < push.chance
+    offset = size.jitter * rng.normal(size=(CHUNK, len(ARMS), JOINTS))
+    push = rng.uniform(size.least, size.most, len(ARMS)) * rng.choice([-1, 1], len(ARMS))
+    happens = rng.random() < size.chance
     # A whole push in the middle of the chunk, where something is taken or let go.
     way = np.clip(np.minimum(np.arange(CHUNK), np.arange(CHUNK)[::-1]) / 4, 0, 1)
-    offset[:, :, 0] += happens * way[:, None] * size
-    if push.drift:
+    offset[:, :, 0] += happens * way[:, None] * push
+    if size.drift:
         # Mostly a little, now and then far; after the steps in which something is pressed or taken.
-        far = push.drift * rng.exponential() * rng.normal(size=(len(ARMS), JOINTS))
+        far = size.drift * rng.exponential() * rng.normal(size=(len(ARMS), JOINTS))
         offset += far * np.clip((np.arange(CHUNK) - 9) / 6, 0, 1)[:, None, None]
     offset[:, :, -1] = 0.0  # a gripper's opening means something: it is left alone
     return offset

@@ -15,13 +15,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.mosaic import mosaic
 from loci.worlds.tabletop.arms import ARMS, HIGHER, JOINTS, LOWER
 from loci.worlds.tabletop.table import RATE, State, Table
 from loci.worlds.tabletop.tasks import TASKS, make_task
-from loci.worlds.tabletop.tasks.base import Fact, Task, task_rng
+from loci.worlds.tabletop.tasks.base import Cue, Task, task_rng
 from loci.worlds.tabletop.view import CAMERAS, HEAD, TableView
 
 ACTION = len(ARMS) * JOINTS
@@ -67,32 +67,34 @@ class Tabletop(gymnasium.Env):
     ) -> tuple[Observation, Info]:
         """Begin episode `seed` (a random one for None).
 
-        options: {"fact": (...)} chooses what is to be remembered; the rest of the layout stays.
-        Raises LociError for other options, a fact that the task does not have, a negative seed.
+        options: {"cue": (...)} chooses what is to be remembered; the rest of the layout stays. (It
+        was called "fact", which is still understood.)
+        Raises LociError for other options, a cue that the task does not have, a negative seed.
         """
         if seed is not None and seed < 0:
             raise LociError(f"seed {seed} is negative; give 0 or more")
         super().reset(seed=seed)
         options = dict(options or {})
-        fact = options.pop("fact", None)
+        former = options.pop("fact", None)
+        cue = options.pop("cue", former)
         if options:
             name = next(iter(options))
-            raise LociError(f"unknown option '{name}' of reset{nearest(name, ('fact',))}")
-        self.begin(int(self.np_random.integers(2**31)) if seed is None else seed, fact)
+            raise LociError(f"unknown option '{name}' of reset{did_you_mean(name, ('cue',))}")
+        self.begin(int(self.np_random.integers(2**31)) if seed is None else seed, cue)
         return self.observe(), self.verdict()
 
-    def begin(self, seed: int, fact: Fact | None = None) -> None:
-        """`reset` without pictures; `fact` replaces the episode's own."""
+    def begin(self, seed: int, cue: Cue | None = None) -> None:
+        """`reset` without pictures; `cue` replaces the episode's own."""
         name = self.task.type_name or ""
-        if fact is None:
-            fact = self.task.draw(task_rng(name, seed, "fact"))
-        fact = tuple(fact) if isinstance(fact, list) else fact
-        if fact not in self.task.facts:
-            raise LociError(f"{name} has no fact {fact}; give one of its facts")
-        self.seed, self.fact = seed, fact
-        self.table = Table(self.task.layout(task_rng(name, seed, "layout"), self.fact))
+        if cue is None:
+            cue = self.task.draw(task_rng(name, seed, "fact"))
+        cue = tuple(cue) if isinstance(cue, list) else cue
+        if cue not in self.task.cues:
+            raise LociError(f"{name} has no cue {cue}; give one of its cues")
+        self.seed, self.cue = seed, cue
+        self.table = Table(self.task.layout(task_rng(name, seed, "layout"), self.cue))
         self.table.state.stages = dict.fromkeys(self.task.stages, False)
-        self.task.begin(self.table, self.fact)
+        self.task.begin(self.table, self.cue)
         self._view: TableView | None = None
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, Info]:
@@ -112,7 +114,7 @@ class Tabletop(gymnasium.Env):
         before = self._progress()
         if not self.over:
             events = self.table.advance(action)
-            self.task.update(self.table, self.fact, events)
+            self.task.update(self.table, self.cue, events)
         s = self.table.state
         ended = s.success or bool(s.failure)
         return self._progress() - before, ended, self.over and not ended, self.verdict()
@@ -147,7 +149,7 @@ class Tabletop(gymnasium.Env):
         state = dataclasses.asdict(self.table.state)
         plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
         return {
-            "task": self.task.to_dict(), "seed": self.seed, "fact": list(self.fact), "state": plain
+            "task": self.task.to_dict(), "seed": self.seed, "fact": list(self.cue), "state": plain
         }  # fmt: skip
 
     def restore(self, snapshot: dict[str, Any]) -> None:

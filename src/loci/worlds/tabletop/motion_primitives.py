@@ -19,7 +19,7 @@ from loci.worlds.tabletop.table import CHUNK, STOP, Table
 Actions = Iterator[np.ndarray]
 HOVER = 0.13  # metres above the point where something is done
 DOWN, ACT = 7, 3  # steps of a chunk: down, opening or closing; then up
-# A thing put down closer than this to its place is left there.
+# An item put down closer than this to its place is left there.
 CLOSE = 0.02
 
 
@@ -54,28 +54,28 @@ def dip(table: Table, arm: int, point: np.ndarray, before: float, after: float) 
             yield joints.reshape(-1).copy()
 
 
-def pick(table: Table, arm: int, thing: int) -> Actions:
-    """Two chunks: take a thing; again where it was missed."""
-    while table.holder(thing) != arm:
-        yield from go(table, {arm: (above(table.grip(thing)), 1.0)})
-        yield from dip(table, arm, table.grip(thing), 1.0, 0.0)
+def pick(table: Table, arm: int, item: int) -> Actions:
+    """Two chunks: take an item; again where it was missed."""
+    while table.holder(item) != arm:
+        yield from go(table, {arm: (above(table.grip(item)), 1.0)})
+        yield from dip(table, arm, table.grip(item), 1.0, 0.0)
 
 
 def put(
-    table: Table, arm: int, thing: int, point: np.ndarray, done: Callable[[], bool] | None = None
+    table: Table, arm: int, item: int, point: np.ndarray, done: Callable[[], bool] | None = None
 ) -> Actions:
     """Two chunks: put down what the arm holds, its foot at `point`.
 
     Where it landed elsewhere, or `done` says so, it is taken and put again.
     """
-    done = done or (lambda: table.near(thing, point, CLOSE))
+    done = done or (lambda: table.near(item, point, CLOSE))
     while True:
-        target = point + np.array([0, 0, table.layout.things[thing].grip or 0.0])
+        target = point + np.array([0, 0, table.layout.objects[item].grip or 0.0])
         yield from go(table, {arm: (above(target), 0.0)})
         yield from dip(table, arm, target, 0.0, 1.0)
         if done():
             return
-        yield from pick(table, arm, thing)
+        yield from pick(table, arm, item)
 
 
 def top(table: Table, button: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The things that tasks put on the table, big and of clear colours."""
+"""The objects that tasks put on the table, big and of clear colours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from loci.worlds.render.materials import Color, Material
 from loci.worlds.render.ray_intersect import Geom
 from loci.worlds.tabletop.arms import TABLE
-from loci.worlds.tabletop.table import Button, Point, Thing
+from loci.worlds.tabletop.table import Button, Point, TableObject
 
 RED: Color = (0.90, 0.08, 0.08)
 GREEN: Color = (0.05, 0.65, 0.15)
@@ -38,26 +38,26 @@ def _point(at: np.ndarray) -> Point:
     return (float(at[0]), float(at[1]), float(at[2]))
 
 
-def block(name: str, color: Color, at: np.ndarray) -> Thing:
+def block(name: str, color: Color, at: np.ndarray) -> TableObject:
     """A cube with sides of 5 cm."""
     geoms = (box((BLOCK, BLOCK, BLOCK), (0, 0, BLOCK), color),)
-    return Thing(name, geoms, (BLOCK, BLOCK), 2 * BLOCK, _point(at), grip=BLOCK, width=0.65)
+    return TableObject(name, geoms, (BLOCK, BLOCK), 2 * BLOCK, _point(at), grip=BLOCK, width=0.65)
 
 
-def lid(name: str, color: Color, at: np.ndarray) -> Thing:
+def lid(name: str, color: Color, at: np.ndarray) -> TableObject:
     """A cap of 7 cm with a knob; it closes over a block."""
     geoms = (
         box((LID, LID, 0.03), (0, 0, 0.03), color),
         box((0.012, 0.012, 0.012), (0, 0, 0.072), BLACK),
     )
     half = (LID, LID)
-    return Thing(name, geoms, half, 0.084, _point(at), grip=0.075, width=0.3, hollow=True)
+    return TableObject(name, geoms, half, 0.084, _point(at), grip=0.075, width=0.3, hollow=True)
 
 
-def mat(name: str, color: Color, at: np.ndarray, half: float = 0.042) -> Thing:
+def mat(name: str, color: Color, at: np.ndarray, half: float = 0.042) -> TableObject:
     """A flat square that stays where it is."""
     geoms = (box((half, half, 0.002), (0, 0, 0.002), color),)
-    return Thing(name, geoms, (half, half), 0.004, _point(at))
+    return TableObject(name, geoms, (half, half), 0.004, _point(at))
 
 
 def button(name: str, color: Color, at: np.ndarray, radius: float = 0.045) -> Button:

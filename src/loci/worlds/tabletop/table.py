@@ -1,6 +1,6 @@
 """What lies on the table and what two hands do to it: grasping, falling, covering, pressing.
 
-No forces. A gripper that closes near the grip of a thing carries it until it opens; what is let go
+No forces. A gripper that closes near the grip of an item carries it until it opens; what is let go
 falls onto what is below it; a lid let go over a block closes over it; a button follows the
 fingertips down and springs back. A lamp says when to wait (red), when to go on (green), and that a
 press was taken (blue, for a chunk). Metres, z up, the top of the table at `arms.TABLE`. Source:
@@ -25,7 +25,7 @@ OPEN = 0.8  # a gripper further open than this holds nothing
 COVER = 0.03  # a lid let go within this distance of a block closes over it
 FALL = 0.03  # metres a step
 PRESSED, REARMED, STOP = -0.005, -0.001, -0.012  # how far a button's cap is down
-# What is lower than this above a thing's foot can carry it; the rest it merely touches.
+# What is lower than this above an item's foot can carry it; the rest it merely touches.
 _STEP = 0.015
 
 Point = tuple[float, float, float]
@@ -33,7 +33,7 @@ Lamp = Literal["red", "green", "blue"]
 
 
 @dataclass(frozen=True, eq=False)
-class Thing:
+class TableObject:
     """Something that lies on the table.
 
     `geoms` are in its own frame: z up, the origin in the middle of its foot. `half` are the
@@ -72,7 +72,7 @@ class Layout:
     read in the scenery.
     """
 
-    things: tuple[Thing, ...]
+    objects: tuple[TableObject, ...]
     buttons: tuple[Button, ...] = ()
     scenery: tuple[Geom, ...] = ()
     waits: tuple[int, ...] = ()
@@ -81,7 +81,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Event:
-    """What a hand did in a step: `what` happened to thing or button number `which`."""
+    """What a hand did in a step: `what` happened to item or button number `which`."""
 
     what: Literal["grasped", "released", "pressed"]
     which: int
@@ -92,7 +92,7 @@ class Event:
 class State:
     """All that changes, as plain arrays and numbers.
 
-    joints (2, 7); places (N, 3) of the things' feet and yaws (N,); held (2,) the thing in each
+    joints (2, 7); places (N, 3) of the objects' feet and yaws (N,); held (2,) the item in each
     hand or -1, and turns (2,) its yaw in the hand; depths (B,) of the buttons' caps, armed (B,);
     the lamp is not green before step `busy`, and blue before step `taken`. `stages`, `failure` (""
     for none) and `success` are the task's verdict so far, `task` what else it keeps.
@@ -122,14 +122,14 @@ class Table:
         buttons = len(layout.buttons)
         self.state = State(
             joints=arms.REST.copy(),
-            places=np.array([t.at for t in layout.things], float).reshape(-1, 3),
-            yaws=np.zeros(len(layout.things)),
+            places=np.array([t.at for t in layout.objects], float).reshape(-1, 3),
+            yaws=np.zeros(len(layout.objects)),
             held=np.full(2, -1),
             turns=np.zeros(2),
             depths=np.zeros(buttons),
             armed=np.ones(buttons, bool),
         )
-        self._takable = [i for i, t in enumerate(layout.things) if t.grip is not None]
+        self._takable = [i for i, t in enumerate(layout.objects) if t.grip is not None]
 
     @property
     def ready(self) -> bool:
@@ -158,39 +158,39 @@ class Table:
         """Where an arm's fingertips are, (3,)."""
         return arms.tip(arm, self.state.joints[arm])[0]
 
-    def grip(self, thing: int) -> np.ndarray:
-        """Where a thing is taken, (3,)."""
-        height = self.layout.things[thing].grip or 0.0
-        return self.state.places[thing] + np.array([0, 0, height])
+    def grip(self, item: int) -> np.ndarray:
+        """Where an item is taken, (3,)."""
+        height = self.layout.objects[item].grip or 0.0
+        return self.state.places[item] + np.array([0, 0, height])
 
-    def holder(self, thing: int) -> int:
-        """The arm that holds a thing, or -1."""
-        return int(np.flatnonzero(self.state.held == thing)[0]) if thing in self.state.held else -1
+    def holder(self, item: int) -> int:
+        """The arm that holds an item, or -1."""
+        return int(np.flatnonzero(self.state.held == item)[0]) if item in self.state.held else -1
 
-    def still(self, thing: int) -> bool:
+    def still(self, item: int) -> bool:
         """Whether nobody holds it and it does not fall."""
-        height = self._support(thing)
-        return self.holder(thing) < 0 and self.state.places[thing, 2] <= height
+        height = self._support(item)
+        return self.holder(item) < 0 and self.state.places[item, 2] <= height
 
-    def near(self, thing: int, point: np.ndarray, within: float) -> bool:
-        """Whether a thing's foot is less than `within` from `point`, seen from above."""
-        return bool(np.hypot(*(self.state.places[thing] - point)[:2]) < within)
+    def near(self, item: int, point: np.ndarray, within: float) -> bool:
+        """Whether an item's foot is less than `within` from `point`, seen from above."""
+        return bool(np.hypot(*(self.state.places[item] - point)[:2]) < within)
 
     def under(self, lid: int) -> int:
         """The block that a lid is closed over, or -1."""
         if self.holder(lid) >= 0:
             return -1
-        places, things = self.state.places.tolist(), self.layout.things
+        places, objects = self.state.places.tolist(), self.layout.objects
         x, y, z = places[lid]
         for index in self._takable:
-            over = places[index][:2] == [x, y] and not things[index].hollow
-            if over and z < places[index][2] + things[index].height:
+            over = places[index][:2] == [x, y] and not objects[index].hollow
+            if over and z < places[index][2] + objects[index].height:
                 return index
         return -1
 
-    def covered(self, thing: int) -> bool:
+    def covered(self, item: int) -> bool:
         """Whether a lid is closed over it."""
-        return any(self.layout.things[i].hollow and self.under(i) == thing for i in self._takable)
+        return any(self.layout.objects[i].hollow and self.under(i) == item for i in self._takable)
 
     def advance(self, action: np.ndarray) -> list[Event]:
         """One control step toward the joints `action` (14,); what happened."""
@@ -203,9 +203,9 @@ class Table:
         tips = [arms.tip(arm, joints) for arm, joints in enumerate(s.joints)]
         for arm, (tip, yaw) in enumerate(tips):
             self._hold(arm, float(before[arm]), tip, yaw, events)
-        for thing in self._takable:
-            if thing not in s.held:
-                self._fall(thing)
+        for item in self._takable:
+            if item not in s.held:
+                self._fall(item)
         for button in range(len(self.layout.buttons)):
             self._press(button, [tip for tip, _ in tips], events)
         return events
@@ -214,7 +214,7 @@ class Table:
         self, arm: int, before: float, tip: np.ndarray, yaw: float, events: list[Event]
     ) -> None:
         """Take, carry or let go."""
-        s, things = self.state, self.layout.things
+        s, objects = self.state, self.layout.objects
         held = int(s.held[arm])
         if held >= 0 and s.joints[arm, -1] > OPEN:
             s.held[arm] = -1
@@ -228,29 +228,29 @@ class Table:
                 events.append(Event("grasped", held, arm))
         if held >= 0:
             # The fingers stop at its sides and bring it between them.
-            s.joints[arm, -1] = max(s.joints[arm, -1], things[held].width)
-            s.places[held] = tip - np.array([0, 0, things[held].grip or 0.0])
+            s.joints[arm, -1] = max(s.joints[arm, -1], objects[held].width)
+            s.places[held] = tip - np.array([0, 0, objects[held].grip or 0.0])
             s.places[held, 2] = max(s.places[held, 2], TABLE)
             s.yaws[held] = yaw + s.turns[arm]
 
     def _between(self, now: float, before: float, tip: np.ndarray) -> int:
-        """The nearest thing that fingers closing from `before` to `now` take at `tip`, or -1."""
+        """The nearest item that fingers closing from `before` to `now` take at `tip`, or -1."""
         taken, nearest = -1, CAPTURE
-        for thing in self._takable:
-            distance = float(np.linalg.norm(self.grip(thing) - tip))
-            free = thing not in self.state.held and not self.covered(thing)
-            if now <= self.layout.things[thing].width <= before and distance < nearest and free:
-                taken, nearest = thing, distance
+        for item in self._takable:
+            distance = float(np.linalg.norm(self.grip(item) - tip))
+            free = item not in self.state.held and not self.covered(item)
+            if now <= self.layout.objects[item].width <= before and distance < nearest and free:
+                taken, nearest = item, distance
         return taken
 
     def _settle(self, lid: int) -> None:
         """A lid let go over a block slides into place."""
-        s, things = self.state, self.layout.things
-        if not things[lid].hollow:
+        s, objects = self.state, self.layout.objects
+        if not objects[lid].hollow:
             return
         for index in self._takable:
             if (
-                not things[index].hollow
+                not objects[index].hollow
                 and index not in s.held
                 and self.near(lid, s.places[index], COVER)
                 and s.places[lid, 2] >= s.places[index, 2] - _STEP
@@ -259,19 +259,19 @@ class Table:
                 s.places[lid, :2], s.yaws[lid] = s.places[index, :2], s.yaws[index]
                 return
 
-    def _fall(self, thing: int) -> None:
-        height = self._support(thing)
-        place = self.state.places[thing]
+    def _fall(self, item: int) -> None:
+        height = self._support(item)
+        place = self.state.places[item]
         place[2] = max(place[2] - FALL, height)
 
-    def _support(self, thing: int) -> float:
-        """The height of what carries a thing."""
-        height, shape = TABLE, self.layout.things[thing]
+    def _support(self, item: int) -> float:
+        """The height of what carries an item."""
+        height, shape = TABLE, self.layout.objects[item]
         places, held = self.state.places.tolist(), self.state.held.tolist()
-        x, y, z = places[thing]
-        for index, other in enumerate(self.layout.things):
+        x, y, z = places[item]
+        for index, other in enumerate(self.layout.objects):
             top = places[index][2] + other.height
-            if index == thing or index in held or not height < top <= z + _STEP:
+            if index == item or index in held or not height < top <= z + _STEP:
                 continue
             aside, ahead = abs(places[index][0] - x), abs(places[index][1] - y)
             if aside >= other.half[0] + shape.half[0] or ahead >= other.half[1] + shape.half[1]:

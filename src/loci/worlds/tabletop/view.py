@@ -47,7 +47,7 @@ class TableView:
             )
         self.head = head
         self.wrist = Camera(height=head.height // 2, width=head.width // 2, fov=WRIST_FOV)
-        # Geoms that move: each in the frame of an arm's link, a thing, a button's cap or a lamp.
+        # Geoms that move: each in the frame of an arm's link, an item, a button's cap or a lamp.
         parts = [
             (len(arms.FRAMES) * arm + frame, geom, -1)
             for arm in (LEFT, RIGHT)
@@ -55,11 +55,11 @@ class TableView:
         ]
         frame = len(arms.FRAMES) * 2
         still: list[Geom] = [_TOP, _HOUSING, *layout.scenery]
-        for index, thing in enumerate(layout.things):
-            parts += [(frame + index, geom, index) for geom in thing.geoms]
-        frame += len(layout.things)
+        for index, item in enumerate(layout.objects):
+            parts += [(frame + index, geom, index) for geom in item.geoms]
+        frame += len(layout.objects)
         for index, button in enumerate(layout.buttons):
-            identity = len(layout.things) + index
+            identity = len(layout.objects) + index
             parts += [(frame + index, geom, identity) for geom in button.cap]
             still += [
                 _placed(geom, np.array(button.at) + geom.position, identity)
@@ -82,7 +82,7 @@ class TableView:
         return dict(zip(CAMERAS, views, strict=True))
 
     def identities(self, state: State, lamp: Lamp) -> dict[str, np.ndarray]:
-        """Which thing each pixel shows, int16 (H, W): its index, then the buttons', or -1."""
+        """Which item each pixel shows, int16 (H, W): its index, then the buttons', or -1."""
         views = self._look(state, lamp, "identity")
         return dict(zip(CAMERAS, views, strict=True))
 
@@ -96,16 +96,16 @@ class TableView:
         return [getattr(head, what)[0], *getattr(hands, what)]
 
     def _frames(self, state: State, lamp: Lamp) -> np.ndarray:
-        """The frames of things, caps and lamps, (F, 4, 4)."""
-        things, caps = len(state.places), len(state.depths)
-        frames = np.tile(np.eye(4), (things + caps + len(_BULBS), 1, 1))
+        """The frames of objects, caps and lamps, (F, 4, 4)."""
+        objects, caps = len(state.places), len(state.depths)
+        frames = np.tile(np.eye(4), (objects + caps + len(_BULBS), 1, 1))
         c, s = np.cos(state.yaws), np.sin(state.yaws)
-        frames[:things, 0, 0], frames[:things, 1, 1] = c, c
-        frames[:things, 0, 1], frames[:things, 1, 0] = -s, s
-        frames[:things, :3, 3] = state.places
-        frames[things : things + caps, :3, 3] = self._feet
-        frames[things : things + caps, 2, 3] += state.depths
-        frames[things + caps :, :3, 3] = [_LAMP if bulb == lamp else _BELOW for bulb in _BULBS]
+        frames[:objects, 0, 0], frames[:objects, 1, 1] = c, c
+        frames[:objects, 0, 1], frames[:objects, 1, 0] = -s, s
+        frames[:objects, :3, 3] = state.places
+        frames[objects : objects + caps, :3, 3] = self._feet
+        frames[objects : objects + caps, 2, 3] += state.depths
+        frames[objects + caps :, :3, 3] = [_LAMP if bulb == lamp else _BELOW for bulb in _BULBS]
         return frames
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loci.errors import LociError, nearest
+from loci.errors import LociError, did_you_mean
 from loci.worlds.tabletop.tasks.base import Task
 from loci.worlds.tabletop.tasks.cover_blocks import CoverBlocks
 from loci.worlds.tabletop.tasks.press_button import PressButton
@@ -18,5 +18,5 @@ TASKS: dict[str, type[Task]] = {
 def make_task(name: str, hold: int = 1) -> Task:
     """The task of that name. Raises LociError for an unknown one."""
     if name not in TASKS:
-        raise LociError(f"unknown task '{name}'{nearest(name, TASKS)}")
+        raise LociError(f"unknown task '{name}'{did_you_mean(name, TASKS)}")
     return TASKS[name](hold=hold)

@@ -1,8 +1,8 @@
 """What a tabletop task is.
 
 A task is a frozen configuration that lays out an episode, judges what happens on the table, and has
-an expert. What must be remembered in an episode is its *fact*, a few small numbers. The expert sees
-the true state of the table but not the fact: where it needs it, it asks. Who answers decides what
+an expert. What must be remembered in an episode is its *cue*, a few small numbers. The expert sees
+the true state of the table but not the cue: where it needs it, it asks. Who answers decides what
 the expert's control is worth without memory (`baselines.py`).
 
 A new task is one file like `put_back_block.py` and one line in `tasks/__init__.py`. Source: ours.
@@ -21,7 +21,7 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.worlds.tabletop.table import CHUNK, Event, Layout, Table
 
-Fact = tuple[int, ...]
+Cue = tuple[int, ...]
 JITTER = 0.015  # metres by which a layout is moved, in x and y
 
 
@@ -30,14 +30,14 @@ class Question:
     """What only memory can tell the expert at this moment.
 
     `kind` names the decision, `options` are the answers that make sense now, `seen` is all that the
-    current pictures and joints tell about it, and `would(fact)` the right answer if `fact` were the
+    current pictures and joints tell about it, and `would(cue)` the right answer if `cue` were the
     episode's. `chunk` is the clock.
     """
 
     kind: str
     options: tuple[int, ...]
     seen: tuple[int, ...]
-    would: Callable[[Fact], int]
+    would: Callable[[Cue], int]
     chunk: int
 
 
@@ -46,12 +46,12 @@ Ask = Callable[[Question], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config, family=True):
-    """One task. `hold` stretches the time for which the fact must be held, `hold` times.
+    """One task. `hold` stretches the time for which the cue must be held, `hold` times.
 
     A subclass states its `instruction`; its `stages` in order, the last of which counts among the
-    episodes that reached the one before; its `facts`; `chance`, the share that succeeds by guessing
-    the fact blindly; `gap`, the least number of chunks (at hold 1) between the last frame that
-    shows a fact, or a part of it, and the frame at which it is used; `revision`, to be raised with
+    episodes that reached the one before; its `cues`; `chance`, the share that succeeds by guessing
+    the cue blindly; `delay`, the least number of chunks (at hold 1) between the last frame that
+    shows a cue, or a part of it, and the frame at which it is used; `revision`, to be raised with
     every change of what happens or shows that nothing else here tells: results are kept under it.
     """
 
@@ -59,14 +59,14 @@ class Task(Config, family=True):
 
     instruction: ClassVar[str]
     stages: ClassVar[tuple[str, ...]]
-    facts: ClassVar[tuple[Fact, ...]]
+    cues: ClassVar[tuple[Cue, ...]]
     chance: ClassVar[float]
-    gap: ClassVar[int]
+    delay: ClassVar[int]
     revision: ClassVar[int] = 1
 
     def __post_init__(self):
         if self.hold < 1:
-            raise LociError(f"a task cannot hold a fact {self.hold} times as long; give 1 or more")
+            raise LociError(f"a task cannot hold a cue {self.hold} times as long; give 1 or more")
 
     @property
     def chunks(self) -> int:
@@ -78,18 +78,18 @@ class Task(Config, family=True):
         """The limit of an episode, in control steps."""
         return self.chunks * CHUNK
 
-    def draw(self, rng: np.random.Generator) -> Fact:
-        """The fact of an episode."""
-        return self.facts[int(rng.integers(len(self.facts)))]
+    def draw(self, rng: np.random.Generator) -> Cue:
+        """The cue of an episode."""
+        return self.cues[int(rng.integers(len(self.cues)))]
 
-    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
-        """What stands where. What is drawn from `rng` must not depend on the fact."""
+    def layout(self, rng: np.random.Generator, cue: Cue) -> Layout:
+        """What stands where. What is drawn from `rng` must not depend on the cue."""
         raise NotImplementedError
 
-    def begin(self, table: Table, fact: Fact) -> None:
+    def begin(self, table: Table, cue: Cue) -> None:
         """Set the lamp and what the task keeps; most tasks start with nothing."""
 
-    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+    def update(self, table: Table, cue: Cue, events: list[Event]) -> None:
         """Judge a control step: set the table's stages, failure and success, and the lamp."""
         raise NotImplementedError
 

@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from loci.worlds.tabletop import motion_primitives as skills
+from loci.worlds.tabletop import motion_primitives as primitives
 from loci.worlds.tabletop.arms import LEFT, RIGHT
 from loci.worlds.tabletop.objects import BLUE, GREEN, PURPLE, RED, block, lid, on_table
 from loci.worlds.tabletop.table import OPEN, Event, Layout, Table
-from loci.worlds.tabletop.tasks.base import Ask, Fact, Question, Task, jitter
+from loci.worlds.tabletop.tasks.base import Ask, Cue, Question, Task, jitter
 
 COLORS = {"red": RED, "green": GREEN, "blue": BLUE}
 # The blocks from left to right, the lids before them, and the arms of the expert: which of them
@@ -27,39 +27,39 @@ BLOCKS, LIDS, BY = (0, 1, 2), (3, 4, 5), (LEFT, RIGHT, RIGHT)
 
 @dataclass(frozen=True, kw_only=True)
 class CoverBlocks(Task, name="cover-blocks"):
-    """The fact is the colour, 0 red, 1 green, 2 blue, of the blocks from left to right."""
+    """The cue is the colour, 0 red, 1 green, 2 blue, of the blocks from left to right."""
 
     instruction: ClassVar[str] = (
         "Cover the blocks with the lids from left to right, wait for the green lamp, and uncover "
         "the red, the green and the blue block in this order."
     )
     stages: ClassVar[tuple[str, ...]] = ("reached", "covered", "uncovered", "right")
-    facts: ClassVar[tuple[Fact, ...]] = tuple(permutations(range(3)))
+    cues: ClassVar[tuple[Cue, ...]] = tuple(permutations(range(3)))
     chance: ClassVar[float] = 1 / 6
-    gap: ClassVar[int] = 6
+    delay: ClassVar[int] = 6
 
     @property
     def chunks(self) -> int:
-        return 46 + self.gap * (self.hold - 1)
+        return 46 + self.delay * (self.hold - 1)
 
-    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
+    def layout(self, rng: np.random.Generator, cue: Cue) -> Layout:
         shift = jitter(rng)
         names = list(COLORS)
-        things = []
-        for place, color in enumerate(fact):
+        objects = []
+        for place, color in enumerate(cue):
             at = on_table(0.2 * (place - 1), 0.23) + shift + 0.5 * jitter(rng)
-            things.append(block(names[color], COLORS[names[color]], at))
+            objects.append(block(names[color], COLORS[names[color]], at))
         for place in range(3):
             at = on_table(0.2 * (place - 1), 0.08) + shift + 0.5 * jitter(rng)
-            things.append(lid(f"lid {place}", PURPLE, at))
-        return Layout(tuple(things), waits=(self.gap * self.hold + int(rng.integers(3)),))
+            objects.append(lid(f"lid {place}", PURPLE, at))
+        return Layout(tuple(objects), waits=(self.delay * self.hold + int(rng.integers(3)),))
 
-    def begin(self, table: Table, fact: Fact) -> None:
+    def begin(self, table: Table, cue: Cue) -> None:
         # Under each lid: the block (place) that it is closed over, -1 for none; and how many of
         # the blocks were covered and uncovered in order.
         table.state.task = {"under": [-1, -1, -1], "covered": 0, "uncovered": 0}
 
-    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+    def update(self, table: Table, cue: Cue, events: list[Event]) -> None:
         s, kept = table.state, table.state.task
         before = list(kept["under"])
         kept["under"] = [table.under(lid) for lid in LIDS]
@@ -68,7 +68,7 @@ class CoverBlocks(Task, name="cover-blocks"):
             if event.what == "grasped" and number >= 0:
                 s.stages["reached"] = True
                 if before[number] >= 0:
-                    self._lift(table, fact[before[number]])
+                    self._lift(table, cue[before[number]])
             if event.what == "released" and number >= 0 and not s.stages["covered"]:
                 self._cover(table, kept["under"][number])
         lids = all(table.still(lid) for lid in LIDS)
@@ -104,24 +104,24 @@ class CoverBlocks(Task, name="cover-blocks"):
         for place in BLOCKS:
             yield from self._to(table, BY[place], LIDS[place], homes[place], place)
         while not table.ready:
-            yield from skills.rest(table)
+            yield from primitives.rest(table)
         open_: list[int] = []
         for color in range(3):
             options = tuple(place for place in BLOCKS if place not in open_)
             # What is uncovered shows its colour: its place, in the order of colours.
             place = ask(
                 Question(
-                    "lid", options, tuple(open_), lambda fact, c=color: fact.index(c), table.chunk
+                    "lid", options, tuple(open_), lambda cue, c=color: cue.index(c), table.chunk
                 )
             )
             open_.append(place)
             yield from self._to(table, BY[place], LIDS[place], homes[LIDS[place]], -1)
         while True:
-            yield from skills.rest(table)
+            yield from primitives.rest(table)
 
     def _to(
         self, table: Table, arm: int, lid: int, point: np.ndarray, place: int
     ) -> Iterator[np.ndarray]:
         """Take a lid to `point`; it shall then be closed over the block at `place` (-1: none)."""
-        yield from skills.pick(table, arm, lid)
-        yield from skills.put(table, arm, lid, point, lambda: table.under(lid) == place)
+        yield from primitives.pick(table, arm, lid)
+        yield from primitives.put(table, arm, lid, point, lambda: table.under(lid) == place)

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from loci.worlds.tabletop import motion_primitives as skills
+from loci.worlds.tabletop import motion_primitives as primitives
 from loci.worlds.tabletop.arms import LEFT, RIGHT
 from loci.worlds.tabletop.objects import RED, TEAL, WHITE, YELLOW, block, button, mat, on_table
 from loci.worlds.tabletop.table import OPEN, Event, Layout, Table
-from loci.worlds.tabletop.tasks.base import Ask, Fact, Question, Task, jitter
+from loci.worlds.tabletop.tasks.base import Ask, Cue, Question, Task, jitter
 
 WITHIN = 0.03  # metres
 BLOCK, CENTRE, MATS = 0, 1, (2, 3, 4, 5)
@@ -24,30 +24,30 @@ BLOCK, CENTRE, MATS = 0, 1, (2, 3, 4, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class PutBackBlock(Task, name="put-back-block"):
-    """The fact is the mat on which the block was, 0 to 3."""
+    """The cue is the mat on which the block was, 0 to 3."""
 
     instruction: ClassVar[str] = (
         "Move the block to the white mat in the centre, press the button, wait for the green lamp, "
         "and put the block back on the mat where it was."
     )
     stages: ClassVar[tuple[str, ...]] = ("reached", "pressed", "placed", "right")
-    facts: ClassVar[tuple[Fact, ...]] = ((0,), (1,), (2,), (3,))
+    cues: ClassVar[tuple[Cue, ...]] = ((0,), (1,), (2,), (3,))
     chance: ClassVar[float] = 1 / 4
-    gap: ClassVar[int] = 6
+    delay: ClassVar[int] = 6
 
     @property
     def chunks(self) -> int:
-        return 24 + self.gap * (self.hold - 1)
+        return 24 + self.delay * (self.hold - 1)
 
-    def layout(self, rng: np.random.Generator, fact: Fact) -> Layout:
+    def layout(self, rng: np.random.Generator, cue: Cue) -> Layout:
         centre = on_table(0.1, 0.16) + jitter(rng)
         mats = [centre + np.array([x, y, 0]) for y in (0.11, -0.11) for x in (-0.13, 0.13)]
         press = on_table(-0.24, 0.13) + jitter(rng)
         # Five chunks pass anyway: placing, the change of arms, the press, and taking it again.
-        wait = self.gap * self.hold - 5 + int(rng.integers(3))
+        wait = self.delay * self.hold - 5 + int(rng.integers(3))
         return Layout(
-            things=(
-                block("block", RED, mats[fact[0]] + np.array([0, 0, 0.004])),
+            objects=(
+                block("block", RED, mats[cue[0]] + np.array([0, 0, 0.004])),
                 mat("centre", WHITE, centre),
                 *(mat(f"mat {i}", TEAL, at) for i, at in enumerate(mats)),
             ),
@@ -55,7 +55,7 @@ class PutBackBlock(Task, name="put-back-block"):
             waits=(wait,),
         )
 
-    def update(self, table: Table, fact: Fact, events: list[Event]) -> None:
+    def update(self, table: Table, cue: Cue, events: list[Event]) -> None:
         s = table.state
         centred = table.still(BLOCK) and table.near(BLOCK, s.places[CENTRE], WITHIN)
         for event in events:
@@ -74,7 +74,7 @@ class PutBackBlock(Task, name="put-back-block"):
             for number, index in enumerate(MATS):
                 if table.near(BLOCK, s.places[index], WITHIN):
                     s.stages["placed"] = True
-                    if number == fact[0]:
+                    if number == cue[0]:
                         s.stages["right"] = s.success = True
                     else:
                         s.failure = "wrong mat"
@@ -82,17 +82,17 @@ class PutBackBlock(Task, name="put-back-block"):
     def expert(self, table: Table, ask: Ask) -> Iterator[np.ndarray]:
         s = table.state
         centre = s.places[CENTRE] + np.array([0, 0, 0.004])
-        over = {LEFT: (skills.above(skills.top(table, 0)), 0.0)}
-        yield from skills.pick(table, RIGHT, BLOCK)
-        yield from skills.put(table, RIGHT, BLOCK, centre)
-        yield from skills.go(table, over)
+        over = {LEFT: (primitives.above(primitives.top(table, 0)), 0.0)}
+        yield from primitives.pick(table, RIGHT, BLOCK)
+        yield from primitives.put(table, RIGHT, BLOCK, centre)
+        yield from primitives.go(table, over)
         while not s.stages["pressed"]:
-            yield from skills.press(table, LEFT, 0)
+            yield from primitives.press(table, LEFT, 0)
         while not table.ready:
-            yield from skills.rest(table)
-        yield from skills.pick(table, RIGHT, BLOCK)
-        mat = ask(Question("mat", (0, 1, 2, 3), (), lambda fact: fact[0], table.chunk))
+            yield from primitives.rest(table)
+        yield from primitives.pick(table, RIGHT, BLOCK)
+        mat = ask(Question("mat", (0, 1, 2, 3), (), lambda cue: cue[0], table.chunk))
         back = s.places[MATS[mat]] + np.array([0, 0, 0.004])
-        yield from skills.put(table, RIGHT, BLOCK, back)
+        yield from primitives.put(table, RIGHT, BLOCK, back)
         while True:
-            yield from skills.rest(table)
+            yield from primitives.rest(table)
