@@ -97,11 +97,11 @@ def test_killed_and_resumed_gives_the_same_dataset(
     at: int, whole: int, written: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "demo"
-    options = {"tests": str(Path(__file__).parents[1]), "folder": str(folder), "at": at}
+    options = {"tests": str(Path(__file__).parents[2]), "folder": str(folder), "at": at}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(**options)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path(lerobot.__file__).parents[3])},
+        env=os.environ | {"PYTHONPATH": str(Path(lerobot.__file__).parents[4])},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"now\n"

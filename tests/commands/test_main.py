@@ -21,8 +21,8 @@ from loci.commands import doctor
 from loci.commands import main as cli
 from loci.errors import LociError
 
-TINY = Path(__file__).with_name("tiny_run.py")
-ROOT = Path(__file__).resolve().parents[1]
+TINY = Path(__file__).parents[1] / "tiny_run.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

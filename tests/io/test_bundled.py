@@ -18,7 +18,7 @@ from loci.training.world import WorldRun
 
 POLICIES = [name for name in bundled_names() if name in recipes()]
 ROWS = [name for name in bundled_names() if name not in ("codec", *POLICIES)]
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.mark.parametrize("name", ROWS)
