@@ -78,12 +78,12 @@ def world_hash(run: Any) -> str | None:
 
 def shipped() -> list[str]:
     """The names of the checkpoints that ship."""
-    return bundled.names()
+    return bundled.bundled_names()
 
 
 def checkpoint_kind(name: str) -> str:
     """What the file says that it holds."""
-    with safe_open(bundled.shipped(name), framework="pt") as file:
+    with safe_open(bundled.bundled(name), framework="pt") as file:
         return (file.metadata() or {})["kind"]
 
 
