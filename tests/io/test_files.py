@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,23 @@ def test_bytes_text_and_functions_are_written(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.txt", "c.txt", "new"]
 
 
-def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
+def private(path: Path) -> None:
+    """Put a private file in the place of the given one, as the safetensors library does."""
+    other = path.with_name("other")
+    other.touch(0o600)
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("content", ["x", private])
+def test_files_get_ordinary_permissions_and_the_umask_is_left_alone(
+    content: str | Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = os.umask(0o027)
     try:
-        atomic_write(tmp_path / "a", "x")
+        with monkeypatch.context() as patch:
+            # It belongs to the whole process: another thread may make a file meanwhile.
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was set"))
+            atomic_write(tmp_path / "a", content)
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640

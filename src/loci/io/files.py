@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def atomic_write(
     `content` is the bytes or text, or a function that writes the temporary file it is given. That
     file lies beside `path`, or in the folder `scratch` of the same file system: a process that is
     killed leaves it behind, and other programs may take whatever lies beside `path` for data.
-    Raises LociError (full disk, no permission, no such folder) and leaves nothing behind.
+    The file gets the permissions of any new file. Raises LociError (full disk, no permission, no such folder) and leaves nothing behind.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -28,19 +29,21 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         if scratch is not None:
             Path(scratch).mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", scratch or path.parent)
+        name = f".{path.stem}-{secrets.token_hex(4)}{path.suffix}"
+        temporary = Path(scratch or path.parent) / name
+        # The system takes the umask off these permissions; to ask for the umask is to set it, for
+        # all threads.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
-        temporary = Path(name)
         if callable(content):
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is meant to be read like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # `content` may have put another, private file in its place, as safetensors does.
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
