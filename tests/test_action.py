@@ -164,6 +164,19 @@ def test_normalisation_is_undone_exactly_and_has_its_scale(kind):
         assert (outside <= 0.025).all()
         assert (outside > 0.005).all()
     assert (normal[:, 2] == 0).all()
+    # What a network says of a constant is noise: it is the constant all the same.
+    acted = scale.inverse(torch.randn(500, 4, generator=torch.Generator().manual_seed(1)))
+    assert (acted[:, 2] == 0.25).all()
+    assert scale(values + 0.5)[:, 2].unique().item() == 0.5  # what is seen of it keeps its unit
+
+
+@pytest.mark.parametrize("kind", ["mean-std", "min-max", "quantiles"])
+def test_a_number_that_moves_rarely_is_no_constant(kind):
+    values = torch.full((1000, 1), 0.3)
+    values[::250] = 1.0
+    scale = Normaliser(Normalisation(kind=kind), 1)
+    scale.fit(values)
+    torch.testing.assert_close(scale.inverse(scale(values)), values)
 
 
 def test_statistics_stay_whole_where_weights_go_to_half_precision():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from loci.config import Config
 from loci.errors import LociError
 
-# A number that hardly varies in the data (an arm that always rests) keeps its own scale.
+# Half the range of a number that is constant in the data (of an arm that always rests), at most.
 STILL = 1e-6
 
 
@@ -29,7 +29,11 @@ class Normalisation(Config):
 
 
 class Normaliser(nn.Module):
-    """(x - middle) / scale for vectors (..., A) of `size` numbers; the identity until `fit`."""
+    """(x - middle) / scale for vectors (..., A) of `size` numbers; the identity until `fit`.
+
+    The scale of a number that is constant in the data is 0. Forwards it keeps its own unit;
+    backwards it is that constant, whatever the network says.
+    """
 
     def __init__(self, config: Normalisation, size: int):
         super().__init__()
@@ -59,8 +63,12 @@ class Normaliser(nn.Module):
             low = ranked[round(share * (len(flat) - 1))]
             high = ranked[round((1 - share) * (len(flat) - 1))]
             middle, scale = (low + high) / 2, (high - low) / 2
-        self.middle.copy_(middle)
-        self.scale.copy_(torch.where(scale > STILL, scale, 1.0))
+        least, greatest = flat.amin(0), flat.amax(0)
+        constant = (greatest - least) / 2 <= STILL
+        # Constant but for a few values, a number keeps its own unit.
+        scale = torch.where(scale > STILL, scale, 1.0)
+        self.middle.copy_(torch.where(constant, (least + greatest) / 2, middle))
+        self.scale.copy_(torch.where(constant, 0.0, scale))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Statistics stay as they are when the weights around them go to half precision: bf16
@@ -72,7 +80,7 @@ class Normaliser(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.middle) / self.scale
+        return (x - self.middle) / torch.where(self.scale == 0, 1.0, self.scale)
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * self.scale + self.middle
