@@ -1,8 +1,9 @@
 """Statistics of features, as LeRobot v3.0 keeps them: of an episode, and of episodes together.
 
 Source: huggingface/lerobot, src/lerobot/datasets/compute_stats.py. Mean, deviation, least and
-greatest are exact. Quantiles of an episode come from a histogram of 5,000 bins; those of a dataset
-are the mean of its episodes' quantiles weighted by their counts, which draws the tails inwards.
+greatest are exact. Quantiles of an episode come from a histogram of 5,000 bins. Those of a dataset
+are the envelope of its episodes': the least of those below a half, the greatest of those above. A
+weighted mean, as LeRobot had it first, may leave out most values where episodes differ in kind.
 """
 
 from __future__ import annotations
@@ -76,10 +77,18 @@ def thinned(frames: np.ndarray) -> np.ndarray:
     return frames[:, ::step, ::step]
 
 
+def stored_statistic(value: object) -> np.ndarray:
+    """A statistic as a file has it, one dimension or more; those of booleans become numbers."""
+    numbers = np.atleast_1d(np.array(value))
+    return numbers.astype(np.float64) if numbers.dtype == bool else numbers
+
+
 def combine(parts: Iterable[Statistics]) -> Statistics:
     """The statistics of several parts taken together, from their statistics alone.
 
-    Mean and deviation are those of all values (Chan et al. 1979); quantiles are weighted means.
+    Mean and deviation are those of all values (Chan et al. 1979). Quantiles below a half are the
+    least of the parts', those above the greatest: between q01 and q99 lies the share of all values
+    that they name, or more. The median is the parts' weighted mean.
     """
     parts = list(parts)
     counts = np.stack([p["count"] for p in parts]).astype(np.float64)
@@ -99,7 +108,11 @@ def combine(parts: Iterable[Statistics]) -> Statistics:
         "count": total.astype(np.int64),
     }
     shared = [name for name in QUANTILES if all(name in p for p in parts)]
-    return stats | {name: weighted([p[name] for p in parts]) for name in shared}
+    for name in shared:
+        values, share = [p[name] for p in parts], QUANTILES[name]
+        edge = np.min if share < 0.5 else np.max
+        stats[name] = weighted(values) if share == 0.5 else edge(values, axis=0)
+    return stats
 
 
 def _quantiles(values: np.ndarray, counts: np.ndarray | None = None) -> dict[str, float]:

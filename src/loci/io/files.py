@@ -21,7 +21,8 @@ def atomic_write(
     `content` is the bytes or text, or a function that writes the temporary file it is given. That
     file lies beside `path`, or in the folder `scratch` of the same file system: a process that is
     killed leaves it behind, and other programs may take whatever lies beside `path` for data.
-    The file gets the permissions of any new file. Raises LociError (full disk, no permission, no such folder) and leaves nothing behind.
+    The file gets the permissions of any new file. Raises LociError (full disk, no permission, no
+    such folder) and leaves nothing behind.
     """
     path = Path(path)
     temporary: Path | None = None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext, bitstream_filters_available
 from av.video.reformatter import VideoReformatter
 
 from loci.errors import LociError
@@ -33,6 +34,12 @@ ENCODERS: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
         ("libx264rgb", "rgb24", {"qp": "0", "g": "4", "bf": "0", "threads": "1"}),
         ("libvpx-vp9", "gbrp", {"lossless": "1", "g": "4", "lag-in-frames": "0"}),
     ),
+}
+
+# FFmpeg's filters that read the structure of a codec's packets and fail where it is broken.
+PARSERS = {
+    "h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb", "av1": "av1_metadata",
+    "vp9": "vp9_metadata",
 }
 
 
@@ -125,15 +132,48 @@ def count_frames(path: Path) -> int:
         return file.streams.video[0].frames
 
 
+def frame_size(path: Path) -> tuple[int, int]:
+    """Height and width of a video's frames, by its header."""
+    with _open(path) as file:
+        stream = file.streams.video[0]
+        return stream.height, stream.width
+
+
+def packet_times(path: Path) -> Iterator[float]:
+    """The time in seconds of every frame of a video, in the order of the file.
+
+    Packets are read, and parsed as far as the codec's parser goes, but not decoded. Raises
+    LociError where the file cannot be opened, ends early, or a packet's structure is damaged.
+    """
+    with _open(path) as file:
+        stream = file.streams.video[0]
+        parser = PARSERS.get(stream.codec_context.name, "")
+        parser = parser if parser in bitstream_filters_available else "null"
+        structure = BitStreamFilterContext(parser, stream)
+        try:
+            for packet in file.demux(stream):
+                if packet.pts is None:
+                    continue
+                time, shown = float(packet.pts * packet.time_base), not packet.is_discard
+                if packet.is_corrupt:
+                    raise LociError(f"{path} is damaged at {time:.3f} s; copy the dataset again")
+                structure.filter(packet)  # takes the packet
+                if shown:
+                    yield time
+        except av.FFmpegError as error:
+            raise _broken(path, error) from error
+
+
 def walk(path: Path) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Every frame of a video with its time in seconds, in order of time.
+    """Every frame of a video with its time in seconds, in order of time, but for damaged ones that
+    the decoder has patched up.
 
     Raises LociError where the file cannot be opened, or not be decoded to its end.
     """
     with _open(path) as file:
         try:
             for frame in file.decode(video=0):
-                if frame.pts is not None:
+                if frame.pts is not None and not frame.is_corrupt:
                     yield float(frame.pts * frame.time_base), frame
         except av.FFmpegError as error:
             raise _broken(path, error) from error
@@ -143,8 +183,8 @@ def decode(path: Path, times: np.ndarray, fps: float) -> np.ndarray:
     """The frames nearest to `times` (N,) in seconds, in any order: uint8 RGB (N, H, W, 3).
 
     Decodes from the last key frame before each time on, so few frames of a long file cost little.
-    Raises LociError for a missing or damaged file and for a time with no frame within a quarter of
-    a frame's duration.
+    Raises LociError for a missing or damaged file or frame, and for a time with no frame within a
+    quarter of a frame's duration.
     """
     with _open(path) as file:
         stream = file.streams.video[0]
@@ -156,6 +196,10 @@ def decode(path: Path, times: np.ndarray, fps: float) -> np.ndarray:
         convert = VideoReformatter().reformat
         try:
             for target, frame in _search(file, stream, wanted.tolist(), slack, 1 / fps / base):
+                if frame.is_corrupt:  # the decoder has patched it up
+                    raise LociError(
+                        f"{path} is damaged at {float(target * base):.3f} s; copy the dataset again"
+                    )
                 found[target] = convert(frame, format="rgb24").to_ndarray()
         except av.FFmpegError as error:
             raise _broken(path, error) from error

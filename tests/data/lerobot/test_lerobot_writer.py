@@ -18,6 +18,7 @@ import pytest
 from demonstrations import FEATURES, FPS, HEAD, episode, equal, same, write
 from loci.data.lerobot import dataset as lerobot
 from loci.data.lerobot import writer as lerobot_writer
+from loci.data.lerobot.check import check
 from loci.data.lerobot.dataset import Dataset
 from loci.data.lerobot.format import UNFINISHED, Feature
 from loci.data.lerobot.writer import Writer
@@ -52,6 +53,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from demonstrations import FEATURES, episode
 from loci.data.lerobot import writer as lerobot_writer
+from loci.data.lerobot.check import check
 from loci.data.lerobot.writer import Writer
 writes = 0
 real = lerobot_writer.atomic_write
@@ -273,6 +275,29 @@ def test_appending_to_what_lerobot_recorded(copied: Path) -> None:
     assert set(found) == {"min", "max", "mean", "std", "count"}
     assert found["count"].tolist() == [22]
     assert json.loads((copied / "meta/info.json").read_text())["tools"] == [{"a": 1}]
+
+
+def test_appending_where_statistics_of_booleans_are_booleans(copied: Path, written: Path) -> None:
+    """As other programs write them: the new episode's are cast to the type of the columns."""
+    path = copied / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for key in ("min", "max"):
+        name = f"stats/next.done/{key}"
+        place = table.schema.get_field_index(name)
+        values = [[bool(v) for v in row] for row in table.column(name).to_pylist()]
+        table = table.set_column(place, name, pa.array(values, pa.list_(pa.bool_())))
+    pq.write_table(table, path)
+    stats = json.loads((copied / "meta/stats.json").read_text())
+    for key in ("min", "max"):
+        stats["next.done"][key] = [bool(v) for v in stats["next.done"][key]]
+    (copied / "meta/stats.json").write_text(json.dumps(stats))
+    with Writer(copied, FPS, FEATURES, "tabletop", quality="lossless") as writer:
+        writer.add_episode(episode(3, 4), "task 1")
+    assert pq.read_table(path).schema.equals(table.schema)
+    assert pq.read_table(path).column("stats/next.done/max").to_pylist()[-1] == [True]
+    found = Dataset.open(copied).stats()["next.done"]
+    assert (found["min"].item(), found["max"].item(), found["count"].item()) == (0.0, 1.0, 22)
+    assert check(copied).broken == []
 
 
 @pytest.mark.parametrize("part", ["data", f"videos/{HEAD}"])

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from loci.data.lerobot.format import STATS, TASKS, Feature, Info, from_arrow
+from loci.data.lerobot.format import STATS, TASKS, Feature, Info, from_arrow, inside
+from loci.data.statistics import Statistics, stored_statistic
 from loci.errors import LociError, did_you_mean
 from loci.io.video import decode
 
@@ -96,7 +97,7 @@ class Dataset:
             raise LociError(f"{self.folder} has no episode {index}; it has 0 to {len(self) - 1}")
         return Episode(self, self.entries[index])
 
-    def stats(self) -> dict[str, dict[str, np.ndarray]]:
+    def stats(self) -> dict[str, Statistics]:
         """Statistics of the features, from meta/stats.json; empty where there is no such file."""
         path = self.folder / STATS
         if not path.exists():
@@ -104,7 +105,7 @@ class Dataset:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return {
-                name: {key: np.atleast_1d(np.array(value)) for key, value in found.items()}
+                name: {key: stored_statistic(value) for key, value in found.items()}
                 for name, found in data.items()
             }
         except (OSError, ValueError, AttributeError) as error:
@@ -222,6 +223,8 @@ class Episode:
             cell = column[index].as_py() or {}
             content, path = cell.get("bytes"), cell.get("path")
             try:
+                if not content and not inside(str(path)):
+                    raise OSError(f"{path} leads out of the dataset")
                 source = io.BytesIO(content) if content else self.dataset.folder / str(path)
                 with Image.open(source) as image:
                     frames.append(np.asarray(image.convert("RGB")))
@@ -272,16 +275,12 @@ def _read_entries(folder: Path, info: Info) -> tuple[Entry, ...]:
 
 def _entry(folder: Path, info: Info, line: dict[str, Any]) -> Entry:
     try:
-        data = info.data_path.format(
-            chunk_index=int(line["data/chunk_index"]), file_index=int(line["data/file_index"])
-        )
+        data = info.data_file(int(line["data/chunk_index"]), int(line["data/file_index"]))
         clips = {}
         for key in info.videos:
             here = f"videos/{key}/"
-            video = (info.video_path or "").format(
-                video_key=key,
-                chunk_index=int(line[here + "chunk_index"]),
-                file_index=int(line[here + "file_index"]),
+            video = info.video_file(
+                key, int(line[here + "chunk_index"]), int(line[here + "file_index"])
             )
             clips[key] = Clip(
                 path=folder / video,

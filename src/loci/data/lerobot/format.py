@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import posixpath
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +34,8 @@ VIDEO = f"videos/{{video_key}}/{_PLACE}.mp4"
 UNFINISHED = ".unfinished"
 
 VISUAL = ("image", "video")
+# What a feature may be, with the commonest of numpy's numbers; `language` is not interpreted.
+DTYPES = (*VISUAL, "string", "language", "float32", "float64", "int64", "uint8", "bool")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +167,15 @@ class Info:
                 raise LociError(f"{path} has {name} {count!r}; copy the dataset again")
         return cls(features=read, extra=data, **known)
 
+    def data_file(self, chunk: int, file: int) -> str:
+        """A data file's path below the dataset's folder. LociError for a path that leaves it."""
+        return _inside(self.data_path, "data_path", chunk_index=chunk, file_index=file)
+
+    def video_file(self, key: str, chunk: int, file: int) -> str:
+        """The same for a video of the camera `key`."""
+        pattern = self.video_path or VIDEO
+        return _inside(pattern, "video_path", video_key=key, chunk_index=chunk, file_index=file)
+
     @property
     def cameras(self) -> tuple[str, ...]:
         return tuple(name for name, feature in self.features.items() if feature.visual)
@@ -176,6 +188,27 @@ class Info:
     def columns(self) -> dict[str, Feature]:
         """The features that the data files hold: all but videos."""
         return {name: f for name, f in self.features.items() if f.dtype != "video"}
+
+
+def inside(path: str) -> bool:
+    """Whether a path from a dataset stays in the dataset's folder. Links are not followed."""
+    place = posixpath.normpath(path.replace("\\", "/"))
+    return not (place.startswith(("/", "../")) or place == ".." or PureWindowsPath(path).drive)
+
+
+def _inside(pattern: str, name: str, **values: int | str) -> str:
+    try:
+        path = pattern.format(**values)
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise LociError(
+            f"{INFO} has {name} '{pattern}', which is no path ({error!r}); copy the dataset again"
+        ) from error
+    if not inside(path):
+        raise LociError(
+            f"{INFO} has {name} '{pattern}', which leads out of the dataset; its files lie below "
+            "its folder"
+        )
+    return path
 
 
 def next_place(chunk: int, file: int, chunks_size: int) -> tuple[int, int]:

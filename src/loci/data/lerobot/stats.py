@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from loci.data.lerobot.format import Feature
-from loci.data.statistics import Statistics, sampled, thinned, vector_stats, visual_stats
+from loci.data.statistics import (
+    Statistics,
+    sampled,
+    stored_statistic,
+    thinned,
+    vector_stats,
+    visual_stats,
+)
 
 
 def episode_stats(
@@ -42,5 +49,5 @@ def of_line(line: dict[str, Any], features: dict[str, Feature]) -> dict[str, Sta
         head, _, rest = column.partition("/")
         name, _, key = rest.rpartition("/")
         if head == "stats" and name in features and value is not None:
-            found.setdefault(name, {})[key] = np.array(value)
+            found.setdefault(name, {})[key] = stored_statistic(value)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loci.data.lerobot.format import DEFAULTS, VISUAL, Feature, Info
+from loci.data.lerobot.format import DEFAULTS, DTYPES, Feature, Info
 from loci.errors import LociError, did_you_mean
 
 
@@ -24,10 +24,8 @@ def valid_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
         if "/" in name or not name:
             raise LociError(f"feature '{name}' has a '/' or no name; rename it")
         if not (feature.visual or feature.numeric or feature.dtype == "string"):
-            known = (*VISUAL, "string", "float32", "float64", "int64", "uint8", "bool")
-            raise LociError(
-                f"feature '{name}' has dtype '{feature.dtype}'{did_you_mean(feature.dtype, known)}"
-            )
+            near = did_you_mean(feature.dtype, DTYPES)
+            raise LociError(f"feature '{name}' has dtype '{feature.dtype}'{near}")
         if not 1 <= len(feature.shape) <= 5 or min(feature.shape) < 1:
             raise LociError(
                 f"feature '{name}' has shape {feature.shape}; give 1 to 5 sizes of 1 or more"

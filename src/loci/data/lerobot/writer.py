@@ -219,7 +219,7 @@ class Writer:
         parts: list[tuple[Path | bytes, int]] = [(content, length)]
         if self._last is not None:
             chunk, file = self._last[here + "chunk_index"], self._last[here + "file_index"]
-            path = self._path(self.info.video_path, chunk, file, name)
+            path = self._video(name, chunk, file)
             size = path.stat().st_size + len(content)
             fits = size < self.info.video_files_size_in_mb * MEGABYTE
             if not fits or not video.joinable(path, content):
@@ -227,7 +227,7 @@ class Writer:
             else:
                 before = round(self._last[here + "to_timestamp"] * fps)
                 parts = [(path, before), *parts]
-        path = self._path(self.info.video_path, chunk, file, name)
+        path = self._video(name, chunk, file)
         self._atomic(path, lambda out: video.join(parts, fps, out))
         return {
             here + "chunk_index": chunk,
@@ -246,7 +246,7 @@ class Writer:
         groups: Iterable[pa.Table] = [table]
         if self._last is not None:
             chunk, file = self._last["data/chunk_index"], self._last["data/file_index"]
-            old = self._path(self.info.data_path, chunk, file)
+            old = self._data(chunk, file)
             size = old.stat().st_size + len(alone.getvalue())
             fits = size < self.info.data_files_size_in_mb * MEGABYTE
             meta = pq.read_metadata(old)
@@ -255,7 +255,7 @@ class Writer:
                 chunk, file = next_place(chunk, file, self.info.chunks_size)
             else:
                 groups = chain(read_groups(old, self._last["episode_index"]), [table])
-        path = self._path(self.info.data_path, chunk, file)
+        path = self._data(chunk, file)
         self._atomic(path, lambda out: write_groups(out, schema, groups))
         return {"data/chunk_index": chunk, "data/file_index": file}
 
@@ -266,7 +266,7 @@ class Writer:
         if self._last is not None and old is not None:
             chunk = self._last["meta/episodes/chunk_index"]
             file = self._last["meta/episodes/file_index"]
-            size = self._path(EPISODES, chunk, file).stat().st_size
+            size = self._lines_file(chunk, file).stat().st_size
             if size * (1 + 1 / len(old)) >= self.info.data_files_size_in_mb * MEGABYTE:
                 chunk, file = next_place(chunk, file, self.info.chunks_size)
                 old = None
@@ -275,9 +275,10 @@ class Writer:
         if self._lines is not None:
             # A dataset keeps the columns that it has: readers load all files as one table.
             schema = self._lines.schema
-            new = pa.Table.from_pylist([{n: line.get(n) for n in schema.names}], schema=schema)
+            row = {f.name: _as_stored(line.get(f.name), f.type) for f in schema}
+            new = pa.Table.from_pylist([row], schema=schema)
         lines = new if old is None else pa.concat_tables([old, new])
-        self._atomic(self._path(EPISODES, chunk, file), lambda out: pq.write_table(lines, out))
+        self._atomic(self._lines_file(chunk, file), lambda out: pq.write_table(lines, out))
         return lines
 
     def _add_stats(self, stats: dict[str, Statistics]) -> None:
@@ -323,8 +324,8 @@ class Writer:
         last, lines = self._last, self._lines
         assert last is not None
         assert lines is not None
-        home = self._path(
-            EPISODES, last["meta/episodes/chunk_index"], last["meta/episodes/file_index"]
+        home = self._lines_file(
+            last["meta/episodes/chunk_index"], last["meta/episodes/file_index"]
         )
         for path in self._episode_files():
             if path > home:
@@ -345,26 +346,38 @@ class Writer:
         chunk, file, number = (
             last[key] for key in ("data/chunk_index", "data/file_index", "episode_index")
         )
-        path = self._path(self.info.data_path, chunk, file)
+        path = self._data(chunk, file)
         if pq.read_table(path, columns=["episode_index"]).column(0)[-1].as_py() > number:
             schema = pq.read_schema(path)
             self._atomic(path, lambda out: write_groups(out, schema, read_groups(path, number)))
         after = next_place(chunk, file, self.info.chunks_size)
-        self._path(self.info.data_path, *after).unlink(missing_ok=True)
+        self._data(*after).unlink(missing_ok=True)
 
     def _cut_video(self, name: str, last: dict[str, Any]) -> None:
         here, fps = f"videos/{name}/", int(self.info.fps)
         chunk, file = last[here + "chunk_index"], last[here + "file_index"]
-        path = self._path(self.info.video_path, chunk, file, name)
+        path = self._video(name, chunk, file)
         count = round(last[here + "to_timestamp"] * fps)
         if video.count_frames(path) > count:
             self._atomic(path, lambda out: video.join([(path, count)], fps, out))
         after = next_place(chunk, file, self.info.chunks_size)
-        self._path(self.info.video_path, *after, name).unlink(missing_ok=True)
+        self._video(name, *after).unlink(missing_ok=True)
 
-    def _path(self, pattern: str | None, chunk: int, file: int, name: str = "") -> Path:
-        place = (pattern or VIDEO).format(chunk_index=chunk, file_index=file, video_key=name)
-        return self.folder / place
+    def _data(self, chunk: int, file: int) -> Path:
+        return self.folder / self.info.data_file(chunk, file)
+
+    def _video(self, name: str, chunk: int, file: int) -> Path:
+        return self.folder / self.info.video_file(name, chunk, file)
+
+    def _lines_file(self, chunk: int, file: int) -> Path:
+        return self.folder / EPISODES.format(chunk_index=chunk, file_index=file)
 
     def _atomic(self, path: Path, content: str | Callable[[Path], object]) -> None:
         atomic_write(path, content, scratch=self._scratch)
+
+
+def _as_stored(value: Any, kind: pa.DataType) -> Any:
+    """A value for a column that exists. LeRobot's statistics of booleans are booleans."""
+    if isinstance(value, list):
+        return [_as_stored(one, kind.value_type) for one in value]
+    return bool(value) if pa.types.is_boolean(kind) and value is not None else value
