@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from demonstrations import FEATURES, HEAD, PICTURE, episode
 from loci.commands import main as cli
@@ -330,16 +332,34 @@ def test_paths_that_lead_out_of_the_dataset_are_not_followed(copied: Path) -> No
             check(copied)
 
 
-def test_pictures_beside_the_data_are_not_looked_for_elsewhere(copied: Path) -> None:
+def stored_picture(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_pictures_of_another_kind_size_or_place_are_named(copied: Path) -> None:
     table = pq.read_table(copied / DATA)
     place = table.schema.get_field_index(PICTURE)
     cells = table.column(PICTURE).to_pylist()
     (copied.parent / "secret.png").write_bytes(cells[0]["bytes"])
-    cells[0] = {"bytes": None, "path": "../secret.png"}
-    cell = pa.array(cells, table.schema.field(PICTURE).type)
-    pq.write_table(table.set_column(place, PICTURE, cell), copied / DATA)
-    found = check(copied).broken
-    assert any(r"../secret.png leads out of the dataset" in line for line in found), found
+    for cell, words in (
+        ({"bytes": None, "path": "../secret.png"}, "secret.png, which leads out of the dataset"),
+        ({"bytes": b"text", "path": "a"}, "is not a picture that can be read"),
+        (
+            {"bytes": stored_picture(np.zeros((9, 8, 3), np.uint8)), "path": "a"},
+            "is 9 x 8, not 6 x 8 as info.json says",
+        ),
+        (
+            {"bytes": stored_picture(np.zeros((6, 8, 4), np.uint8)), "path": "a"},
+            "is partly transparent",
+        ),
+    ):
+        column = pa.array([cell, *cells[1:]], table.schema.field(PICTURE).type)
+        pq.write_table(table.set_column(place, PICTURE, column), copied / DATA)
+        (line,) = check(copied).broken
+        assert line.startswith(f"episode 0: frame 0 of '{PICTURE}' in episode 0")
+        assert words in line
 
 
 @pytest.mark.parametrize("name", ["index", "episode_index", "timestamp", "task_index"])

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
-from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
+from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, read_picture, write_frames
 from loci.io.progress import tracked
 from loci.models.world import WorldModel
 from loci.seeds import seed_for
@@ -54,21 +53,14 @@ def rollout(
 
 
 def read_first_frame(file: str | Path, camera: Camera) -> np.ndarray:
-    """An image (H, W, 3) uint8 of exactly the camera's size."""
-    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            if (height, width) != (camera.height, camera.width):
-                raise LociError(
-                    f"{file} is {width}x{height}, the model wants "
-                    f"{camera.width}x{camera.height}; resize it"
-                )
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise LociError(f"no first frame {file}; check the path") from error
-    except broken as error:
-        raise LociError(f"{file} is not an image that can be read: {error}; give a PNG") from error
+    """A picture (H, W, 3) uint8 of exactly the camera's size."""
+    picture = read_picture(file)
+    height, width = picture.shape[:2]
+    if (height, width) != (camera.height, camera.width):
+        raise LociError(
+            f"{file} is {width}x{height}, the model wants {camera.width}x{camera.height}; resize it"
+        )
+    return picture
 
 
 def read_poses(path: str, seed: int, chunk: int) -> np.ndarray:

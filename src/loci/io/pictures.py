@@ -1,12 +1,14 @@
-"""Frames as files that people look at: a video that plays in a browser, or a sheet of frames."""
+"""Pictures in: any file as uint8 RGB. Frames out, as files that people look at: a video that plays
+in a browser, or a sheet of frames."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from loci.errors import LociError, did_you_mean
 from loci.io.files import atomic_write
@@ -14,6 +16,47 @@ from loci.io.files import atomic_write
 MAGNIFY = 4
 VIDEO_SUFFIXES = (".mp4",)
 SHEET_SUFFIXES = (".png",)
+
+
+# Modes of Pillow that hold 8 bits a channel, or 1; and those of 16 bits.
+EIGHT_BITS = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "RGBA", "RGBa", "LA", "La", "PA")
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """A picture from a file, or from a file's content: uint8 RGB (H, W, 3), as a person sees it.
+
+    Grey becomes RGB, palettes are looked up, 16 bits are scaled to 8, and a camera's note that the
+    picture is turned is followed. name: what messages call it (default: its path). Raises LociError
+    for a file that is missing or no picture, for floats and whole numbers beyond 16 bits, whose
+    white is anybody's guess, and for a picture that is partly transparent.
+    """
+    name = name or ("the picture" if isinstance(source, bytes) else str(source))
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image), name)
+    except FileNotFoundError as error:
+        raise LociError(f"no picture {name}; check the path") from error
+    except broken as error:
+        raise LociError(f"{name} is not a picture that can be read: {error}; give a PNG") from error
+
+
+def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
+    # Earlier Pillow opens a PNG of 16 bits as one of 32.
+    if image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode not in EIGHT_BITS:
+        what = {"F": "floats", "I": "whole numbers of 32 bits"}.get(image.mode, image.mode)
+        raise LociError(f"{name} holds {what}; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA")
+        if alpha.getextrema()[3][0] < 255:
+            raise LociError(f"{name} is partly transparent; lay it on a background")
+        image = alpha
+    return np.array(image.convert("RGB"))
 
 
 def write_video(

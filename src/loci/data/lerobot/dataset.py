@@ -6,7 +6,6 @@ and PyAV alone.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from loci.data.lerobot.format import STATS, TASKS, Feature, Info, from_arrow, inside
 from loci.data.statistics import Statistics, stored_statistic
 from loci.errors import LociError, did_you_mean
+from loci.io.pictures import read_picture
 from loci.io.video import decode
 
 PREFIX = "observation.images."
@@ -222,17 +221,17 @@ class Episode:
         for index in wanted.tolist():
             cell = column[index].as_py() or {}
             content, path = cell.get("bytes"), cell.get("path")
-            try:
-                if not content and not inside(str(path)):
-                    raise OSError(f"{path} leads out of the dataset")
-                source = io.BytesIO(content) if content else self.dataset.folder / str(path)
-                with Image.open(source) as image:
-                    frames.append(np.asarray(image.convert("RGB")))
-            except (OSError, UnidentifiedImageError) as error:
+            name = f"frame {index} of '{key}' in episode {self.index}"
+            if not content and not inside(str(path)):
+                raise LociError(f"{name} is {path}, which leads out of the dataset; embed it")
+            frame = read_picture(content or self.dataset.folder / str(path), name)
+            size = self.dataset.features[key].shape[:2]
+            if frame.shape[:2] != size:
                 raise LociError(
-                    f"frame {index} of '{key}' in episode {self.index} is no image "
-                    f"({error}); copy the dataset again"
-                ) from error
+                    f"{name} is {frame.shape[0]} x {frame.shape[1]}, not {size[0]} x {size[1]} as "
+                    "info.json says; copy the dataset again"
+                )
+            frames.append(frame)
         return np.stack(frames)
 
 
