@@ -151,9 +151,11 @@ def test_a_file_is_run_once_and_may_import_everything(named: Path) -> None:
     ("text", "words"),
     [
         (None, "no memory file"),
-        ("def mine(:", "mine.py does not load: SyntaxError"),
-        ("1 / 0", "mine.py does not load: ZeroDivisionError: division by zero; fix it"),
-        ("raise SystemExit(3)", "does not load: SystemExit: 3; fix it"),
+        ("\ndef mine(:", "mine.py, line 2, does not load: SyntaxError"),
+        ("\n\n1 / 0", "line 3, does not load: ZeroDivisionError: division by zero; fix it"),
+        ("def f():\n    1 / 0\nf()", "mine.py, line 2, does not load: ZeroDivisionError"),
+        ("raise SystemExit(3)", "line 1, does not load: SystemExit: 3; fix it"),
+        ("import absent", "line 1, does not load: ModuleNotFoundError: No module named 'absent'"),
         (MINE.replace('ROWS["mine"]', 'ROWS["hybrid"]'), "a memory row 'hybrid' with other"),
         (MINE.replace('"mine"', '"hybrid"'), "two configurations are called 'hybrid'"),
         (MINE.replace("= Mine()", "= Mine"), "memory row 'mine' is <class"),
@@ -176,6 +178,47 @@ def test_what_is_wrong_with_a_file_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raising", "words"),
+    [
+        ("1 / 0", r"mine\.py, line 10, in rule: ZeroDivisionError: division by zero; fix it"),
+        ("row(None)", r"mine\.py, line 10, in rule: TypeError: .*; fix it"),  # within Loci
+        ("row('hybird')", r"mine\.py, line 10, in rule: unknown memory row 'hybird'; did you mean"),
+    ],
+)
+def test_a_rule_that_raises_is_its_owners_error_and_no_bug_of_loci(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], small: None, raising: str,
+    words: str,
+) -> None:
+    text = MINE.replace("import ROWS, Memory", "import ROWS, Memory, row")
+    named.write_text(text.replace('ROWS["none"].rule()', raising))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["train", "rooms-mine", "--out", str(tmp_path / "run")])
+    assert left.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(words, error), error
+    assert "report it" not in error
+
+
+def test_a_recipe_that_raises_is_its_owners_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "helper.py").write_text("def size():\n    return {}['size']\n")
+    file = tmp_path / "recipes.py"
+    file.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport helper\n\n\n"
+        "def mine():\n    return helper.size()\n"
+    )
+    with pytest.raises(SystemExit) as left:
+        cli.main(["train", f"{file}:mine", "--out", str(tmp_path / "run")])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "helper.py, line 2, in size: KeyError: 'size'; fix it" in error
+    assert not (tmp_path / "run").exists()
+    sys.path.remove(str(tmp_path))
 
 
 def test_a_checkpoint_of_an_unknown_memory_says_where_it_may_come_from(

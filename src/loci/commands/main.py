@@ -21,6 +21,7 @@ from loci.commands import closed_loop_options as evaluation
 from loci.commands import data, worlds
 from loci.commands.options import listed, maybe, named
 from loci.errors import LociError
+from loci.io.user_code import failing_line, one_line
 
 USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
 
@@ -267,7 +268,8 @@ def main(arguments: list[str] | None = None) -> None:
             _run(arguments)
         sys.stdout.flush()
     except LociError as error:
-        _leave(f"error: {error}", USAGE)
+        where = failing_line(error)
+        _leave(f"error: {where}: {error}" if where else f"error: {error}", USAGE)
     except KeyboardInterrupt as error:
         _leave(str(error) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -275,7 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from None
     except Exception as error:  # noqa: BLE001 (the outermost place: nothing is swallowed)
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        cause, where = one_line(error), failing_line(error)
+        if where:
+            _leave(f"error: {where}: {cause}; fix it (LOCI_DEBUG=1 shows all of it)", USAGE)
         _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
 
 

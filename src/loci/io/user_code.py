@@ -1,10 +1,12 @@
-"""Python files of the user's: run as modules of their own, and known by name and digest."""
+"""Python files of the user's: run as modules, known by their digests, named where they fail."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 import zlib
 from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
@@ -15,8 +17,9 @@ from typing import Any
 from loci.config import Config
 from loci.errors import LociError
 
-# What was run may have changed on the disk since: the digest is taken when a file is first met.
-_digests: dict[Path, str] = {}
+# A module keeps the digest of the text that was run: the file may have changed on the disk since.
+DIGEST = "__loci_digest__"
+Files = list[dict[str, str]]
 
 
 def load_file(path: str | Path, what: str) -> ModuleType:
@@ -24,7 +27,7 @@ def load_file(path: str | Path, what: str) -> ModuleType:
     runs it as a script.
 
     what: what the file holds, for messages. Raises LociError for a file that is missing, is no
-    Python, or fails.
+    Python, or fails, with the line that failed.
     """
     place = Path(path).resolve()
     name = f"loci_file_{place.stem}_{zlib.crc32(str(place).encode()):08x}"
@@ -43,18 +46,16 @@ def load_file(path: str | Path, what: str) -> ModuleType:
     sys.modules[name] = module
     try:
         source = place.read_bytes()
-        # The bytes that are run are those that the digest tells of, not a compiled file's.
+        # These bytes are run, and not a compiled file: the digest is theirs.
+        vars(module)[DIGEST] = _digest(source)
         exec(spec.loader.source_to_code(source, str(place)), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        cause = cause.removeprefix("LociError: ").removesuffix("; fix it")
-        raise LociError(f"{path} does not load: {cause}; fix it") from error
-    _digests[place] = _twelve(source)
+        line = _line(error, place)
+        where = f"{path}, line {line}," if line else f"{path}"
+        cause = one_line(error).removesuffix("; fix it")
+        raise LociError(f"{where} does not load: {cause}; fix it") from error
     return module
-
-
-Files = list[dict[str, str]]
 
 
 def source_files(config: Config) -> dict[str, Files]:
@@ -65,12 +66,11 @@ def source_files(config: Config) -> dict[str, Files]:
     its commit and the configuration's hash then say all. What these files import is not followed; a
     class that was typed at a prompt goes by its module, without digits.
     """
-    found = {
-        place for each in _configs(config) for kind in type(each).__mro__
+    modules = {
+        kind.__module__ for each in _configs(config) for kind in type(each).__mro__
         if issubclass(kind, Config) and kind.__module__.partition(".")[0] != "loci"
-        for place in [_place(kind.__module__)]
     }
-    named = [(place.name, _digest(place)) for place in found]
+    named = {_file(module) for module in modules}
     files = [{"file": name, "sha256": digest} for name, digest in sorted(named)]
     return {"files": files} if files else {}
 
@@ -81,6 +81,49 @@ def describe_sources(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{f['file']} ({f['sha256']})" for f in files) or "no file of yours"
 
 
+def failing_line(error: BaseException) -> str | None:
+    """Where in the user's files an error arose: "my_memory.py, line 12, in rule".
+
+    None where no file that was loaded takes part in it. The line is the last of the user's own, of
+    such a file or of one that it imports, before the error left for a library.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    loaded = {
+        module.__file__ for module in sys.modules.values() if isinstance(module, ModuleType)
+        and DIGEST in vars(module)
+    }
+    if not any(frame.filename in loaded for frame in frames):
+        return None
+    paths = sysconfig.get_paths()
+    libraries = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    libraries.append(str(Path(__file__).parents[1]))
+    own = [
+        frame for frame in frames
+        if frame.filename in loaded
+        or not (frame.filename.startswith("<") or _below(frame.filename, libraries))
+    ]
+    last = own[-1]
+    return f"{last.filename}, line {last.lineno}, in {last.name}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message in one line; of a LociError the message."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, LociError) else f"{type(error).__name__}: {text}"
+
+
+def _line(error: BaseException, place: Path) -> int | None:
+    """The last line of a file that took part in an error."""
+    if isinstance(error, SyntaxError) and error.filename == str(place):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno for f in reversed(frames) if f.filename == str(place)), None)
+
+
+def _below(file: str, folders: list[str]) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in folders)
+
+
 def _configs(value: object) -> list[Config]:
     """All configurations in a tree, the value itself included."""
     if isinstance(value, Config):
@@ -89,16 +132,16 @@ def _configs(value: object) -> list[Config]:
     return [c for p in parts for c in _configs(p)] if isinstance(value, dict | list | tuple) else []
 
 
-def _place(module: str) -> Path:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return Path(file).resolve() if file is not None else Path(module)
+def _file(name: str) -> tuple[str, str]:
+    """The name of a module's file and its digest, "" for a module without a file."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or not Path(file).is_file():
+        return (name if file is None else Path(file).name), ""
+    if DIGEST not in vars(module):
+        vars(module)[DIGEST] = _digest(Path(file).read_bytes())
+    return Path(file).name, vars(module)[DIGEST]
 
 
-def _digest(place: Path) -> str:
-    if place not in _digests:
-        _digests[place] = _twelve(place.read_bytes()) if place.is_file() else ""
-    return _digests[place]
-
-
-def _twelve(source: bytes) -> str:
+def _digest(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()[:12]
