@@ -1,5 +1,7 @@
 """Episodes on disk: whole, checked, and the same as when they were rendered."""
 
+import re
+
 import av
 import numpy as np
 import pytest
@@ -100,6 +102,25 @@ def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
     for other in (again, bare):
         np.testing.assert_array_equal(rgb, other[0])
         np.testing.assert_array_equal(poses, other[1])
+
+
+def test_what_is_rendered_first_is_said_once_with_time_size_and_place(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(episodes, "SHARD", 2)
+    with caplog.at_level("INFO", logger="loci"):
+        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
+        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
+        next(tmp_path.iterdir()).unlink()
+        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
+        render_training_set(range(4), 9, SMALL, workers=1)  # nothing is kept
+    whole, part = [m for m in caplog.messages if "first" in m]
+    words = r"rendering 4 training episodes first: about \d+ s; 0 MB are kept in (.*) \(LOCI_CACHE"
+    assert re.match(words, whole)[1] == str(tmp_path)
+    assert part.startswith("rendering 2 training episodes first")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LociError, match="file is a file; choose another folder"):
+        render_training_set(range(4), 9, SMALL, tmp_path / "file", workers=1)
 
 
 def test_two_workers_render_the_same(monkeypatch):

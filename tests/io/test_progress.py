@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from loci.commands.messages import messages_shown
 from loci.io import progress
 from loci.io.progress import Progress, tracked
 
@@ -13,15 +14,16 @@ Advance = Callable[[float], None]
 
 
 @pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> Advance:
-    """Lets seconds pass on the clock that progress reads."""
+def wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[Advance]:
+    """Lets seconds pass on the clock that progress reads, at a command's work."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
     def wait(seconds: float) -> None:
         now[0] += seconds
 
-    return wait
+    with messages_shown():
+        yield wait
 
 
 def test_a_line_now_and_then_says_how_far_it_is(
@@ -53,12 +55,27 @@ def test_a_terminal_shows_names_as_they_are(
     """A folder may be called anything: neither a format nor markup."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    with Progress("{runs} [bold]", 4, done=1) as shown:
+    with messages_shown(), Progress("{runs} [bold]", 4, done=1) as shown:
         shown.advance(1, "loss [0.5]")
     err = capsys.readouterr().err
     assert "{runs} [bold]" in err
     assert "loss [0.5]" in err
     assert "2/4" in err
+
+
+@pytest.mark.parametrize("terminal", ["0", "1"])
+def test_a_program_that_does_not_ask_sees_nothing(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    if terminal == "1":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress("rendering", 2) as shown:
+        shown.advance()
+    assert capsys.readouterr() == ("", "")
+    with messages_shown(), Progress("rendering", 2) as shown:
+        shown.advance()
+    assert "rendering" in capsys.readouterr().err
 
 
 def test_tracked_things_come_one_by_one(

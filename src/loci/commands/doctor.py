@@ -20,6 +20,7 @@ from torch import Tensor
 
 from loci import __version__
 from loci.io.checkpoint import commit
+from loci.io.files import cache_folder, folder_size
 from loci.training.numerics import (
     cpu_features,
     device_name,
@@ -47,8 +48,8 @@ def diagnose() -> dict[str, Any]:
     """Everything that `loci doctor` reports, as JSON values.
 
     `packages` and `optional` (version or None), `machine`, `speed` (GFLOP/s of square matrix
-    products and milliseconds a rendered frame; None where it does not run), and `verdicts`: a list
-    of {level: ok | warn | fail, text}.
+    products and milliseconds a rendered frame; None where it does not run), `cache` (its folder and
+    the bytes in it), and `verdicts`: a list of {level: ok | warn | fail, text}.
     """
     found: dict[str, Any] = {
         "loci": __version__,
@@ -57,6 +58,7 @@ def diagnose() -> dict[str, Any]:
         "optional": {name: _version(name) for name, *_ in OPTIONAL},
         "machine": _machine(),
         "speed": _speed(),
+        "cache": {"folder": str(cache_folder()), "bytes": folder_size(cache_folder())},
     }
     found["verdicts"] = verdicts(found)
     return found
@@ -79,6 +81,8 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     )
     table.add_row("GPU", machine["gpu"] or "none usable")
     table.add_row("waiting", f"OMP_WAIT_POLICY={machine['omp_wait_policy'] or 'not set'}")
+    cache = found["cache"]
+    table.add_row("cache", f"{cache['folder']} ({cache['bytes'] / 1e9:.1f} GB; can be deleted)")
     for name, unit in _UNITS.items():
         value = speed[name]
         table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,.4g} {unit}")

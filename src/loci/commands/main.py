@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +18,7 @@ from tyro.conf import Positional, arg
 from loci import __version__
 from loci.commands import closed_loop_options as evaluation
 from loci.commands import data, worlds
+from loci.commands.messages import messages_shown
 from loci.commands.options import listed, maybe, named
 from loci.errors import LociError
 from loci.io.user_code import failing_line, one_line
@@ -263,8 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warn
+        with messages_shown():
             _run(arguments)
         sys.stdout.flush()
     except LociError as error:
@@ -293,10 +292,6 @@ def _run(arguments: list[str]) -> None:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"loci: warning: {message}", file=sys.stderr)
 
 
 def _leave(line: str, code: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,7 @@ from safetensors.numpy import load, save
 
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, check_writable
 from loci.io.parallel import parallel_map
 from loci.io.progress import Progress
 from loci.worlds.rooms.paths import PATHS, make_path, wander
@@ -24,6 +26,8 @@ from loci.worlds.rooms.room import sample_room
 # Raise it whenever a room, a path or a pixel changes: caches of another version are refused.
 FORMAT = "loci-episodes-1"
 SHARD = 64
+SAMPLE = 17  # frames by which the time for all of them is estimated
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +134,7 @@ def render_training_set(
     """
     camera = camera or Camera()
     seeds = list(seeds)
+    folder = None if folder is None else Path(folder)
     if length < 5 or length % 4 != 1:
         raise LociError(f"episodes of {length} frames; give 1 + 4 n, at least 5")
     if not seeds:
@@ -139,6 +144,19 @@ def render_training_set(
     shards = [seeds[i : i + SHARD] for i in range(0, len(seeds), SHARD)]
     one = partial(_shard, length=length, camera=camera, folder=folder)
     workers = workers if len(shards) > 1 else 1
+    if folder is not None:
+        check_writable(folder)
+        missing = [
+            s for s in shards if not _shard_file(folder, _shard_key(s, length, camera)).exists()
+        ]
+        if missing and log.isEnabledFor(logging.INFO):
+            frames = length * sum(map(len, missing))
+            log.info(
+                "rendering %d training episodes first: about %s; %s are kept in %s (LOCI_CACHE "
+                "names another place)", frames // length,
+                _spoken(frames * _frame_seconds(missing[0][0], camera) / workers),
+                _gigabytes(rgb.nbytes), folder,
+            )
     with Progress("rendering episodes", len(seeds)) as progress:
         for number, (images, cameras) in enumerate(parallel_map(one, shards, workers)):
             part = slice(number * SHARD, number * SHARD + len(images))
@@ -148,16 +166,13 @@ def render_training_set(
 
 
 def _shard(
-    seeds: list[int], length: int, camera: Camera, folder: str | Path | None
+    seeds: list[int], length: int, camera: Camera, folder: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    key = {"camera": camera.to_dict(), "length": length, "seeds": seeds, "split": "train"}
-    file = None
-    if folder is not None:
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        file = Path(folder) / f"train-{name}.safetensors"
-        if file.exists():
-            data = _read(file, key)
-            return data["rgb"], data["poses"]
+    key = _shard_key(seeds, length, camera)
+    file = None if folder is None else _shard_file(folder, key)
+    if file is not None and file.exists():
+        data = _read(file, key)
+        return data["rgb"], data["poses"]
     rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
     poses = np.empty((len(seeds), length, 4, 4))
     for index, seed in enumerate(seeds):
@@ -167,6 +182,32 @@ def _shard(
     if file is not None:
         _write(file, key, {"rgb": rgb, "poses": poses})
     return rgb, poses
+
+
+def _shard_key(seeds: list[int], length: int, camera: Camera) -> dict[str, object]:
+    return {"camera": camera.to_dict(), "length": length, "seeds": seeds, "split": "train"}
+
+
+def _shard_file(folder: Path, key: dict[str, object]) -> Path:
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"train-{name}.safetensors"
+
+
+def _frame_seconds(seed: int, camera: Camera) -> float:
+    """How long a frame of a training room takes here, from a few of them."""
+    began = time.perf_counter()
+    room = sample_room(seed, "train")
+    poses = wander(room.start, seed, room, SAMPLE - 1).poses
+    room.render(poses, camera)
+    return (time.perf_counter() - began) / len(poses)
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _write(file: Path, key: dict[str, object], arrays: dict[str, np.ndarray]) -> None:

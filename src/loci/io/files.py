@@ -54,7 +54,24 @@ def atomic_write(
             temporary.unlink(missing_ok=True)
 
 
-def cache_folder(name: str) -> Path:
-    """Where things that can be made again are kept: $LOCI_CACHE, or ~/.cache/loci."""
+def check_writable(folder: str | Path) -> None:
+    """LociError where a folder is a file, or cannot be created or written. Nothing is created."""
+    folder = Path(folder)
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise LociError(f"cannot write {folder}: {place} is a file; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise LociError(f"cannot write {folder}: no permission in {place}; choose another folder")
+
+
+def cache_folder(name: str = "") -> Path:
+    """Where things that can be made again are kept: below $LOCI_CACHE, or ~/.cache/loci."""
     root = os.environ.get("LOCI_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "loci") / name
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of the files in a folder and below it; 0 where there is none."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())

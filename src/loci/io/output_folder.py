@@ -14,7 +14,6 @@ A command checks first and creates last:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from loci.errors import LociError
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, check_writable
 
 HIDDEN = ".loci"
 IDENTITY = f"{HIDDEN}/identity.json"
@@ -89,7 +88,7 @@ class OutputFolder:
         other files, and where it cannot be written.
         """
         folder = cls(Path(path), kind, settings, earlier)
-        folder._check_place()
+        check_writable(folder.path)
         if (folder.path / LOCK).exists():
             folder._acquire().release()
         folder._check_content()
@@ -106,7 +105,7 @@ class OutputFolder:
         The lock lasts until `close`, or as long as this object does. Raises what `open` raises:
         another process may have begun in the meantime.
         """
-        self._check_place()
+        check_writable(self.path)
         self._lock = self._acquire()
         try:
             self._check_content()
@@ -135,18 +134,6 @@ class OutputFolder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _check_place(self) -> None:
-        """LociError where the folder is a file, or where it cannot be created or written."""
-        place = self.path.absolute()
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir():
-            raise LociError(f"cannot write {self.path}: {place} is a file; choose another folder")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise LociError(
-                f"cannot write {self.path}: no permission in {place}; choose another folder"
-            )
 
     def _check_content(self) -> None:
         """LociError where the folder holds something else than this output."""

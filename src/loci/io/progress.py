@@ -1,8 +1,12 @@
-"""What a person sees of long work: a bar on a terminal, a line now and then in a log file."""
+"""What a person sees of long work: a bar on a terminal, or else a line of the log now and then.
+
+Only where the log is shown at level INFO, as the commands show it: a program that uses the library
+sees nothing unless it asks for it, `logging.basicConfig(level=logging.INFO)`.
+"""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -11,6 +15,7 @@ from typing import Self, TypeVar
 from rich import progress as rich
 from rich.console import Console
 
+log = logging.getLogger(__name__)
 LINE_EVERY = 30.0  # seconds
 Item = TypeVar("Item")
 
@@ -32,7 +37,7 @@ class Progress:
             console=self.console,
             refresh_per_second=4,
             speed_estimate_period=60,
-            disable=not self.console.is_terminal,
+            disable=not (self.console.is_terminal and log.isEnabledFor(logging.INFO)),
         )
         self.task = self.bar.add_task("", total=total, completed=done, title=title)
 
@@ -60,12 +65,12 @@ class Progress:
         self.done += count
         self.bar.advance(self.task, count)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.spoken >= LINE_EVERY:
+        if self.bar.disable and now - self.spoken >= LINE_EVERY:
             self.spoken = now
             left = (now - self.began) * (self.total - self.done) / max(self.done - self.first, 1)
             time_left = f"{left / 60:.0f} min left" if left >= 100 else f"{left:.0f} s left"
             said = [f"{self.title}: {self.done}/{self.total}", self.doing, time_left]
-            print(", ".join(filter(None, said)), file=sys.stderr, flush=True)
+            log.info("%s", ", ".join(filter(None, said)))
 
 
 def tracked(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
