@@ -13,7 +13,8 @@ from loci.study.rooms.cases import CIRCLE, LOOP180, LOOP360, Case, chunk_noise, 
 from loci.study.rooms.loop import score_loop
 from loci.study.rooms.recall import score_recall
 from loci.study.rooms.truth import MIN_AREA, Truth, prepare
-from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.render.geom import Geom
+from loci.worlds.render.renderer import Scene
 from loci.worlds.rooms.room import UPRIGHT, camera_pose, candidates, sample_room
 
 SMALL = Camera(height=12, width=12)

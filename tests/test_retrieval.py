@@ -19,7 +19,8 @@ from loci.memory.overlap import frustum_points
 from loci.memory.retrieval import RETRIEVALS
 from loci.study.rooms.coverage import best_frames, covered, visibility
 from loci.training.packed import packed_pass
-from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.render.geom import Geom
+from loci.worlds.render.renderer import Scene
 from loci.worlds.rooms.paths import make_path, wander
 from loci.worlds.rooms.room import camera_pose, sample_room
 from tiny_world import data, tiny_world, walk

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from loci.geometry import Camera
-from loci.worlds.render.ray_intersect import KINDS, VISIBLE_GROUP, Geom, RayCaster, Rays
+from loci.worlds.render.geom import KINDS, Geom
+from loci.worlds.render.ray_intersect import VISIBLE_GROUP, RayCaster
+from loci.worlds.render.rays import Rays
 from loci.worlds.render.renderer import Scene
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.worlds.render.geom import KINDS, Geom
 from loci.worlds.render.materials import PATTERNS, Material
-from loci.worlds.render.ray_intersect import KINDS, RayCaster
-from loci.worlds.render.renderer import Geom, Scene
+from loci.worlds.render.ray_intersect import RayCaster
+from loci.worlds.render.renderer import Scene
 from loci.worlds.rooms.room import camera_pose, sample_room
 
 CAMERA = Camera()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from loci import __version__
 from loci.io.checkpoint import commit
+from loci.io.extras import EXTRAS, install
 from loci.io.files import cache_folder, folder_size
 from loci.training.numerics import (
     cpu_features,
@@ -29,15 +30,18 @@ from loci.training.numerics import (
     product_error,
 )
 
-CORE = (
-    "torch", "numpy", "einops", "safetensors", "mujoco-core", "gymnasium", "pyarrow", "av",
-    "filelock", "pillow", "scikit-image", "scipy", "tyro", "rich", "matplotlib", "jinja2",
-)
-# Package, module, what it is for, the line that installs it.
+CORE = ("torch", "numpy", "einops", "safetensors", "filelock", "tyro", "rich")
+# What the packages of each extra are for.
+PURPOSES = {
+    "worlds": "rooms and the tabletop",
+    "data": "LeRobot datasets, videos and pictures",
+    "report": "studies and reports",
+    "wan": "Wan's VAE and text encoder",
+}
+# Packages, what they are for, and the line that installs them.
 OPTIONAL = (
-    ("diffusers", "diffusers", "the Wan VAE", 'pip install "loci-memory[wan]"'),
-    ("transformers", "transformers", "Wan's text encoder", 'pip install "loci-memory[wan]"'),
-    ("lpips", "lpips", "LPIPS in studies", "pip install lpips"),
+    *((tuple(EXTRAS[name].values()), what, install(name)) for name, what in PURPOSES.items()),
+    (("lpips",), "LPIPS in studies", "pip install lpips"),
 )
 _SIDES = {"cpu": (128, 1024), "cuda": (1024, 8192)}
 _BUDGET = 0.2
@@ -55,7 +59,7 @@ def diagnose() -> dict[str, Any]:
         "loci": __version__,
         "commit": commit(),
         "packages": {name: _version(name) for name in CORE},
-        "optional": {name: _version(name) for name, *_ in OPTIONAL},
+        "optional": {name: _version(name) for names, *_ in OPTIONAL for name in names},
         "machine": _machine(),
         "speed": _speed(),
         "cache": {"folder": str(cache_folder()), "bytes": folder_size(cache_folder())},
@@ -205,9 +209,9 @@ def verdicts(found: dict[str, Any]) -> list[dict[str, str]]:
         say("fail", f"missing: {', '.join(missing)}; run: pip install {' '.join(missing)}")
     else:
         say("ok", "everything that Loci needs is installed")
-    for name, _, purpose, line in OPTIONAL:
-        if found["optional"][name] is None:
-            say("warn", f"no {name}: {purpose} will not run; if you want it: {line}")
+    for names, purpose, line in OPTIONAL:
+        if absent := [name for name in names if found["optional"][name] is None]:
+            say("warn", f"no {', '.join(absent)}, which {purpose} need; if you want them: {line}")
     gain = speed["gemm_fp32_medium"] / speed["gemm_fp32"]
     if speed["medium_error"] > 5e-6:
         say("ok", "medium precision loses digits here, so fp32 products stay with torch's default")

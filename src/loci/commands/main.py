@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from tyro.conf import Positional, arg
@@ -21,6 +21,7 @@ from loci.commands import data, worlds
 from loci.commands.messages import messages_shown
 from loci.commands.options import listed, maybe, named
 from loci.errors import LociError
+from loci.io.extras import missing
 from loci.io.user_code import failing_line, one_line
 
 USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
@@ -269,6 +270,11 @@ def main(arguments: list[str] | None = None) -> None:
     except LociError as error:
         where = failing_line(error)
         _leave(f"error: {where}: {error}" if where else f"error: {error}", USAGE)
+    except ModuleNotFoundError as error:
+        line = missing(error)
+        if line is None:
+            _unexpected(error)
+        _leave(f"error: {line}", USAGE)
     except KeyboardInterrupt as error:
         _leave(str(error) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -276,10 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from None
     except Exception as error:  # noqa: BLE001 (the outermost place: nothing is swallowed)
-        cause, where = one_line(error), failing_line(error)
-        if where:
-            _leave(f"error: {where}: {cause}; fix it (LOCI_DEBUG=1 shows all of it)", USAGE)
-        _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
+        _unexpected(error)
 
 
 def _run(arguments: list[str]) -> None:
@@ -294,7 +297,15 @@ def _run(arguments: list[str]) -> None:
     )
 
 
-def _leave(line: str, code: int) -> None:
+def _unexpected(error: Exception) -> NoReturn:
+    """End with what no part of Loci has expected: in a user's file, or in Loci itself."""
+    cause, where = one_line(error), failing_line(error)
+    if where:
+        _leave(f"error: {where}: {cause}; fix it (LOCI_DEBUG=1 shows all of it)", USAGE)
+    _leave(f"error: unexpected {cause}; LOCI_DEBUG=1 shows where, please report it", BUG)
+
+
+def _leave(line: str, code: int) -> NoReturn:
     """End with one line on standard error, or with the traceback where LOCI_DEBUG=1 asks for it."""
     if os.environ.get("LOCI_DEBUG") == "1":
         raise

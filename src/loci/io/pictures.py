@@ -6,12 +6,15 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image, ImageOps
 
 from loci.errors import LociError, did_you_mean
+from loci.io.extras import extra
 from loci.io.files import atomic_write
+
+with extra("data"):
+    import av
+    from PIL import Image, ImageOps
 
 MAGNIFY = 4
 VIDEO_SUFFIXES = (".mp4",)

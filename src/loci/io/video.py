@@ -10,12 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
-from av.bitstream import BitStreamFilterContext, bitstream_filters_available
-from av.video.reformatter import VideoReformatter
 
 from loci.errors import LociError
+from loci.io.extras import extra
+
+with extra("data"):
+    import av
+    from av.bitstream import BitStreamFilterContext, bitstream_filters_available
+    from av.video.reformatter import VideoReformatter
 
 Quality = Literal["high", "lossless"]
 

@@ -6,14 +6,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 
 from loci.data.lerobot.dataset import Clip, Entry
 from loci.data.lerobot.report import Check
 from loci.data.statistics import Statistics, sampled, thinned, visual_stats
 from loci.errors import LociError
+from loci.io.extras import extra
 from loci.io.video import frame_size, packet_times, walk
+
+with extra("data"):
+    import av
 
 Clips = list[tuple[Entry, Clip]]
 

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from loci.data.lerobot.format import STATS, TASKS, Feature, Info, from_arrow, inside
 from loci.data.statistics import Statistics, stored_statistic
 from loci.errors import LociError, did_you_mean
+from loci.io.extras import extra
 from loci.io.pictures import read_picture
 from loci.io.video import decode
+
+with extra("data"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 PREFIX = "observation.images."
 

@@ -14,9 +14,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 
 from loci.errors import LociError
+from loci.io.extras import extra
+
+with extra("data"):
+    import pyarrow as pa
 
 VERSION = "v3.0"
 CONVERT = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=NAME"

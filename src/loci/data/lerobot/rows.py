@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from PIL import Image
 
 from loci.data.lerobot.format import Feature, data_schema, to_arrow
+from loci.io.extras import extra
+
+with extra("data"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    from PIL import Image
 
 
 def episode_rows(frames: dict[str, np.ndarray], features: dict[str, Feature]) -> pa.Table:

@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from loci.data.lerobot.dataset import Dataset
 from loci.data.lerobot.format import (
@@ -42,8 +39,14 @@ from loci.data.lerobot.valid import same_dataset, valid_episode, valid_features
 from loci.data.statistics import Statistics, combine
 from loci.errors import LociError, did_you_mean
 from loci.io import video
+from loci.io.extras import extra
 from loci.io.files import atomic_write
 from loci.io.output_folder import Kind, OutputFolder
+
+with extra("data"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 MEGABYTE = 1024**2
 # A commit writes the last data file anew, which takes milliseconds an episode.

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from loci.errors import LociError
+from loci.io.extras import extra
 from loci.models.codecs.base import Codec, WanCodecConfig, to_float
 
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
@@ -42,12 +43,8 @@ class WanCodec(Codec):
     def __init__(self, config: WanCodecConfig):
         super().__init__(config)
         settings = {k: v for k, v in config.to_dict().items() if k != "type"}
-        try:
+        with extra("wan"):
             from diffusers import AutoencoderKLWan
-        except ImportError as error:
-            raise LociError(
-                "the Wan codec needs diffusers; install it with pip install 'loci-memory[wan]'"
-            ) from error
         try:
             self.vae = AutoencoderKLWan(**settings).eval()
         except TypeError as error:

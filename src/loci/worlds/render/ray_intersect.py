@@ -7,25 +7,17 @@ fraction of them, and costs several times as much a ray. Source: ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import pairwise
-
-import mujoco
 import numpy as np
 
-from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
-from loci.worlds.render.materials import Material
+from loci.io.extras import extra
+from loci.worlds.render.geom import KINDS, Geom
+from loci.worlds.render.rays import Hits, Rays
 
-KINDS = {
-    "plane": mujoco.mjtGeom.mjGEOM_PLANE,
-    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
-    "box": mujoco.mjtGeom.mjGEOM_BOX,
-    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
-    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
-    "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
-}
-GREY = Material((0.5, 0.5, 0.5))
+with extra("worlds"):
+    import mujoco
+
+_MUJOCO = {kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in KINDS}
 # Only geoms of MuJoCo's group 0 stop a ray; planes and those out of the picture wait in group 1.
 VISIBLE_GROUP = np.array([1, 0, 0, 0, 0, 0], np.uint8)
 # A box's corners, (3, 8); every second one is a corner of the side with z = 1.
@@ -36,59 +28,6 @@ _NEAR = 1e-3
 _MARGIN = 1e-3
 # A ray that falls by less than this a metre is parallel to a plane.
 _LEVEL = 1e-30
-
-
-@dataclass(frozen=True, eq=False)
-class Geom:
-    """One primitive.
-
-    `kind` is a key of KINDS; `size` holds MuJoCo's half-sizes in metres (sphere: radius; cylinder
-    and capsule: radius, half-length along the local z; box and ellipsoid: three; plane: unused, it
-    is endless and seen from the side its local z points to). `position` (3,) and `rotation` (3, 3)
-    place it in the world; `object` is the identity it shows in the mask, -1 for none.
-    """
-
-    kind: str
-    size: tuple[float, float, float]
-    position: np.ndarray
-    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
-    object: int = -1
-    material: Material = GREY
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise LociError(f"unknown geom '{self.kind}'{did_you_mean(self.kind, KINDS)}")
-
-
-@dataclass(frozen=True, eq=False)
-class Rays:
-    """Unit directions (3, N), world axes, from several origins (T, 3), metres.
-
-    Those of origin t are at starts[t] to starts[t + 1].
-    """
-
-    directions: np.ndarray
-    origins: np.ndarray
-    starts: np.ndarray
-
-    def spans(self, index: np.ndarray | None = None) -> list[slice]:
-        """Every origin's part of the rays, or of ascending ray numbers `index`."""
-        ends = self.starts if index is None else np.searchsorted(index, self.starts)
-        return [slice(a, b) for a, b in pairwise(ends.tolist())]
-
-
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Where N rays landed.
-
-    geom (N,) intp, -1 where nothing was hit; distance (N,) metres, inf there; `solid` (S,) are the
-    rays that landed on a solid, and `normal` (S, 3) the surface's unit normals there.
-    """
-
-    geom: np.ndarray
-    distance: np.ndarray
-    solid: np.ndarray
-    normal: np.ndarray
 
 
 class RayCaster:
@@ -102,7 +41,7 @@ class RayCaster:
             # An endless plane is written with half-sizes 0; the third number is its grid only.
             size = (0.0, 0.0, 1.0) if geom.kind == "plane" else geom.size
             spec.worldbody.add_geom(
-                type=KINDS[geom.kind], size=size, pos=geom.position, quat=quaternion
+                type=_MUJOCO[geom.kind], size=size, pos=geom.position, quat=quaternion
             )
         self._model = spec.compile()
         # Else a geom that was compiled at its body's origin would stay there.
@@ -211,12 +150,3 @@ class RayCaster:
         geom = np.append(-1, planes[::-1]).take(number)
         distance[number == 0] = np.inf
         return geom, distance
-
-
-def along(axis: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Dot product of `axis` (3,) with every column of `points` (3, ...).
-
-    Zeros of the axis, of which walls are full, cost nothing.
-    """
-    terms = [a * p for a, p in zip(axis.tolist(), points, strict=True) if a]
-    return sum(terms[1:], terms[0])

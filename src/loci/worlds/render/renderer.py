@@ -13,8 +13,9 @@ import numpy as np
 
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import PATTERNS
-from loci.worlds.render.ray_intersect import Geom, Hits, RayCaster, Rays, along
+from loci.worlds.render.rays import Hits, Rays, along
 
 # Towards the light where y points down: from above, and aside so that no two walls match.
 LIGHT = np.array([0.48, -0.8, -0.36]) / np.linalg.norm([0.48, -0.8, -0.36])
@@ -47,6 +48,9 @@ class Scene:
     def __init__(self, geoms: tuple[Geom, ...] | list[Geom], light: np.ndarray = LIGHT):
         if not geoms:
             raise LociError("a scene needs at least one geom; add one")
+        # MuJoCo is needed to render, and not to say what stands where.
+        from loci.worlds.render.ray_intersect import RayCaster
+
         self.geoms, self._light = tuple(geoms), light
         self._caster = RayCaster(self.geoms)
         # Per-geom numbers that shading gathers by geom index; the last, -1, is black for a miss.

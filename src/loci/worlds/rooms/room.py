@@ -14,8 +14,9 @@ import numpy as np
 
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
+from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import Color, Material
-from loci.worlds.render.renderer import Geom, Scene, Views
+from loci.worlds.render.renderer import Scene, Views
 from loci.worlds.render.shapes import COLORS, SHAPES, SPLIT_COLORS, SPLIT_SHAPES, SPLIT_WALLS
 
 SPLITS = ("train", "heldout", "open")

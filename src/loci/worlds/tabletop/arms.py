@@ -13,8 +13,8 @@ import math
 import numpy as np
 
 from loci.errors import LociError
+from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import Color, Material
-from loci.worlds.render.ray_intersect import Geom
 
 LEFT, RIGHT = 0, 1
 ARMS = ("left", "right")

@@ -11,18 +11,21 @@ import copy
 import dataclasses
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
+from loci.io.extras import extra
 from loci.io.mosaic import mosaic
 from loci.worlds.tabletop.arms import ARMS, HIGHER, JOINTS, LOWER
 from loci.worlds.tabletop.table import RATE, State, Table
 from loci.worlds.tabletop.tasks import TASKS, make_task
 from loci.worlds.tabletop.tasks.base import Cue, Task, task_rng
 from loci.worlds.tabletop.view import CAMERAS, HEAD, TableView
+
+with extra("worlds"):
+    import gymnasium
+    from gymnasium import spaces
 
 ACTION = len(ARMS) * JOINTS
 Observation = dict[str, Any]

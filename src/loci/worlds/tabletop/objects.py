@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import Color, Material
-from loci.worlds.render.ray_intersect import Geom
 from loci.worlds.tabletop.arms import TABLE
 from loci.worlds.tabletop.table import Button, Point, TableObject
 

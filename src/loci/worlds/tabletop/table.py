@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loci.worlds.render.ray_intersect import Geom
+from loci.worlds.render.geom import Geom
 from loci.worlds.tabletop import arms
 from loci.worlds.tabletop.arms import TABLE
 

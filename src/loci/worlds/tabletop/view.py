@@ -11,8 +11,8 @@ import numpy as np
 
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import Material
-from loci.worlds.render.ray_intersect import Geom
 from loci.worlds.render.renderer import Scene
 from loci.worlds.tabletop import arms
 from loci.worlds.tabletop.arms import ARMS, LEFT, RIGHT, TABLE
