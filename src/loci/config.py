@@ -16,6 +16,13 @@ from typing import Any, ClassVar, Self
 
 from loci.errors import LociError, did_you_mean
 
+# What is asked for, and what is found, in the words of someone who writes JSON.
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+JSON_KINDS = {
+    **KINDS, bool: "a truth value", type(None): "nothing", list: "a list", tuple: "a list",
+    dict: "a map",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -63,7 +70,10 @@ class Config:
         Raises LociError for an unknown key (naming the nearest), a missing one or a wrong type.
         """
         if not isinstance(data, dict):
-            raise LociError(f"{cls.__name__} wants a map of settings, got {type(data).__name__}")
+            example = '{"type": ..., ...}' if cls.choices else "{...}"
+            raise LociError(
+                f"the settings of {cls.__name__} are {_named(data)}; give a map, {example}"
+            )
         data = dict(data)
         target = cls
         if cls.choices:
@@ -166,19 +176,26 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return hint.from_dict(value)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise LociError(f"{where} wants a list, got {value!r}")
+            raise LociError(f"{where} is {_named(value)}; give a list")
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_typed(v, arguments[0], where) for v in value)
         if len(value) != len(arguments):
-            raise LociError(f"{where} wants {len(arguments)} values, got {len(value)}")
+            raise LociError(f"{where} has {len(value)} values; give {len(arguments)}")
         return tuple(_typed(v, a, where) for v, a in zip(value, arguments, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
-            raise LociError(f"{where} wants a map, got {value!r}")
+            raise LociError(f"{where} is {_named(value)}; give a map")
         return {k: _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wrong = hint in (int, float, str, bool) and not isinstance(value, hint)
     if wrong or (hint is int and isinstance(value, bool)):
-        raise LociError(f"{where} wants {hint.__name__}, got {value!r}")
+        raise LociError(f"{where} is {_named(value)}; give {KINDS[hint]}")
     return value
+
+
+def _named(value: Any) -> str:
+    """A value in a message: what it is, and how it is written where that is short."""
+    written = json.dumps(value, default=str)
+    kind = JSON_KINDS.get(type(value), type(value).__name__)
+    return f"{kind} ({written})" if len(written) <= 40 else kind

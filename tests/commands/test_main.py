@@ -56,7 +56,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
         (["study", "--help"], ["NAME", "--rows A,B", "--cases N", "--from-scratch", "--json"]),
         (["bench", "--help"], ["--rows A,B", "--frames N,M", "--repeats N", "--out FILE"]),
         (["bench", "--help"], ["--policy {small,paper}", "--memory GB", "--plot SVG"]),
-        (["rollout", "--help"], ["CHECKPOINT", "--first-frame IMG", "--path NAME", "--steps N"]),
+        (["rollout", "--help"], ["CHECKPOINT", "--path NAME", "a view of room S", "--steps N"]),
         (["data", "--help"], ["check", "record", "LeRobot"]),
         (["data", "check", "--help"], ["FOLDER", "--config FILE", "--quick", "--json"]),
         (["data", "record", "--help"], ["--task TASK", "--episodes N", "--out DIR", "--steady",
@@ -193,6 +193,42 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian", "x"], "unknown command 'trian' of loci; did you mean 'train'?"),
+        (["data", "chek", "."], "unknown command 'chek' of loci data; did you mean 'check'?"),
+        (["--vesion"], "unknown option '--vesion' of loci; did you mean '--version'?"),
+        (
+            ["train", "rooms-none", "--otu", "x"],
+            "unknown option '--otu' of loci train; did you mean '--out'?",
+        ),
+        (
+            ["rollout", "x", "--first_fram=a"],
+            "unknown option '--first_fram' of loci rollout; did you mean '--first-frame'?",
+        ),
+        (["bench", "--policy", "smal"], "unknown --policy 'smal' of loci bench; did you mean 'sm"),
+        (["bench", "--policy=smal"], "unknown --policy 'smal' of loci bench; did you mean 'small"),
+        (
+            ["worlds", "render", "room"],
+            "unknown value 'room' of loci worlds render; did you mean 'rooms'?",
+        ),
+        (["rollout", "", "--path", "loop180", "--out", "x.mp4"], "no checkpoint is named; give"),
+        (
+            ["rollout", "hybird", "--path", "loop180", "--out", "x.mp4"],
+            "no checkpoint at hybird; did you mean 'hybrid'?",
+        ),
+    ],
+)
+def test_what_is_misspelt_is_one_line_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert ending(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"loci: error: {line}")
+    assert error.count("\n") == 1
+
+
 def test_a_rollout_gets_its_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -204,7 +240,7 @@ def test_a_rollout_gets_its_options(
     base = ["rollout", "m.safetensors", "--first-frame", "a.png", "--path", "loop180"]
     assert ending(*base, "--out", "x.mp4", "--seed", "4") == 0
     assert capsys.readouterr().out == "x.mp4\n"
-    assert calls == [(Path("m.safetensors"), Path("a.png"), "loop180", Path("x.mp4"), 4, None)]
+    assert calls == [("m.safetensors", Path("a.png"), "loop180", Path("x.mp4"), 4, None)]
 
 
 def test_rooms_are_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 from loci.commands import main as cli
 from loci.commands.rollout import rollout
 from loci.errors import LociError
+from loci.geometry import Camera
 from loci.memory import ROWS
+from loci.worlds.rooms.room import sample_room
 from tiny_world import tiny_world
 
 SIDE = 32
@@ -61,6 +63,22 @@ def test_a_video_is_written(folder: Path, tmp_path: Path):
     other = rollout(model, first, NAME, tmp_path / "c.mp4", seed=1, steps=1)
     assert np.array_equal(other[0], frames[0])
     assert not np.array_equal(other, frames)
+
+
+def test_a_rollout_without_a_picture_begins_in_a_room(folder: Path, tmp_path: Path):
+    model = folder / "model.safetensors"
+    room = sample_room(3, "heldout")
+    seen = room.render(room.start[None], Camera(height=SIDE, width=SIDE)).rgb[0]
+    Image.fromarray(seen).save(tmp_path / "first.png")
+    arguments = {"path": NAME, "seed": 3, "steps": 1}
+    frames = rollout(model, None, out=tmp_path / "a.mp4", **arguments)
+    given = rollout(model, tmp_path / "first.png", out=tmp_path / "b.mp4", **arguments)
+    assert np.array_equal(frames, given)
+    other = rollout(model, None, NAME, tmp_path / "c.mp4", seed=4, steps=1)
+    assert not np.array_equal(other[0], frames[0])
+    cli.main(["rollout", str(model), "--path", NAME, "--out", str(tmp_path / "d.mp4"), "--seed",
+              "3", "--steps", "1"])
+    assert (tmp_path / "d.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
 
 
 def test_paths_from_files_and_grey_images(folder: Path, tmp_path: Path):

@@ -138,6 +138,13 @@ def folder(path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"")
 
 
+def full(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    for number in range(8):
+        (path / f"{number}.safetensors").write_bytes(b"")
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -146,6 +153,8 @@ def folder(path: Path) -> None:
         (foreign_header, "not a safetensors file"),
         (foreign_safetensors, "another program"),
         (folder, "is a folder; name a file in it: model.safetensors"),
+        (full, "name a file in it: 0.safetensors, 1.safetensors, 2.safetensors, 3.safetensors, 4."),
+        (full, "4.safetensors and 3 more"),
         (lambda p: p.unlink(), "no checkpoint at"),
         (lambda p: rewrite_metadata(p, version="9"), "version 9 and this Loci reads version 1"),
         (lambda p: rewrite_metadata(p, kind="world-model"), "holds a world-model and a codec"),

@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
 from loci.commands.options import maybe, named
+from loci.commands.spelling import CommandGroup
 
-app = tyro.extras.SubcommandApp()
+app = CommandGroup()
 
 
 @app.command(name="closed-loop")
 def closed_loop(
-    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    checkpoint: Positional[Annotated[str, named("CHECKPOINT")]],
     /,
     *,
     task: Annotated[str, named("NAME")],

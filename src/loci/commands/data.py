@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
 from loci.commands.options import maybe, named
+from loci.commands.spelling import CommandGroup
 from loci.errors import LociError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BROKEN = 1
 
-app = tyro.extras.SubcommandApp()
+app = CommandGroup()
 
 
 @app.command(name="record")
@@ -89,7 +89,9 @@ def read_expected(path: str | Path) -> Expected:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LociError(f"cannot read {path} ({error}); give a JSON file") from error
-    if not isinstance(data, dict) or "type" not in data:
+    if not isinstance(data, dict):
+        raise LociError(f'{path} holds no map of settings; give one, as {{"action": 14}}')
+    if "type" not in data:
         return Expected.from_dict(data)
     from loci.training.init_from import PolicyRun
 

@@ -20,6 +20,7 @@ from loci.commands import closed_loop_options as evaluation
 from loci.commands import data, worlds
 from loci.commands.messages import messages_shown
 from loci.commands.options import listed, maybe, named
+from loci.commands.spelling import CommandGroup, check_spelling
 from loci.errors import LociError
 from loci.io.extras import missing
 from loci.io.user_code import failing_line, one_line
@@ -29,7 +30,7 @@ USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
 # Columns of a terminal in which a table fits with its intervals.
 WIDE = 150
 
-app = tyro.extras.SubcommandApp()
+app = CommandGroup()
 
 
 @app.command
@@ -115,7 +116,7 @@ def study(
 
 @app.command
 def probe(
-    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    checkpoint: Positional[Annotated[str, named("CHECKPOINT")]],
     /,
     *,
     cases: Annotated[int, named("N")] = 64,
@@ -205,12 +206,12 @@ def bench(
 
 @app.command
 def rollout(
-    checkpoint: Positional[Annotated[Path, named("CHECKPOINT")]],
+    checkpoint: Positional[Annotated[str, named("CHECKPOINT")]],
     /,
     *,
-    first_frame: Annotated[Path, named("IMG")],
     path: Annotated[str, named("NAME")],
     out: Annotated[Path, named("MP4")],
+    first_frame: Annotated[Path | None, maybe("IMG", "a view of room S")] = None,
     seed: Annotated[int, named("S")] = 0,
     steps: Annotated[int | None, maybe("N", "the model's")] = None,
 ) -> None:
@@ -218,10 +219,10 @@ def rollout(
 
     Args:
         checkpoint: A world model made by `loci train`, or the name of one that ships.
-        first_frame: An image of the model's size.
         path: Name of a camera path (loop180, walk-return, ...), or a file of poses.
         out: The video to write.
-        seed: Seed of the noise.
+        first_frame: A picture of the model's size.
+        seed: Seed of the noise, and number of the held-out room.
         steps: Denoising steps a chunk.
     """
     from loci.commands.rollout import rollout as generate
@@ -289,6 +290,7 @@ def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"loci {__version__}")
         return
+    check_spelling(app, arguments, "loci")
     app.cli(
         prog="loci",
         description="Memory for action world models: train it, measure it, show it.",

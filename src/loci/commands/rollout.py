@@ -18,14 +18,15 @@ from loci.worlds.rooms.room import sample_room
 
 
 def rollout(
-    checkpoint: str | Path, first_frame: str | Path, path: str, out: str | Path, seed: int = 0,
-    steps: int | None = None,
+    checkpoint: str | Path, first_frame: str | Path | None, path: str, out: str | Path,
+    seed: int = 0, steps: int | None = None,
 ) -> np.ndarray:
-    """Generate along `path` from the image `first_frame` and write the video `out`.
+    """Generate along `path` from a first frame and write the video `out`.
 
-    path: a name of `PATHS`, or a file of poses. Returns the frames, uint8 (T, H, W, 3), the first
-    one being the codec's view of the given image. Raises LociError for a bad checkpoint, an image
-    of the wrong size or no image, a broken path; no video is written then.
+    first_frame: a picture of the model's size; None: what the camera sees at first in the held-out
+    room number `seed`. path: a name of `PATHS`, or a file of poses. Returns the frames, uint8 (T,
+    H, W, 3), the first one as the codec shows it. Raises LociError for a bad checkpoint, a picture
+    of another size or none, a broken path; no video is written then.
     """
     known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
     suffix = Path(out).suffix.lower()
@@ -33,7 +34,12 @@ def rollout(
         # Now, and not after minutes of work.
         raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
     model = WorldModel.load(checkpoint)
-    image = read_first_frame(first_frame, model.config.camera)
+    camera = model.config.camera
+    if first_frame is None:
+        room = sample_room(seed, "heldout")
+        image = room.render(room.start[None], camera).rgb[0]
+    else:
+        image = read_first_frame(first_frame, camera)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
     chunk = model.config.chunk
     session = model.session(1, capacity=len(poses[0]))
@@ -58,7 +64,8 @@ def read_first_frame(file: str | Path, camera: Camera) -> np.ndarray:
     height, width = picture.shape[:2]
     if (height, width) != (camera.height, camera.width):
         raise LociError(
-            f"{file} is {width}x{height}, the model wants {camera.width}x{camera.height}; resize it"
+            f"{file} is {width}x{height}, the model wants {camera.width}x{camera.height}; resize "
+            "it, or leave it out and begin in a room"
         )
     return picture
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional
 
 from loci.commands.options import maybe, named
+from loci.commands.spelling import CommandGroup
 from loci.errors import LociError
 
-app = tyro.extras.SubcommandApp()
+app = CommandGroup()
 
 
 @app.command

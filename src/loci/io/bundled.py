@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loci.errors import LociError
+
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 
 
@@ -18,6 +20,12 @@ def bundled_names() -> list[str]:
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
-    """The file at this path; where there is none, the checkpoint that ships under this name."""
+    """The file at this path; where there is none, the checkpoint that ships under this name.
+
+    Raises LociError where nothing is named; a file that is not there is for the reader to refuse.
+    """
+    if not str(checkpoint).strip():
+        names = ", ".join(bundled_names())
+        raise LociError(f"no checkpoint is named; give a file, or one that ships: {names}")
     path = Path(checkpoint)
     return bundled(str(path)) if not path.exists() and str(path) in bundled_names() else path

@@ -8,6 +8,7 @@ The same tensors and metadata always give the same bytes. Source: ours.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import struct
@@ -37,6 +38,8 @@ CONVENTIONS = {
     "flow": "x_t = (1 - t) x_0 + t eps; t = 1 is noise; the target is eps - x_0",
     "video": "uint8 RGB (T, H, W, 3) at the edges, float in [-1, 1] inside",
 }
+# So many files of a folder stand in a message.
+NAMED = 5
 _LENGTH = struct.Struct("<Q")
 # The safetensors library refuses longer headers: beyond this the file is something else.
 _LONGEST_HEADER = 100_000_000
@@ -200,14 +203,19 @@ def _sort_header(path: Path) -> None:
 def _check_whole(path: Path) -> None:
     """Tell a missing, a truncated and a foreign file apart, before the library sees it."""
     if not path.exists():
+        # A misspelt file beside it, or a misspelt name of one that ships.
+        beside = [str(file) for file in path.parent.glob("*.safetensors")]
+        close = difflib.get_close_matches(str(path), [*bundled_names(), *beside], n=1)
+        guess = f"did you mean '{close[0]}'? " if close else ""
         raise LociError(
-            f"no checkpoint at {path}; check the path, make one with `loci train`, or name one of "
-            f"those that ship: {', '.join(bundled_names())}"
+            f"no checkpoint at {path}; {guess}check the path, make one with `loci train`, or name "
+            f"one of those that ship: {', '.join(bundled_names())}"
         )
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.safetensors"))
-        hint = f"name a file in it: {', '.join(inside)}" if inside else "it holds no checkpoint"
-        raise LociError(f"{path} is a folder; {hint}")
+        more = f" and {len(inside) - NAMED} more" if len(inside) > NAMED else ""
+        hint = f"name a file in it: {', '.join(inside[:NAMED])}{more}"
+        raise LociError(f"{path} is a folder; {hint if inside else 'it holds no checkpoint'}")
     foreign = LociError(f"{path} is not a safetensors file; give a checkpoint made by `loci train`")
     cut = LociError(f"{path} is cut short; copy or train it again")
     try:
