@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loci.config import Config
-from loci.errors import LociError
+from loci.errors import LociError, check_type
 
 # Rounding that a pose in single precision may show, far below any real mistake.
 TOLERANCE = 1e-4
@@ -48,8 +48,10 @@ class Camera(Config):
 def checked_poses(poses: Tensor, shape: Sequence[int]) -> Tensor:
     """Camera-to-world poses (B, T, 4, 4) of shape (B, T), as float64 on the CPU, no gradients.
 
-    Raises LociError for another shape, NaN or infinity, and for what is no rigid motion.
+    Raises LociError for what is no tensor, another shape, NaN or infinity, and for what is no rigid
+    motion.
     """
+    check_type(poses, Tensor, "poses", "a torch tensor (torch.from_numpy makes one of an array)")
     if poses.shape != (*shape, 4, 4) or len(shape) != 2 or 0 in shape:
         raise LociError(
             f"poses of shape {tuple(poses.shape)} for rows and frames {tuple(shape)}; "

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from loci import __version__
 from loci.config import Config
-from loci.errors import LociError
+from loci.errors import LociError, check_type
 from loci.io.bundled import bundled_names, resolve_checkpoint
 from loci.io.files import atomic_write
 
@@ -175,6 +175,7 @@ def _storable(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[
     stored: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
+        check_type(tensor, Tensor, f"'{name}' of a checkpoint", "a torch tensor")
         tensor = tensor.detach().cpu()
         if dtype is not None and tensor.is_floating_point() and tensor.dim() > 1:
             tensor = tensor.to(dtype)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from loci.errors import LociError
+from loci.errors import LociError, check_type
 from loci.geometry import Camera
 
 
@@ -23,6 +23,7 @@ def mosaic(views: Sequence[np.ndarray], camera: Camera) -> np.ndarray:
     numbers of cameras and for a size that does not split.
     """
     for view in views:
+        check_type(view, np.ndarray, "a camera's pictures", "a numpy array, uint8 (T, H, W, 3)")
         if view.dtype != np.uint8 or view.ndim != 4 or view.shape[-1] != 3:
             raise LociError(
                 f"a camera's pictures are {view.dtype} {view.shape}; give uint8 RGB, (T, H, W, 3)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loci.errors import LociError, did_you_mean
+from loci.errors import LociError, check_type, did_you_mean
 from loci.io.extras import extra
 from loci.io.files import atomic_write
 
@@ -135,6 +135,7 @@ def write_frames(path: str | Path, frames: np.ndarray, fps: float = 8) -> None:
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:
+    check_type(frames, np.ndarray, "frames", "a numpy array, uint8 (T, H, W, 3)")
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise LociError(
             f"frames are {frames.dtype} {frames.shape}; give uint8 (T, H, W, 3) with T at least 1"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.config import Config
-from loci.errors import LociError
+from loci.errors import LociError, check_type
 
 # Half the range of a number that is constant in the data (of an arm that always rests), at most.
 STILL = 1e-6
@@ -46,6 +46,7 @@ class Normaliser(nn.Module):
     def fit(self, values: Tensor) -> None:
         """Take the statistics of `values` (..., A). LociError where they are not finite, or are of
         another width."""
+        check_type(values, Tensor, "values to normalise by", "a torch tensor (..., A)")
         flat = values.reshape(-1, values.shape[-1]).double()
         if flat.shape[1:] != self.middle.shape or not len(flat):
             raise LociError(
