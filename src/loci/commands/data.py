@@ -72,11 +72,11 @@ def check(
         quick: Do not decode the videos, only compare what their headers promise.
         as_json: Print JSON instead of lines.
     """
-    from loci.data.lerobot.check import check as look
+    from loci.data.lerobot.check import check as run_check
 
-    found = look(folder, read_expected(config) if config else None, quick)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
-    if found.broken:
+    report = run_check(folder, read_expected(config) if config else None, quick)
+    print(json.dumps(report.to_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    if report.broken:
         raise SystemExit(BROKEN)
 
 

@@ -55,7 +55,7 @@ def diagnose() -> dict[str, Any]:
     products and milliseconds a rendered frame; None where it does not run), `cache` (its folder and
     the bytes in it), and `verdicts`: a list of {level: ok | warn | fail, text}.
     """
-    found: dict[str, Any] = {
+    diagnosis: dict[str, Any] = {
         "loci": __version__,
         "commit": commit(),
         "packages": {name: _version(name) for name in CORE},
@@ -64,20 +64,19 @@ def diagnose() -> dict[str, Any]:
         "speed": _speed(),
         "cache": {"folder": str(cache_folder()), "bytes": folder_size(cache_folder())},
     }
-    found["verdicts"] = verdicts(found)
-    return found
+    diagnosis["verdicts"] = verdicts(diagnosis)
+    return diagnosis
 
 
-def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `diagnose` found: a table, then one line a verdict."""
+def show(diagnosis: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `diagnose` returns: a table, then one line a verdict."""
     console = console or Console()
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("loci", f"{found['loci']} ({found['commit']})")
-    installed = [f"{name} {version or 'missing'}" for name, version in found["packages"].items()]
-    table.add_row("packages", ", ".join(installed))
-    optional = [f"{name} {version or 'missing'}" for name, version in found["optional"].items()]
-    table.add_row("optional", ", ".join(optional))
-    machine, speed = found["machine"], found["speed"]
+    table.add_row("loci", f"{diagnosis['loci']} ({diagnosis['commit']})")
+    for kind in ("packages", "optional"):
+        versions = [f"{name} {version or 'missing'}" for name, version in diagnosis[kind].items()]
+        table.add_row(kind, ", ".join(versions))
+    machine, speed = diagnosis["machine"], diagnosis["speed"]
     table.add_row("system", f"{machine['system']}, Python {machine['python']}")
     table.add_row(
         "CPU", f"{machine['cpu']}: {machine['cores']} cores, {machine['threads']} threads used, "
@@ -85,13 +84,13 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     )
     table.add_row("GPU", machine["gpu"] or "none usable")
     table.add_row("waiting", f"OMP_WAIT_POLICY={machine['omp_wait_policy'] or 'not set'}")
-    cache = found["cache"]
+    cache = diagnosis["cache"]
     table.add_row("cache", f"{cache['folder']} ({cache['bytes'] / 1e9:.1f} GB; can be deleted)")
     for name, unit in _UNITS.items():
         value = speed[name]
         table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,.4g} {unit}")
     console.print(table)
-    for verdict in found["verdicts"]:
+    for verdict in diagnosis["verdicts"]:
         style = {"ok": "green", "warn": "yellow", "fail": "red"}[verdict["level"]]
         # The texts hold brackets, which rich would read as markup.
         console.print(f"{verdict['level']:>4}", style=style, end="  ")
@@ -196,21 +195,21 @@ def _best(act: Callable[[], object]) -> float:
     return best
 
 
-def verdicts(found: dict[str, Any]) -> list[dict[str, str]]:
+def verdicts(diagnosis: dict[str, Any]) -> list[dict[str, str]]:
     """What follows from the findings: each line says what to do, or that nothing is to be done."""
-    machine, speed = found["machine"], found["speed"]
+    machine, speed = diagnosis["machine"], diagnosis["speed"]
     lines: list[dict[str, str]] = []
 
     def say(level: str, text: str) -> None:
         lines.append({"level": level, "text": text})
 
-    missing = [name for name, version in found["packages"].items() if version is None]
+    missing = [name for name, version in diagnosis["packages"].items() if version is None]
     if missing:
         say("fail", f"missing: {', '.join(missing)}; run: pip install {' '.join(missing)}")
     else:
         say("ok", "everything that Loci needs is installed")
     for names, purpose, line in OPTIONAL:
-        if absent := [name for name in names if found["optional"][name] is None]:
+        if absent := [name for name in names if diagnosis["optional"][name] is None]:
             say("warn", f"no {', '.join(absent)}, which {purpose} need; if you want them: {line}")
     gain = speed["gemm_fp32_medium"] / speed["gemm_fp32"]
     if speed["medium_error"] > 5e-6:

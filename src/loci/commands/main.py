@@ -102,15 +102,15 @@ def study(
         rows=listed(rows), tasks=listed(tasks, "task"), cases=cases, seed=seed,
         from_scratch=from_scratch, finished=finished,
     )
-    found = find_study(name)
-    results = found.run(out, asked)
+    chosen = find_study(name)
+    results = chosen.run(out, asked)
     if as_json:
         print(json.dumps(results, indent=2))
         return
     from rich.console import Console
 
     console = Console()
-    console.print(found.table(results, console.width >= WIDE))
+    console.print(chosen.table(results, console.width >= WIDE))
     print(out / "report.html")
 
 
@@ -136,13 +136,13 @@ def probe(
     from loci.commands.probe import probe as ask
     from loci.commands.probe import table
 
-    found = ask(checkpoint, cases, seed, out)
+    results = ask(checkpoint, cases, seed, out)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
     from rich.console import Console
 
-    Console().print(table(found))
+    Console().print(table(results))
 
 
 @app.command
@@ -240,12 +240,12 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """
     from loci.commands.doctor import diagnose, show
 
-    found = diagnose()
+    diagnosis = diagnose()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(diagnosis, indent=2))
     else:
-        show(found)
-    if any(verdict["level"] == "fail" for verdict in found["verdicts"]):
+        show(diagnosis)
+    if any(verdict["level"] == "fail" for verdict in diagnosis["verdicts"]):
         raise SystemExit(BUG)
 
 

@@ -122,13 +122,13 @@ def _quantiles(values: np.ndarray, counts: np.ndarray | None = None) -> dict[str
         return dict.fromkeys(QUANTILES, float(values[0]))
     edges = np.linspace(values.min() - 1e-10, values.max() + 1e-10, BINS + 1)
     cumulative = np.cumsum(np.histogram(values, bins=edges, weights=counts)[0])
-    found = {}
+    quantiles = {}
     for name, share in QUANTILES.items():
         bin_ = int(np.searchsorted(cumulative, share * total))
         if bin_ == 0:
-            found[name] = float(edges[0])
+            quantiles[name] = float(edges[0])
             continue
         before, inside = cumulative[bin_ - 1], cumulative[bin_] - cumulative[bin_ - 1]
         part = (share * total - before) / inside
-        found[name] = float(edges[bin_] + part * (edges[bin_ + 1] - edges[bin_]))
-    return found
+        quantiles[name] = float(edges[bin_] + part * (edges[bin_ + 1] - edges[bin_]))
+    return quantiles

@@ -71,7 +71,7 @@ def save_checkpoint(
     Raises LociError where the disk is full or the place cannot be written.
     """
     stored = _storable(tensors, dtype)
-    found = digest(stored)
+    sha = digest(stored)
     settings = config.to_dict() if isinstance(config, Config) else dict(config)
     metadata = {
         "format": FORMAT,
@@ -81,7 +81,7 @@ def save_checkpoint(
         "conventions": json.dumps(CONVENTIONS, sort_keys=True),
         "commit": commit(),
         "training": json.dumps(notes, sort_keys=True),
-        "digest": found,
+        "digest": sha,
     }
 
     def write(temporary: Path) -> None:
@@ -92,7 +92,7 @@ def save_checkpoint(
         _sort_header(temporary)
 
     atomic_write(path, write)
-    return found
+    return sha
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
@@ -243,22 +243,22 @@ def _check_whole(path: Path) -> None:
         raise cut
 
 
-def _metadata(path: Path, kind: str, found: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(path: Path, kind: str, raw: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file, checked: ours, of this version, of this kind."""
-    if found.get("format") != FORMAT:
+    if raw.get("format") != FORMAT:
         raise LociError(
             f"{path} is a safetensors file of another program; give one made by `loci train`"
         )
-    if found.get("version") != VERSION:
+    if raw.get("version") != VERSION:
         raise LociError(
-            f"{path} has version {found.get('version')} and this Loci reads version {VERSION}; "
+            f"{path} has version {raw.get('version')} and this Loci reads version {VERSION}; "
             "use the release that wrote it"
         )
-    if found.get("kind") != kind:
-        raise LociError(f"{path} holds a {found.get('kind')} and a {kind} is wanted; give another")
+    if raw.get("kind") != kind:
+        raise LociError(f"{path} holds a {raw.get('kind')} and a {kind} is wanted; give another")
     try:
-        texts = {key: found[key] for key in ("version", "kind", "commit", "digest")}
-        trees = {key: json.loads(found[key]) for key in ("config", "conventions", "training")}
+        texts = {key: raw[key] for key in ("version", "kind", "commit", "digest")}
+        trees = {key: json.loads(raw[key]) for key in ("config", "conventions", "training")}
     except (KeyError, ValueError) as error:
         raise LociError(f"{path} has damaged metadata ({error}); copy or train it again") from error
     return texts | trees

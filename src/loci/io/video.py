@@ -194,7 +194,7 @@ def decode(path: Path, times: np.ndarray, fps: float) -> np.ndarray:
         base = stream.time_base
         wanted = np.unique(np.round(np.asarray(times) / float(base)).astype(np.int64))
         slack = 0.25 / fps / float(base)
-        found: dict[int, np.ndarray] = {}
+        decoded: dict[int, np.ndarray] = {}
         # One for all frames: setting up the conversion takes longer than converting a frame.
         convert = VideoReformatter().reformat
         try:
@@ -203,17 +203,17 @@ def decode(path: Path, times: np.ndarray, fps: float) -> np.ndarray:
                     raise LociError(
                         f"{path} is damaged at {float(target * base):.3f} s; copy the dataset again"
                     )
-                found[target] = convert(frame, format="rgb24").to_ndarray()
+                decoded[target] = convert(frame, format="rgb24").to_ndarray()
         except av.FFmpegError as error:
             raise _broken(path, error) from error
-        lost = [target for target in wanted.tolist() if target not in found]
+        lost = [target for target in wanted.tolist() if target not in decoded]
         if lost:
             raise LociError(
                 f"{path} has no frame at {float(lost[0] * base):.3f} s ({len(lost)} of "
                 f"{len(wanted)} are missing); run loci data check"
             )
         keys = np.round(np.asarray(times) / float(base)).astype(np.int64).tolist()
-        return np.stack([found[key] for key in keys])
+        return np.stack([decoded[key] for key in keys])
 
 
 def _search(

@@ -18,7 +18,7 @@ from loci.data.lerobot.check_stats import check_stats
 from loci.data.lerobot.check_videos import check_videos
 from loci.data.lerobot.dataset import Dataset, Episode
 from loci.data.lerobot.format import DTYPES, UNFINISHED
-from loci.data.lerobot.report import Check
+from loci.data.lerobot.report import Report
 from loci.data.statistics import Statistics, sampled, thinned, vector_stats, visual_stats
 from loci.errors import LociError, did_you_mean
 
@@ -46,7 +46,7 @@ def check(
     expected: Expected | None = None,
     quick: bool = False,
     progress: Callable[[str], None] = lambda _: None,
-) -> Check:
+) -> Report:
     """Read all of the dataset in `folder` and say what is wrong with it, a line each.
 
     `quick` reads videos without decoding them: that their frames are there, of the right size and
@@ -55,28 +55,28 @@ def check(
     dataset, or where its lists of tasks and episodes cannot be read.
     """
     dataset = Dataset.open(folder)
-    found = Check(folder=Path(folder), dataset=dataset)
-    _check_counts(found)
-    _check_dtypes(found)
+    report = Report(folder=Path(folder), dataset=dataset)
+    _check_counts(report)
+    _check_dtypes(report)
     if expected is not None:
-        _check_expected(found, expected)
+        _check_expected(report, expected)
     parts: dict[str, list[Statistics]] = defaultdict(list)
     stored = dataset.stats()
     for episode in dataset:
         if episode.entry.length < 1:
             continue  # `_check_counts` has reported it
         progress(f"episode {episode.index}")
-        _check_episode(found, episode, parts, stored)
+        _check_episode(report, episode, parts, stored)
     for key in dataset.info.videos:
-        check_videos(found, key, quick, parts[key], progress)
-    check_stats(found, parts, stored)
-    return found
+        check_videos(report, key, quick, parts[key], progress)
+    check_stats(report, parts, stored)
+    return report
 
 
-def _check_counts(found: Check) -> None:
-    dataset, info, tell = found.dataset, found.dataset.info, found.broken.append
-    if (found.folder / UNFINISHED).exists():
-        found.notes.append("a recording was interrupted or is going on; record again to go on")
+def _check_counts(report: Report) -> None:
+    dataset, info, tell = report.dataset, report.dataset.info, report.broken.append
+    if (report.folder / UNFINISHED).exists():
+        report.notes.append("a recording was interrupted or is going on; record again to go on")
     total = 0
     for entry in dataset.entries:
         if entry.first != total:
@@ -96,15 +96,15 @@ def _check_counts(found: Check) -> None:
         tell("it has no episodes")
 
 
-def _check_dtypes(found: Check) -> None:
-    for name, feature in found.dataset.features.items():
+def _check_dtypes(report: Report) -> None:
+    for name, feature in report.dataset.features.items():
         if not (feature.numeric or feature.dtype in DTYPES):
             near = did_you_mean(feature.dtype, DTYPES)
-            found.broken.append(f"'{name}' has the unknown dtype '{feature.dtype}'{near}")
+            report.broken.append(f"'{name}' has the unknown dtype '{feature.dtype}'{near}")
 
 
-def _check_expected(found: Check, expected: Expected) -> None:
-    dataset, tell = found.dataset, found.broken.append
+def _check_expected(report: Report, expected: Expected) -> None:
+    dataset, tell = report.dataset, report.broken.append
     for name, width in (("action", expected.action), ("observation.state", expected.state)):
         feature = dataset.features.get(name)
         if width is not None and (feature is None or feature.shape != (width,)):
@@ -125,18 +125,18 @@ def _check_expected(found: Check, expected: Expected) -> None:
 
 
 def _check_episode(
-    found: Check,
+    report: Report,
     episode: Episode,
     parts: dict[str, list[Statistics]],
     stored: dict[str, Statistics],
 ) -> None:
     """The columns of an episode; its recomputed statistics go to `parts`."""
-    dataset, entry = found.dataset, episode.entry
+    dataset, entry = report.dataset, episode.entry
     where, length = f"episode {entry.index}", entry.length
     try:
         columns = episode.columns
     except LociError as error:
-        found.broken.append(f"{where}: {error}")
+        report.broken.append(f"{where}: {error}")
         return
     fps = dataset.fps
     exact = {
@@ -146,17 +146,17 @@ def _check_episode(
     for name, wanted in exact.items():
         wrong = np.flatnonzero(columns[name] != wanted) if name in columns else [0]
         if len(wrong):
-            found.broken.append(f"{where}: '{name}' has a gap at frame {wrong[0]}")
+            report.broken.append(f"{where}: '{name}' has a gap at frame {wrong[0]}")
     off = np.abs(columns.get("timestamp", np.full(length, np.inf)) - np.arange(length) / fps)
     # float32 holds a timestamp of hours less exactly than the tolerance.
     wrong = np.flatnonzero(off > GRID + length / fps * 1e-7)
     if len(wrong):
         frame = wrong[0]
-        found.broken.append(f"{where}: 'timestamp' is not {frame} / {fps:g} s at frame {frame}")
+        report.broken.append(f"{where}: 'timestamp' is not {frame} / {fps:g} s at frame {frame}")
     numbers = columns.get("task_index", np.zeros(0, int))
     used = {dataset.tasks[n] if 0 <= n < len(dataset.tasks) else n for n in np.unique(numbers)}
     if not used <= set(entry.tasks):
-        found.broken.append(f"{where}: 'task_index' names tasks that are not the episode's")
+        report.broken.append(f"{where}: 'task_index' names tasks that are not the episode's")
     for name, feature in dataset.features.items():
         if not feature.numeric or name not in columns:
             continue
@@ -165,7 +165,7 @@ def _check_episode(
             finite = np.isfinite(values.reshape(length, -1)).all(axis=1)
             frame = int(np.argmin(finite))
             count = int((~finite).sum())
-            found.broken.append(
+            report.broken.append(
                 f"{where}: '{name}' is NaN or infinite in {count} frames, first in {frame}"
             )
         else:
@@ -178,6 +178,6 @@ def _check_episode(
         try:
             parts[name].append(visual_stats(thinned(episode.frames(name, sampled(length)))))
         except LociError as error:
-            found.broken.append(f"{where}: {error}")
+            report.broken.append(f"{where}: {error}")
 
 

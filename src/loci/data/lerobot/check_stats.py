@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loci.data.lerobot.format import DEFAULTS, Feature
-from loci.data.lerobot.report import Check
+from loci.data.lerobot.report import Report
 from loci.data.statistics import NAMES, QUANTILES, Statistics, combine
 
 # How far a stored statistic may lie from the recomputed one, as a part of the values' range:
@@ -14,19 +14,19 @@ NUMBERS, FRAMES = 0.01, 0.05
 
 
 def check_stats(
-    found: Check, parts: dict[str, list[Statistics]], stored: dict[str, Statistics]
+    report: Report, parts: dict[str, list[Statistics]], stored: dict[str, Statistics]
 ) -> None:
     """The stored statistics beside those of `parts`, an entry for each whole episode."""
-    dataset = found.dataset
+    dataset = report.dataset
     if not stored:
-        found.broken.append("meta/stats.json is missing; nothing can be normalised")
+        report.broken.append("meta/stats.json is missing; nothing can be normalised")
         return
     for name, feature in dataset.features.items():
         if not (feature.visual or feature.numeric):
             continue
         # Nobody normalises by an index or a time, and tools that merge, split or cut datasets leave
         # their statistics as they were.
-        tell = (found.notes if name in DEFAULTS else found.broken).append
+        tell = (report.notes if name in DEFAULTS else report.broken).append
         if name not in stored:
             tell(f"meta/stats.json lacks '{name}'")
             continue
@@ -35,7 +35,7 @@ def check_stats(
         if lost:
             tell(f"meta/stats.json lacks {', '.join(lost)} of '{name}'")
         elif missing:
-            found.notes.append(f"meta/stats.json lacks {', '.join(missing)} of '{name}'")
+            report.notes.append(f"meta/stats.json lacks {', '.join(missing)} of '{name}'")
         if parts[name] and len(parts[name]) == len(dataset) and not lost:
             wrong = _compare(stored[name], parts[name], feature)
             if wrong:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from loci.data.lerobot.dataset import Clip, Entry
-from loci.data.lerobot.report import Check
+from loci.data.lerobot.report import Report
 from loci.data.statistics import Statistics, sampled, thinned, visual_stats
 from loci.errors import LociError
 from loci.io.extras import extra
@@ -22,7 +22,7 @@ Clips = list[tuple[Entry, Clip]]
 
 
 def check_videos(
-    found: Check,
+    report: Report,
     key: str,
     quick: bool,
     parts: list[Statistics],
@@ -33,48 +33,48 @@ def check_videos(
     quick: packets are read and not decoded; there are no statistics then.
     """
     files: dict[Path, Clips] = defaultdict(list)
-    for entry in found.dataset.entries:
+    for entry in report.dataset.entries:
         clip = entry.clips[key]
         files[clip.path].append((entry, clip))
-        if clip.stop - clip.start < (entry.length - 0.5) / found.dataset.fps:
-            found.broken.append(
+        if clip.stop - clip.start < (entry.length - 0.5) / report.dataset.fps:
+            report.broken.append(
                 f"episode {entry.index}: its video of '{key}' takes {clip.stop - clip.start:g} s "
-                f"of {found.name(clip.path)}, too few for {entry.length} frames"
+                f"of {report.name(clip.path)}, too few for {entry.length} frames"
             )
     for path, clips in files.items():
-        progress(found.name(path))
+        progress(report.name(path))
         clips.sort(key=lambda pair: pair[1].start)
         try:
-            if _sound_size(found, key, path) and _apart(found, path, clips):
-                _check_frames(found, path, clips, quick, parts)
+            if _sound_size(report, key, path) and _apart(report, path, clips):
+                _check_frames(report, path, clips, quick, parts)
         except LociError as error:
             numbers = ", ".join(str(entry.index) for entry, _ in clips)
-            found.broken.append(f"'{key}' of episodes {numbers}: {error}")
+            report.broken.append(f"'{key}' of episodes {numbers}: {error}")
 
 
-def _sound_size(found: Check, key: str, path: Path) -> bool:
+def _sound_size(report: Report, key: str, path: Path) -> bool:
     """Whether the video's frames are as large as info.json says."""
-    wanted, there = found.dataset.features[key].shape[:2], frame_size(path)
+    wanted, there = report.dataset.features[key].shape[:2], frame_size(path)
     if there == wanted:
         return True
-    found.broken.append(
-        f"{found.name(path)} is {there[0]} x {there[1]}, not {wanted[0]} x {wanted[1]} as "
+    report.broken.append(
+        f"{report.name(path)} is {there[0]} x {there[1]}, not {wanted[0]} x {wanted[1]} as "
         "info.json says"
     )
     return False
 
 
-def _apart(found: Check, path: Path, clips: Clips) -> bool:
+def _apart(report: Report, path: Path, clips: Clips) -> bool:
     """Whether no two episodes share a part of the video; `clips` are sorted by their starts."""
-    fps, apart = found.dataset.fps, True
+    fps, apart = report.dataset.fps, True
     before, end = clips[0][0], clips[0][1].start
     for entry, clip in clips:
         stop = clip.start + entry.length / fps
         if clip.start < end - 0.5 / fps:
             apart = False
-            found.broken.append(
+            report.broken.append(
                 f"episodes {before.index} and {entry.index} share {clip.start:g} s to "
-                f"{min(stop, end):g} s of {found.name(path)}"
+                f"{min(stop, end):g} s of {report.name(path)}"
             )
         if stop > end:
             before, end = entry, stop
@@ -82,10 +82,10 @@ def _apart(found: Check, path: Path, clips: Clips) -> bool:
 
 
 def _check_frames(
-    found: Check, path: Path, clips: Clips, quick: bool, parts: list[Statistics]
+    report: Report, path: Path, clips: Clips, quick: bool, parts: list[Statistics]
 ) -> None:
     """Whether each frame of the episodes is in the video."""
-    fps = found.dataset.fps
+    fps = report.dataset.fps
     starts = np.array([clip.start for _, clip in clips])
     seen = [np.zeros(entry.length, bool) for entry, _ in clips]
     picks = [set(sampled(entry.length).tolist()) for entry, _ in clips]
@@ -111,12 +111,12 @@ def _check_frames(
         failure = str(error)
     for (entry, _), there in zip(clips, seen, strict=True):
         if not there.all():
-            found.broken.append(
-                f"episode {entry.index}: {found.name(path)} has {int(there.sum())} of its "
+            report.broken.append(
+                f"episode {entry.index}: {report.name(path)} has {int(there.sum())} of its "
                 f"{entry.length} frames, none for frame {int(np.argmin(there))}"
             )
     if failure and all(there.all() for there in seen):
-        found.notes.append(f"{failure}; its episodes are whole")
+        report.notes.append(f"{failure}; its episodes are whole")
 
 
 def _frames(path: Path, quick: bool) -> Iterator[tuple[float, av.VideoFrame | None]]:

@@ -107,8 +107,8 @@ class Dataset:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return {
-                name: {key: stored_statistic(value) for key, value in found.items()}
-                for name, found in data.items()
+                name: {key: stored_statistic(value) for key, value in statistics.items()}
+                for name, statistics in data.items()
             }
         except (OSError, ValueError, AttributeError) as error:
             raise LociError(f"{path} cannot be read ({error}); copy the dataset again") from error
@@ -306,14 +306,14 @@ def _entry(folder: Path, info: Info, line: dict[str, Any]) -> Entry:
 
 def _ranges(file: pq.ParquetFile) -> list[tuple[int, int] | None]:
     """The least and greatest episode of each row group, None where the file does not say."""
-    meta, found = file.metadata, []
+    meta, ranges = file.metadata, []
     for group in range(meta.num_row_groups):
         row = meta.row_group(group)
         names = [row.column(c).path_in_schema for c in range(row.num_columns)]
         stats = row.column(names.index("episode_index")).statistics
         known = stats is not None and stats.has_min_max
-        found.append((stats.min, stats.max) if known else None)
-    return found
+        ranges.append((stats.min, stats.max) if known else None)
+    return ranges
 
 
 def _unreadable(path: Path, error: Exception) -> LociError:

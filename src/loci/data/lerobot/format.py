@@ -294,9 +294,9 @@ def from_arrow(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndar
         raise LociError(f"{where} lacks {column.null_count} of {len(column)} values")
     known = feature.dtype == "string" or _is_numpy(feature.dtype)
     if not known:
-        found = np.empty(len(column), object)
-        found[:] = column.to_pylist()
-        return found
+        values = np.empty(len(column), object)
+        values[:] = column.to_pylist()
+        return values
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)

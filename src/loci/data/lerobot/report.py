@@ -10,8 +10,8 @@ from loci.data.lerobot.dataset import Dataset
 
 
 @dataclass(kw_only=True)
-class Check:
-    """What was found: `broken` makes a dataset unusable as it is, `notes` do not."""
+class Report:
+    """What is wrong: `broken` makes a dataset unusable as it is, `notes` do not."""
 
     folder: Path
     dataset: Dataset
@@ -41,7 +41,7 @@ class Check:
         info = self.dataset.info
         robot = f", {info.robot_type}" if info.robot_type else ""
         seconds = info.total_frames / info.fps
-        found = [
+        lines = [
             f"{self.folder}: {info.total_episodes} episodes, {info.total_frames} frames, "
             f"{info.fps:g} a second ({seconds:,.0f} s){robot}"
         ]
@@ -49,10 +49,10 @@ class Check:
         for name, feature in info.features.items():
             codec = feature.extra.get("info", {}).get("video.codec", "")
             shape = " x ".join(map(str, feature.shape))
-            found.append(f"  {name:{wide}}  {feature.dtype:8}{shape} {codec}".rstrip())
-        found += [f"  task {number}: {task}" for number, task in enumerate(self.dataset.tasks)]
-        found += [f"broken: {line}" for line in self.broken]
-        found += [f"note: {line}" for line in self.notes]
+            lines.append(f"  {name:{wide}}  {feature.dtype:8}{shape} {codec}".rstrip())
+        lines += [f"  task {number}: {task}" for number, task in enumerate(self.dataset.tasks)]
+        lines += [f"broken: {line}" for line in self.broken]
+        lines += [f"note: {line}" for line in self.notes]
         if not self.broken:
-            found.append("whole: every episode can be read")
-        return found
+            lines.append("whole: every episode can be read")
+        return lines

@@ -24,30 +24,30 @@ def episode_stats(
     frames: dict[str, np.ndarray], features: dict[str, Feature]
 ) -> dict[str, Statistics]:
     """Statistics of an episode's numbers and pictures, by feature; text has none."""
-    found = {}
+    statistics = {}
     for name, feature in features.items():
         if feature.visual:
-            found[name] = visual_stats(thinned(frames[name][sampled(len(frames[name]))]))
+            statistics[name] = visual_stats(thinned(frames[name][sampled(len(frames[name]))]))
         elif feature.numeric:
-            found[name] = vector_stats(frames[name])
-    return found
+            statistics[name] = vector_stats(frames[name])
+    return statistics
 
 
 def to_line(stats: dict[str, Statistics]) -> dict[str, Any]:
     """The columns that hold them."""
     return {
         f"stats/{name}/{key}": value.tolist()
-        for name, found in stats.items()
-        for key, value in found.items()
+        for name, statistics in stats.items()
+        for key, value in statistics.items()
     }
 
 
 def of_line(line: dict[str, Any], features: dict[str, Feature]) -> dict[str, Statistics]:
     """What these columns hold, by feature."""
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     for column, value in line.items():
         head, _, rest = column.partition("/")
         name, _, key = rest.rpartition("/")
         if head == "stats" and name in features and value is not None:
-            found.setdefault(name, {})[key] = stored_statistic(value)
-    return found
+            statistics.setdefault(name, {})[key] = stored_statistic(value)
+    return statistics

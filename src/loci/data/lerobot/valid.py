@@ -59,19 +59,19 @@ def valid_episode(
     return valid
 
 
-def same_dataset(found: Info, wanted: Info, folder: Path) -> None:
-    """Raises LociError where episodes of `wanted` do not fit to those that `folder` has."""
+def same_dataset(existing: Info, new: Info, folder: Path) -> None:
+    """Raises LociError where episodes of `new` do not fit to those that `folder` has."""
 
     def kinds(info: Info) -> dict[str, str]:
         return {name: f"{f.dtype} {f.shape}" for name, f in info.features.items()}
 
     for what, there, given in (
-        ("fps", found.fps, wanted.fps),
-        ("robot type", found.robot_type, wanted.robot_type),
+        ("fps", existing.fps, new.fps),
+        ("robot type", existing.robot_type, new.robot_type),
     ):
         if there != given:
             raise LociError(f"{folder} has {what} {there}, not {given}; give another folder")
-    there, given = kinds(found), kinds(wanted)
+    there, given = kinds(existing), kinds(new)
     for name in {**there, **given}:
         if there.get(name) != given.get(name):
             raise LociError(

@@ -287,8 +287,8 @@ class Writer:
     def _add_stats(self, stats: dict[str, Statistics]) -> None:
         known = self._stats or stats
         self._stats = {
-            name: combine([known[name], stats[name]]) if self._stats and name in stats else found
-            for name, found in known.items()
+            name: combine([known[name], stats[name]]) if self._stats and name in stats else old
+            for name, old in known.items()
         }
         plain = {n: {k: v.tolist() for k, v in f.items()} for n, f in self._stats.items()}
         self._atomic(self.folder / STATS, json.dumps(plain, indent=4))

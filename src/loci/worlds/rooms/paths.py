@@ -269,9 +269,9 @@ def _path(name: str, places: list[_Place], facing: float, start: np.ndarray, out
 def _pairs(poses: np.ndarray, out: int) -> np.ndarray:
     """(i, j): the latest frame i of the way out whose pose frame j of the way back repeats."""
     seen = {pose.tobytes(): index for index, pose in enumerate(poses[:out])}
-    found = [
+    pairs = [
         (seen[key], j)
         for j, pose in enumerate(poses[out:], start=out)
         if (key := pose.tobytes()) in seen
     ]
-    return np.array(found, np.int64).reshape(-1, 2)
+    return np.array(pairs, np.int64).reshape(-1, 2)

@@ -120,10 +120,10 @@ def watch(
     one = partial(
         _watched, task=task, every=every, cameras=tuple(cameras), perturbation=perturbation
     )
-    for found in parallel_map(one, seeds, workers):
-        if found is not None:
+    for episode in parallel_map(one, seeds, workers):
+        if episode is not None:
             left -= 1
-            yield found
+            yield episode
         if not left:
             return
     raise LociError(f"the expert failed too often at {task}: {left} of {episodes} are missing")
