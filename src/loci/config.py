@@ -29,9 +29,9 @@ class Config:
     """Base of every configuration.
 
     A class declared with `family=True` is a family (of memory mechanisms, say), and a subclass
-    declared with `name=` is one choice of it: it serialises as `{"type": name, ...}` and
-    `Family.from_dict` finds it again by that name. The family itself has no name: it is abstract.
-    `elsewhere`: what a family adds to the message about a choice that it does not know.
+    declared with `name=` is one choice of it: it serialises as `{"type": name, ...}`, and
+    `Family.from_dict` builds the class with that name. The family itself has no name: it is
+    abstract. `elsewhere` is added to the message about an unknown choice.
     """
 
     type_name: ClassVar[str | None] = None
@@ -195,7 +195,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def _named(value: Any) -> str:
-    """A value in a message: what it is, and how it is written where that is short."""
+    """A value for a message: its type, and its JSON where that is short."""
     written = json.dumps(value, default=str)
     kind = JSON_KINDS.get(type(value), type(value).__name__)
     return f"{kind} ({written})" if len(written) <= 40 else kind

@@ -11,9 +11,9 @@ class LociError(Exception):
 
 
 def check_type(value: object, kind: type, name: str, give: str) -> None:
-    """LociError where an argument is of another type, as an array where a tensor is due, or None.
+    """LociError for an argument of another type: an array where a tensor is due, say, or None.
 
-    name, give: what the message calls it, and what to give instead.
+    name: of the argument, for the message. give: what to give instead.
     """
     if not isinstance(value, kind):
         there = "None" if value is None else f"a {type(value).__module__}.{type(value).__name__}"

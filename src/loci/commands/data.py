@@ -31,7 +31,7 @@ def record_data(
     drift: Annotated[float, named("RADIANS")] = 0.0,
     quality: Literal["high", "lossless"] = "high",
 ) -> None:
-    """Record an expert at a tabletop task as a LeRobot v3.0 dataset. Stopped, it goes on.
+    """Record an expert at a tabletop task as a LeRobot v3.0 dataset. Run it again to continue.
 
     Args:
         task: Name of a tabletop task.
@@ -39,8 +39,8 @@ def record_data(
         out: Folder of the dataset, new or with some episodes of the same task.
         seed: The first episode's; further ones count up.
         steady: Do not push the expert, which then shows no recoveries.
-        drift: Mean size of what takes its arms off their way at the end of every chunk, from where
-            the next one returns (0.01 is some millimetres; `press-button` is trained with that).
+        drift: Mean angle by which its arms leave their way at the end of every chunk; the next one
+            returns (0.01 is some millimetres; `press-button` is trained with it).
         quality: Of the videos.
     """
     from loci.commands.record import record_tabletop
@@ -69,7 +69,7 @@ def check(
         folder: The dataset.
         config: What a model wants of it, JSON: any of action, state (widths), cameras (names),
             height, width, fps; or the config.json of a policy's training.
-        quick: Do not decode the videos, only compare what their headers promise.
+        quick: Do not decode the videos: only check that their frames are there and whole.
         as_json: Print JSON instead of lines.
     """
     from loci.data.lerobot.check import check as run_check

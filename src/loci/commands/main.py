@@ -300,7 +300,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _unexpected(error: Exception) -> NoReturn:
-    """End with what no part of Loci has expected: in a user's file, or in Loci itself."""
+    """End with an unexpected error: the user's where it arose in a user's file, or else Loci's."""
     cause, where = one_line(error), failing_line(error)
     if where:
         _leave(f"error: {where}: {cause}; fix it (LOCI_DEBUG=1 shows all of it)", USAGE)

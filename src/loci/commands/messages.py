@@ -12,7 +12,7 @@ LIBRARY = logging.getLogger("loci")
 
 
 class _StandardError(logging.Handler):
-    """Lines for a person; what is more than information begins with how bad it is."""
+    """Lines for a person. Warnings and errors begin with their level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno <= logging.INFO else f"loci: {record.levelname.lower()}: "
@@ -21,7 +21,7 @@ class _StandardError(logging.Handler):
 
 @contextlib.contextmanager
 def messages_shown() -> Iterator[None]:
-    """Show them until the end of the block, and leave logging as it was."""
+    """Show both inside the block; logging is as before after it."""
     handler, level = _StandardError(), LIBRARY.level
     LIBRARY.addHandler(handler)
     LIBRARY.setLevel(logging.INFO)

@@ -10,12 +10,12 @@ from loci.errors import LociError
 
 
 def named(metavar: str) -> Any:
-    """What the help calls a value."""
+    """The name of a value in the help."""
     return arg(metavar=metavar)
 
 
 def maybe(metavar: str, otherwise: str) -> Any:
-    """The same for a value that may be left out: what happens then."""
+    """The same for an optional value, with what happens without it."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
 
 

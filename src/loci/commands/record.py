@@ -33,11 +33,11 @@ def record_tabletop(
 ) -> Recorded:
     """Record until the dataset in `out` has `episodes` episodes of `task`; it may have some.
 
-    The expert is disturbed, and recovers (`steady`: it is not pushed; `drift`: how far its arms
-    leave their way at the end of a chunk); what is recorded is what it meant to do.
-    Seeds count up from `seed`, by default behind those that policies are judged on; those that the
-    expert does not solve are left out. Raises LociError for an unknown task and for a folder that
-    holds something else, or episodes made with other settings.
+    The expert is disturbed and recovers; the recorded actions are those that it intended. steady:
+    it is not pushed. drift: how far its arms leave their way at the end of a chunk, radians (see
+    `Perturbation`). Seeds count up from `seed`, by default from the first that no policy is
+    evaluated on; those that the expert does not solve are left out. Raises LociError for an unknown
+    task, and for a folder that holds something else or episodes made with other settings.
     """
     if episodes < 1:
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")

@@ -38,7 +38,7 @@ def render(
         path: Rooms: name of a camera path.
         split: Rooms: which of them.
         task: Tabletop: name of a task.
-        hold: Tabletop: how many times as long the fact must be held.
+        hold: Tabletop: how many times as long the cue must be remembered.
         view: Tabletop: all cameras or one.
     """
     others = {

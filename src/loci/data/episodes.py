@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One trip through one room.
+    """One camera path through one room, rendered.
 
     rgb uint8 (T, H, W, 3); depth float32 (T, H, W) metres along z; identity int16 (T, H, W), an
     index into the room's objects or -1; poses float64 (T, 4, 4) camera to world; frames 0 .. out-1
@@ -129,8 +129,9 @@ def render_training_set(
     """Wandering episodes of `length` = 1 + 4 n frames in the training rooms `seeds`.
 
     Returns rgb uint8 (E, T, H, W, 3) and poses float64 (E, T, 4, 4), in the order of `seeds`. With
-    a `folder`, shards of 64 episodes are kept there: a killed rendering goes on where it was, and
-    the same seeds are read back the next time. Raises LociError for another length or a bad shard.
+    a `folder`, shards of 64 episodes are kept there: a rendering that was killed continues, and the
+    same seeds are read back the next time. Raises LociError for another length, a damaged shard,
+    and a folder that cannot be written.
     """
     camera = camera or Camera()
     seeds = list(seeds)
@@ -194,7 +195,7 @@ def _shard_file(folder: Path, key: dict[str, object]) -> Path:
 
 
 def _frame_seconds(seed: int, camera: Camera) -> float:
-    """How long a frame of a training room takes here, from a few of them."""
+    """Seconds to render a frame of a training room on this machine, from a few frames."""
     began = time.perf_counter()
     room = sample_room(seed, "train")
     poses = wander(room.start, seed, room, SAMPLE - 1).poses

@@ -69,7 +69,7 @@ def sampled(length: int) -> np.ndarray:
 
 
 def thinned(frames: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, C) with sides from 300 pixels cut to about 150 by leaving pixels out."""
+    """Frames (T, H, W, C); sides of 300 pixels and more are subsampled to about 150."""
     height, width = frames.shape[1:3]
     if max(height, width) < 300:
         return frames
@@ -87,8 +87,8 @@ def combine(parts: Iterable[Statistics]) -> Statistics:
     """The statistics of several parts taken together, from their statistics alone.
 
     Mean and deviation are those of all values (Chan et al. 1979). Quantiles below a half are the
-    least of the parts', those above the greatest: between q01 and q99 lies the share of all values
-    that they name, or more. The median is the parts' weighted mean.
+    least of the parts', those above a half the greatest, so that 98 % of all values or more lie
+    between q01 and q99. The median is the weighted mean of the parts'.
     """
     parts = list(parts)
     counts = np.stack([p["count"] for p in parts]).astype(np.float64)

@@ -22,7 +22,7 @@ def bundled_names() -> list[str]:
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
     """The file at this path; where there is none, the checkpoint that ships under this name.
 
-    Raises LociError where nothing is named; a file that is not there is for the reader to refuse.
+    Raises LociError where nothing is named. Whether the file exists is checked when it is read.
     """
     if not str(checkpoint).strip():
         names = ", ".join(bundled_names())

@@ -117,7 +117,7 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path = "") -> None:
     """Copy `tensors` into `module`, all of them, in the module's own dtype and device.
 
-    Raises LociError naming the first tensor that is missing, of no use, or of another shape;
+    Raises LociError naming the first tensor that is missing, unknown, or of another shape;
     `where` names the file in that message. Nothing is copied then.
     """
     own = module.state_dict()
@@ -171,7 +171,7 @@ def commit() -> str:
 
 
 def _storable(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors on the CPU, in the wished dtype, each with memory of its own."""
+    """The tensors on the CPU, in `dtype`, each with memory of its own."""
     stored: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -202,7 +202,7 @@ def _sort_header(path: Path) -> None:
 
 
 def _check_whole(path: Path) -> None:
-    """Tell a missing, a truncated and a foreign file apart, before the library sees it."""
+    """LociError for a missing, a truncated or a foreign file, each with a message of its own."""
     if not path.exists():
         # A misspelt file beside it, or a misspelt name of one that ships.
         beside = [str(file) for file in path.parent.glob("*.safetensors")]
@@ -244,7 +244,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _metadata(path: Path, kind: str, raw: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file, checked: ours, of this version, of this kind."""
+    """The metadata of a file. LociError unless it is a checkpoint of this version and kind."""
     if raw.get("format") != FORMAT:
         raise LociError(
             f"{path} is a safetensors file of another program; give one made by `loci train`"

@@ -17,10 +17,10 @@ from loci.geometry import Camera
 
 
 def mosaic(views: Sequence[np.ndarray], camera: Camera) -> np.ndarray:
-    """Pictures uint8 (T, h, w, 3) of one or of three cameras, as one of `camera`'s size.
+    """One picture of `camera`'s size from those of one or three cameras, uint8 (T, h, w, 3).
 
-    Those of another size than their place are resized. Raises LociError for other pictures or
-    numbers of cameras and for a size that does not split.
+    Pictures are resized to their places. Raises LociError for arrays of another type, for another
+    number of cameras, and for a size that cannot be divided into the places.
     """
     for view in views:
         check_type(view, np.ndarray, "a camera's pictures", "a numpy array, uint8 (T, H, W, 3)")

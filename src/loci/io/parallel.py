@@ -14,8 +14,7 @@ from loci.errors import LociError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Items that are begun for each process before they are asked for: it never waits, and what waits
-# for the reader stays small.
+# Items that each process begins ahead of the caller: it never waits, and few results pile up.
 AHEAD = 2
 
 
@@ -24,8 +23,8 @@ def parallel_map(
 ) -> Iterator[Result]:
     """`one(item)` of each item, in order, by `workers` processes; with fewer than two, by this one.
 
-    `one` and what goes in and out of it must be picklable. What was begun for nobody is dropped.
-    LociError where a process ends without a result.
+    `one`, its items and its results must be picklable. A caller that stops early cancels what is
+    left. Raises LociError where a process ends without a result.
     """
     if workers < 2:
         yield from map(one, items)

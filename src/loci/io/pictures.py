@@ -29,10 +29,10 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 def read_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """A picture from a file, or from a file's content: uint8 RGB (H, W, 3), as a person sees it.
 
-    Grey becomes RGB, palettes are looked up, 16 bits are scaled to 8, and a camera's note that the
-    picture is turned is followed. name: what messages call it (default: its path). Raises LociError
-    for a file that is missing or no picture, for floats and whole numbers beyond 16 bits, whose
-    white is anybody's guess, and for a picture that is partly transparent.
+    Grey becomes RGB, palettes are looked up, 16 bits are scaled to 8, and a picture whose EXIF data
+    say that it is turned is turned upright. name: what messages call it (default: its path). Raises
+    LociError for a file that is missing or no picture, for floats and for whole numbers of 32 bits,
+    since nothing says which value is white, and for a picture that is partly transparent.
     """
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
     broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -100,8 +100,8 @@ def contact_sheet(
 ) -> Image.Image:
     """All `frames` (T, H, W, 3) uint8 on one image, row by row, white between them.
 
-    `columns` defaults to 8, or T where there are fewer. Raises LociError for
-    other arrays or a number of columns below 1.
+    `columns` defaults to 8, or T where there are fewer. Raises LociError for other arrays and for
+    less than one column.
     """
     frames = _checked(frames)
     count, height, width = frames.shape[:3]

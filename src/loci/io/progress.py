@@ -54,12 +54,12 @@ class Progress:
         self.bar.stop()
 
     def now(self, doing: str) -> None:
-        """What is being worked on."""
+        """Show what is being worked on."""
         self.doing = doing
         self.bar.update(self.task, description=doing)
 
     def advance(self, count: int = 1, doing: str = "") -> None:
-        """So many more are done; how it goes, where `doing` says it."""
+        """Count `count` more items as done, and show `doing` where it is given."""
         if doing:
             self.now(doing)
         self.done += count

@@ -62,9 +62,9 @@ def source_files(config: Config) -> dict[str, Files]:
     """The user's files in which the classes of `config`, and of the configurations in it, are
     written; for a protocol.
 
-    {"files": [{"file": name, "sha256": first 12 digits}, ...]}, or {} where all classes are Loci's:
-    its commit and the configuration's hash then say all. What these files import is not followed; a
-    class that was typed at a prompt goes by its module, without digits.
+    {"files": [{"file": name, "sha256": first 12 digits}, ...]}, or {} where all classes are Loci's,
+    since its commit and the configuration's hash identify those. Imports of these files are not
+    followed. A class that was typed at a prompt is named by its module, without digits.
     """
     modules = {
         kind.__module__ for each in _configs(config) for kind in type(each).__mro__
@@ -84,8 +84,8 @@ def describe_sources(protocol: Mapping[str, Any]) -> str:
 def failing_line(error: BaseException) -> str | None:
     """Where in the user's files an error arose: "my_memory.py, line 12, in rule".
 
-    None where no file that was loaded takes part in it. The line is the last of the user's own, of
-    such a file or of one that it imports, before the error left for a library.
+    None where no file of the user's is in the traceback. Otherwise the innermost line that belongs
+    to the user: to a loaded file, or to one that it imports.
     """
     frames = traceback.extract_tb(error.__traceback__)
     loaded = {

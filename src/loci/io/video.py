@@ -257,7 +257,7 @@ def _frames_from(file: Any, stream: Any, target: int) -> Iterator[av.VideoFrame]
 
 
 def _clean(frames: Iterator[Any]) -> Iterator[av.VideoFrame]:
-    """Without the frames before the first key frame, which lack what they refer to after a seek."""
+    """The frames from the first key frame on: after a seek, those before it cannot be decoded."""
     ready = False
     for frame in frames:
         ready = ready or frame.key_frame

@@ -47,12 +47,12 @@ def check(
     quick: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Read all of the dataset in `folder` and say what is wrong with it, a line each.
+    """Read all of the dataset in `folder` and report what is wrong with it, a line each.
 
-    `quick` reads videos without decoding them: that their frames are there, of the right size and
-    in whole packets, and not what they show. `progress` is called with the name of what is read.
-    Raises LociError where `folder` is no
-    dataset, or where its lists of tasks and episodes cannot be read.
+    `quick` reads videos without decoding them: it checks that every frame is there, of the right
+    size and in a whole packet, and not what the frames show. `progress` is called with the name of
+    what is read. Raises LociError where `folder` is no dataset, or where its lists of tasks and
+    episodes cannot be read.
     """
     dataset = Dataset.open(folder)
     report = Report(folder=Path(folder), dataset=dataset)
@@ -130,7 +130,7 @@ def _check_episode(
     parts: dict[str, list[Statistics]],
     stored: dict[str, Statistics],
 ) -> None:
-    """The columns of an episode; its recomputed statistics go to `parts`."""
+    """Check the columns of an episode; append its recomputed statistics to `parts`."""
     dataset, entry = report.dataset, episode.entry
     where, length = f"episode {entry.index}", entry.length
     try:

@@ -16,7 +16,7 @@ NUMBERS, FRAMES = 0.01, 0.05
 def check_stats(
     report: Report, parts: dict[str, list[Statistics]], stored: dict[str, Statistics]
 ) -> None:
-    """The stored statistics beside those of `parts`, an entry for each whole episode."""
+    """Compare the stored statistics with those of `parts`, an entry for each whole episode."""
     dataset = report.dataset
     if not stored:
         report.broken.append("meta/stats.json is missing; nothing can be normalised")
@@ -43,7 +43,7 @@ def check_stats(
 
 
 def _compare(stored: Statistics, parts: list[Statistics], feature: Feature) -> str:
-    """What is wrong with a feature's stored statistics, or nothing."""
+    """What is wrong with a feature's stored statistics; "" for nothing."""
     whole = combine(parts)
     if stored["count"].size != 1:
         return f"has a count of {stored['count'].size} numbers"

@@ -28,9 +28,9 @@ def check_videos(
     parts: list[Statistics],
     progress: Callable[[str], None],
 ) -> None:
-    """Every frame of a camera's videos; the statistics of its episodes go to `parts`.
+    """Check every frame of a camera's videos; append the statistics of its episodes to `parts`.
 
-    quick: packets are read and not decoded; there are no statistics then.
+    quick: packets are read and not decoded, and there are no statistics.
     """
     files: dict[Path, Clips] = defaultdict(list)
     for entry in report.dataset.entries:
@@ -84,7 +84,7 @@ def _apart(report: Report, path: Path, clips: Clips) -> bool:
 def _check_frames(
     report: Report, path: Path, clips: Clips, quick: bool, parts: list[Statistics]
 ) -> None:
-    """Whether each frame of the episodes is in the video."""
+    """Report the episodes whose frames are not all in the video."""
     fps = report.dataset.fps
     starts = np.array([clip.start for _, clip in clips])
     seen = [np.zeros(entry.length, bool) for entry, _ in clips]

@@ -94,7 +94,7 @@ class Dataset:
         return (self.episode(index) for index in range(len(self)))
 
     def episode(self, index: int) -> Episode:
-        """Episode `index`, 0 to len - 1; nothing of it is read yet."""
+        """Episode `index`, 0 to len - 1. Its data are read when they are used."""
         if not 0 <= index < len(self):
             raise LociError(f"{self.folder} has no episode {index}; it has 0 to {len(self) - 1}")
         return Episode(self, self.entries[index])
@@ -155,7 +155,7 @@ class Dataset:
 
 
 class Episode:
-    """One episode of a dataset; columns and frames are read when they are asked for."""
+    """One episode of a dataset; columns and frames are read when they are used."""
 
     def __init__(self, dataset: Dataset, entry: Entry):
         self.dataset = dataset
@@ -256,7 +256,7 @@ def _read_tasks(folder: Path, info: Info) -> tuple[str, ...]:
 
 
 def _read_entries(folder: Path, info: Info) -> tuple[Entry, ...]:
-    """The lines of meta/episodes that info.json counts: what lies beyond is not committed."""
+    """The lines of meta/episodes that info.json counts. Further ones are not committed."""
     lines: list[dict[str, Any]] = []
     for path in sorted((folder / "meta" / "episodes").glob("*/*.parquet")):
         try:

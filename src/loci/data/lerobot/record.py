@@ -28,7 +28,7 @@ Demonstrate = Callable[[int], Generator[tuple[dict[str, Any], np.ndarray], None,
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a recording did: seeds kept as episodes, and seeds that were not solved."""
+    """The seeds of the recorded episodes, and those that were not solved."""
 
     kept: tuple[int, ...]
     failed: tuple[int, ...]
@@ -84,9 +84,9 @@ def record(
 ) -> Recorded:
     """Record until the dataset of `writer` has `episodes` episodes.
 
-    A seed is kept if its demonstration ends in success: frame t is what was seen before action t. A
-    dataset that has episodes already is continued behind its last seed, so that a killed recording
-    ends as one that was not killed. `report` is told each seed and whether it was solved. Raises
+    A demonstration that ends in success becomes an episode; frame t is what was seen before action
+    t. A dataset with episodes is continued behind its last seed: a recording that was killed and
+    continued gives the same dataset. `report(seed, solved)` is called for each seed. Raises
     LociError where the seeds run out or are not those of the dataset.
     """
     kept: list[int] = []

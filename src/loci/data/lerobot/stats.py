@@ -34,7 +34,7 @@ def episode_stats(
 
 
 def to_line(stats: dict[str, Statistics]) -> dict[str, Any]:
-    """The columns that hold them."""
+    """An episode's statistics as columns of its line."""
     return {
         f"stats/{name}/{key}": value.tolist()
         for name, statistics in stats.items()
@@ -43,7 +43,7 @@ def to_line(stats: dict[str, Statistics]) -> dict[str, Any]:
 
 
 def of_line(line: dict[str, Any], features: dict[str, Feature]) -> dict[str, Statistics]:
-    """What these columns hold, by feature."""
+    """The statistics in the columns of an episode's line, by feature."""
     statistics: dict[str, Statistics] = {}
     for column, value in line.items():
         head, _, rest = column.partition("/")

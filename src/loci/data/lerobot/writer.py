@@ -61,8 +61,8 @@ class Writer:
     4:4:4, near 48 dB) or "lossless" (H.264, RGB, exact, three times the bytes); where PyAV's build
     has no x264, the next of `video.ENCODERS`. A file is begun when the next episode would take the
     last beyond its size, or a data file beyond 200 episodes; a folder after `chunks_size` files.
-    `settings` are what the episodes are made with, a JSON map: they stay with the dataset, and
-    episodes made with others are refused (None: any are accepted).
+    `settings` say how the episodes are made, a JSON map. The dataset keeps them, and refuses
+    episodes made in another way (None: any are accepted).
 
     Raises LociError for unusable features, a folder of something else, a dataset that differs in
     fps, features, robot or settings, and one that another process is writing.
@@ -120,10 +120,10 @@ class Writer:
                 self._continue(dataset)
                 self._mend()
         except (pa.ArrowException, OSError) as error:
-            self._let_go()
+            self._release()
             raise self._damaged(error) from error
         except LociError:
-            self._let_go()
+            self._release()
             raise
 
     @property
@@ -155,11 +155,11 @@ class Writer:
             raise self._damaged(error) from error
 
     def finish(self) -> None:
-        """Let go of the dataset. All committed episodes are complete without it."""
+        """Release the dataset. All committed episodes are complete without it."""
         try:
             self._mend()
         finally:
-            self._let_go()
+            self._release()
 
     def _commit(self, frames: dict[str, np.ndarray], task: str) -> int:
         """Add an episode of valid features; its index."""
@@ -206,7 +206,7 @@ class Writer:
         self._torn = False
         return number
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if not self._torn:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._output.close()
@@ -216,7 +216,7 @@ class Writer:
         return LociError(f"{self.folder} is damaged ({reason}); see loci data check {self.folder}")
 
     def _write_video(self, name: str, content: bytes, length: int) -> dict[str, Any]:
-        """Put an episode's video behind the committed ones; where it is then."""
+        """Append an episode's video to the committed ones; the columns that say where it is."""
         here, fps = f"videos/{name}/", int(self.info.fps)
         chunk, file, before = 0, 0, 0
         parts: list[tuple[Path | bytes, int]] = [(content, length)]
@@ -240,7 +240,7 @@ class Writer:
         }
 
     def _write_data(self, frames: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Put an episode's rows behind the committed ones, as one row group; where they are."""
+        """Append an episode's rows as one row group; the columns that say where they are."""
         table = episode_rows(frames, self.info.features)
         schema = table.schema
         alone = io.BytesIO()
@@ -263,7 +263,7 @@ class Writer:
         return {"data/chunk_index": chunk, "data/file_index": file}
 
     def _write_line(self, line: dict[str, Any], stats: dict[str, Statistics]) -> pa.Table:
-        """Add an episode's line to meta/episodes; the lines of that file."""
+        """Append an episode's line to meta/episodes; returns all lines of that file."""
         line |= to_line(stats)
         chunk, file, old = 0, 0, self._lines
         if self._last is not None and old is not None:
@@ -294,7 +294,7 @@ class Writer:
         self._atomic(self.folder / STATS, json.dumps(plain, indent=4))
 
     def _mend(self) -> None:
-        """Cut off what is not committed. With nothing committed, all is overwritten later."""
+        """Remove what is not committed. With nothing committed, all is overwritten later."""
         if self._torn and self._last is not None:
             try:
                 self._cut()

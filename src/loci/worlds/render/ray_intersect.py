@@ -1,8 +1,8 @@
 """Where rays land on a set of primitives.
 
-Planes are endless and few: they are worked out here for all rays at once. Solids are small in the
-picture: MuJoCo (`mj_multiRay`) answers for the rays inside their bounds on the screen, which are a
-fraction of them, and costs several times as much a ray. Source: ours.
+Planes are endless and few: they are intersected here with all rays at once. Solids are small in the
+picture: MuJoCo (`mj_multiRay`), which costs several times as much a ray, is asked only for the rays
+inside their bounds on the screen. Source: ours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LEVEL = 1e-30
 
 
 class RayCaster:
-    """Geoms, compiled once, that rays are cast at, and that may move. One thread at a time."""
+    """Geoms that rays are cast at. They are compiled once and may move. One thread at a time."""
 
     def __init__(self, geoms: tuple[Geom, ...]):
         spec = mujoco.MjSpec()
@@ -56,7 +56,7 @@ class RayCaster:
     def move(self, which: np.ndarray, positions: np.ndarray, rotations: np.ndarray) -> None:
         """Put geoms `which` (M,) at `positions` (M, 3), turned by `rotations` (M, 3, 3).
 
-        What is cast afterwards is, bit for bit, what geoms compiled there would give.
+        Rays then land, bit for bit, as on geoms that were compiled there.
         """
         self._model.geom_pos[which] = positions
         for index, rotation in zip(which.tolist(), rotations.reshape(-1, 9), strict=True):
@@ -66,7 +66,7 @@ class RayCaster:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Work out what follows from where the geoms are."""
+        """Compute what depends on where the geoms are."""
         mujoco.mj_kinematics(self._model, self._data)
         rotation = self._data.geom_xmat.reshape(-1, 3, 3)
         self.normal, self._position = rotation[:, :, 2].copy(), self._data.geom_xpos.copy()

@@ -42,7 +42,7 @@ class Hits:
 def along(axis: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Dot product of `axis` (3,) with every column of `points` (3, ...).
 
-    Zeros of the axis, of which walls are full, cost nothing.
+    Zeros of the axis, which most walls have, cost nothing.
     """
     terms = [a * p for a, p in zip(axis.tolist(), points, strict=True) if a]
     return sum(terms[1:], terms[0])

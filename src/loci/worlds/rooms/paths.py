@@ -143,8 +143,9 @@ def make_path(name: str, start: np.ndarray, seed: int, room: Room) -> Path:
 def wander(start: np.ndarray, seed: int, room: Room, steps: int = 32) -> Path:
     """A path for training: sweeps, walks and exact returns in random order, `steps` (4 n) long.
 
-    It teaches every use of memory that the named paths test, and some that they do not: going on
-    turning until the circle closes, retracing a part of the way, leaving again by another side.
+    It has every use of memory that the named paths test, and some that they do not: a turn that
+    goes on until the circle closes, a return along a part of the way, a second way out by the
+    other side.
     """
     if steps < CHUNK or steps % CHUNK:
         raise LociError(f"a path has 1 + 4 n frames; {steps} steps is no multiple of {CHUNK}")
@@ -221,7 +222,7 @@ def _read_rows(file: File, text: str) -> tuple[list[object], object]:
 
 
 def _rigid(file: File, index: int, row: object) -> np.ndarray:
-    """Pose `index` checked: 4x4, finite, a proper rotation, the last row 0 0 0 1."""
+    """Pose `index` as (4, 4). LociError unless it is finite and rigid, with last row 0 0 0 1."""
     try:
         pose = np.array(row, np.float64)
     except (TypeError, ValueError) as error:

@@ -50,7 +50,7 @@ CEILING_COLORS: tuple[Color, ...] = ((0.86, 0.85, 0.82), (0.80, 0.84, 0.88), (0.
 
 @dataclass(frozen=True)
 class Object:
-    """A thing with an identity: (shape, color).
+    """An object with an identity, (shape, color).
 
     `position` (x, y, z) is its centre in the world, `size` the side in metres of the cube it fits,
     `yaw` its turn about the vertical in radians (0 shows its face towards -z).
@@ -114,21 +114,21 @@ class Room:
                     material=PEDESTAL,
                 )
             )
-        for identity, thing in enumerate(self.objects):
-            if thing is not None:
-                geoms.extend(thing.geoms(identity))
+        for identity, item in enumerate(self.objects):
+            if item is not None:
+                geoms.extend(item.geoms(identity))
         return Scene(geoms)
 
     def render(self, poses: np.ndarray, camera: Camera | None = None) -> Views:
         """The views from absolute camera-to-world `poses` (T, 4, 4); identity indexes `objects`."""
         return self.scene.render(poses, camera)
 
-    def with_object(self, index: int, thing: Object | None) -> Room:
+    def with_object(self, index: int, item: Object | None) -> Room:
         """The same room with another object (or none) at place `index`."""
         if not 0 <= index < len(self.objects):
             raise LociError(f"room has objects 0 to {len(self.objects) - 1}, not {index}")
         objects = list(self.objects)
-        objects[index] = thing
+        objects[index] = item
         return replace(self, objects=tuple(objects))
 
 
@@ -263,10 +263,10 @@ def _objects(
 
 
 def _clear(color: str, wall: Material) -> bool:
-    """Whether an object of this colour is easily told from both tones of a wall."""
-    thing = np.array(COLORS[color])
+    """Whether an object of this colour stands out from both tones of a wall."""
+    paint = np.array(COLORS[color])
     tones = np.array([wall.color] if wall.pattern == "plain" else [wall.color, wall.second])
-    return bool(np.linalg.norm(tones - thing, axis=1).min() > 0.33)
+    return bool(np.linalg.norm(tones - paint, axis=1).min() > 0.33)
 
 
 def _shell(room: Room) -> list[Geom]:

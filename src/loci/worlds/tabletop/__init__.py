@@ -11,7 +11,7 @@ __all__ = ["Tabletop"]
 
 
 def __getattr__(name: str) -> Any:
-    """The environment when it is asked for: its tasks can be named without gymnasium."""
+    """Import the environment when it is used: tasks can be named without gymnasium."""
     if name != "Tabletop":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     from loci.worlds.tabletop.env import Tabletop

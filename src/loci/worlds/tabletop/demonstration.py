@@ -31,13 +31,13 @@ TRAINING = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(Config):
-    """How much the arms are disturbed.
+    """How much the arms are disturbed, all angles in radians.
 
-    `jitter` is the standard deviation of every angle at every step, radians; `chance` the share of
-    chunks in which the waists are pushed by `least` to `most` radians (5 cm at the fingertips
-    are about 0.1), coming and going within the chunk. Over the last steps of a chunk the arms
-    leave their way for good, every angle by a normal number times one of the whole chunk, which is
-    exponential with mean `drift`, radians: the next chunk begins there, and the expert comes back.
+    jitter: standard deviation of every angle at every step. chance: share of the chunks in which
+    the waists are pushed, by `least` to `most` (0.1 is about 5 cm at the fingertips); a push comes
+    and goes within its chunk. drift: over the last steps of a chunk the arms leave their way, and
+    the next chunk begins there. Every angle is off by a normal number times the chunk's size, which
+    is exponential with mean `drift`.
     """
 
     jitter: float = 0.004
@@ -54,7 +54,7 @@ class Perturbation(Config):
 
     @classmethod
     def of(cls, steady: bool, drift: float) -> Perturbation:
-        """What is asked for when demonstrations are made: `steady` ones are not pushed."""
+        """The perturbation of demonstrations: `steady` ones are not pushed."""
         return cls(jitter=0.0, chance=0.0, drift=drift) if steady else cls(drift=drift)
 
 
@@ -82,9 +82,9 @@ def demonstrate(
 ) -> Iterator[Move]:
     """Begin episode `seed` and let the expert do the task, to the end of the episode.
 
-    Each move is given out before it is executed, so that `env.observe()` is what it answers to.
-    The expert knows the cue, or asks `ask` for it; `cue` puts another in the episode's place.
-    The same arguments give the same moves.
+    A move is yielded before it is executed: `env.observe()` is then the observation that it answers
+    to. The expert knows the cue, or calls `ask` for it; `cue` replaces the episode's own. The same
+    arguments give the same moves.
     """
     env.begin(seed, cue)
     rng = task_rng(env.task.type_name or "", seed, "push")
@@ -106,9 +106,9 @@ def watch(
 ) -> Iterator[Watched]:
     """`episodes` demonstrations that succeed, seen only at every `every`-th step.
 
-    The seeds are those of a recording (`loci data record`), which sees every step and takes much
-    longer. workers: processes that render side by side (default: as many as there are cores, one
-    for a few episodes); they change nothing else.
+    The seeds are those of `loci data record`, which renders every step and takes much longer.
+    workers: processes that render (default: as many as there are cores, one for a few episodes);
+    the demonstrations do not depend on them.
     """
     for name in cameras:
         if name not in CAMERAS:

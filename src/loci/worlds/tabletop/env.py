@@ -136,7 +136,7 @@ class Tabletop(gymnasium.Env):
 
     @property
     def view(self) -> TableView:
-        """The cameras, made when the first picture is wanted."""
+        """The cameras; they are built for the first picture."""
         if self._view is None:
             self._view = TableView(self.table.layout, self.head)
         return self._view
@@ -156,7 +156,7 @@ class Tabletop(gymnasium.Env):
         }  # fmt: skip
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a snapshot, of this environment or of another with the same task.
+        """Continue from a snapshot of this environment or of another with the same task.
 
         Raises LociError for a snapshot of another task.
         """

@@ -1,9 +1,8 @@
 """What the experts are made of: movements that last whole chunks.
 
-Each begins at the joints that it finds, so that whatever disturbed the last one is made good, and
-lasts exactly 16 control steps, so that the moment at which something happens in a chunk is always
-the same. An arm that is not needed rests meanwhile. Source: ours; that random durations cost half
-the success was measured with a prototype.
+Each begins at the current joints, which corrects for any disturbance before it, and lasts exactly
+16 control steps, so that things always happen at the same step of a chunk. An arm that is not
+needed rests. Source: ours; in a prototype random durations cost half the success.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def dip(table: Table, arm: int, point: np.ndarray, before: float, after: float) 
 
 
 def pick(table: Table, arm: int, item: int) -> Actions:
-    """Two chunks: take an item; again where it was missed."""
+    """Two chunks: take an item; repeated until the arm holds it."""
     while table.holder(item) != arm:
         yield from go(table, {arm: (above(table.grip(item)), 1.0)})
         yield from dip(table, arm, table.grip(item), 1.0, 0.0)
@@ -66,7 +65,7 @@ def put(
 ) -> Actions:
     """Two chunks: put down what the arm holds, its foot at `point`.
 
-    Where it landed elsewhere, or `done` says so, it is taken and put again.
+    Repeated until `done()` is true (default: until it lies near `point`).
     """
     done = done or (lambda: table.near(item, point, CLOSE))
     while True:

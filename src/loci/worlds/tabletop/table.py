@@ -68,7 +68,7 @@ class Button:
 class Layout:
     """All that an episode starts with; `scenery` are geoms that never move, in world axes.
 
-    `waits` are random numbers of chunks that the task makes wait, `shown` the numbers that can be
+    `waits` are random numbers of chunks for which the lamp is red, `shown` the numbers that can be
     read in the scenery.
     """
 
@@ -115,7 +115,7 @@ class State:
 
 
 class Table:
-    """The layout and its state, advanced by one action (14,) at a time."""
+    """A layout and its state, which one action (14,) at a time advances."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
@@ -148,8 +148,8 @@ class Table:
         return self.state.step // CHUNK
 
     def wait(self, chunks: int, taken: bool = False) -> None:
-        """Turn the lamp red until so many chunks after this one have passed; where a press was
-        `taken`, blue first, so that it shows between this chunk and the next and never again."""
+        """Turn the lamp red until `chunks` more chunks have passed. taken: it is blue for the first
+        of them, which shows once that a press counted."""
         end = ((self.state.step - 1) // CHUNK + 1) * CHUNK
         self.state.busy = end + chunks * CHUNK
         self.state.taken = end + CHUNK if taken else 0

@@ -2,8 +2,8 @@
 
 A task is a frozen configuration that lays out an episode, judges what happens on the table, and has
 an expert. What must be remembered in an episode is its *cue*, a few small numbers. The expert sees
-the true state of the table but not the cue: where it needs it, it asks. Who answers decides what
-the expert's control is worth without memory (`baselines.py`).
+the true state of the table but not the cue: where it needs the cue, it asks a question. Answers
+that know less than the cue show what the same control is worth without memory (`baselines.py`).
 
 A new task is one file like `put_back_block.py` and one line in `tasks/__init__.py`. Source: ours.
 """
@@ -27,11 +27,11 @@ JITTER = 0.015  # metres by which a layout is moved, in x and y
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What only memory can tell the expert at this moment.
+    """A decision of the expert that needs memory.
 
-    `kind` names the decision, `options` are the answers that make sense now, `seen` is all that the
-    current pictures and joints tell about it, and `would(cue)` the right answer if `cue` were the
-    episode's. `chunk` is the clock.
+    `kind` names the decision, `options` are the possible answers, `seen` is what the current
+    pictures and joints show of the answer, and `would(cue)` is the right answer for a cue. `chunk`
+    is the time, in chunks.
     """
 
     kind: str
@@ -46,13 +46,17 @@ Ask = Callable[[Question], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config, family=True):
-    """One task. `hold` stretches the time for which the cue must be held, `hold` times.
+    """One task. `hold` multiplies the delay between a cue and its use.
 
-    A subclass states its `instruction`; its `stages` in order, the last of which counts among the
-    episodes that reached the one before; its `cues`; `chance`, the share that succeeds by guessing
-    the cue blindly; `delay`, the least number of chunks (at hold 1) between the last frame that
-    shows a cue, or a part of it, and the frame at which it is used; `revision`, to be raised with
-    every change of what happens or shows that nothing else here tells: results are kept under it.
+    A subclass states:
+    instruction: the text for the policy.
+    stages: what an episode reaches one after the other; the last is success.
+    cues: all that an episode may have.
+    chance: the share of episodes that succeeds with a guessed cue.
+    delay: chunks, at least and at hold 1, between the last frame that shows a part of the cue and
+        the frame at which it is used.
+    revision: raised with every change of what happens or is seen that no field shows. Results are
+        kept under it.
     """
 
     hold: int = 1
@@ -66,7 +70,7 @@ class Task(Config, family=True):
 
     def __post_init__(self):
         if self.hold < 1:
-            raise LociError(f"a task cannot hold a cue {self.hold} times as long; give 1 or more")
+            raise LociError(f"hold multiplies a task's delay and is {self.hold}; give 1 or more")
 
     @property
     def chunks(self) -> int:

@@ -1,10 +1,10 @@
 """Press Button, M(n): two cards show how often to press two buttons; a third one confirms.
 
-Source: RMBench, in kind. Ours: the lamp makes wait after each press, so that a small window does
-not hold many, and for random times before the first press and after the first one in the middle, so
-that the clock does not tell how many were done; after some presses it waits longer, so that they
-are not counted by how long it was red. A press counts while the lamp is green, and then it is blue
-in the next chunk's picture: each press is seen once, however long the wait.
+Source: RMBench, in kind. Ours: the lamp. It is red after each press, so that a small window holds
+few presses. It is red for random times before the first press and after the first one in the
+middle, so that the clock does not show how many there were. After some presses it is red for
+longer, so that the red frames are no count either. A press counts while the lamp is green; the lamp
+is then blue in the next chunk's picture, so that each press is seen once, however long the wait.
 """
 
 from __future__ import annotations
