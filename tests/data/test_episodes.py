@@ -160,6 +160,8 @@ def test_render_room_writes_video_and_sheet(tmp_path):
         assert sheet.size[0] > sheet.size[1]
     with pytest.raises(LociError, match=r"'\.mp4'"):
         render_room("heldout", 3, "left45-return", tmp_path / "x.mp3")
+    with pytest.raises(LociError, match=r"x\.png is a file; choose another folder"):
+        render_room("heldout", 3, "left45-return", tmp_path / "x.png" / "y.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mp4", "x.png"]
 
 

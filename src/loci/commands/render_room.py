@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loci.data.episodes import Episode, render_episode
-from loci.errors import LociError, did_you_mean
-from loci.io.pictures import write_frames
+from loci.io.pictures import check_frames_file, write_frames
 
 Report = Callable[[str], None]
 
@@ -19,9 +18,7 @@ def render_room(
 
     Raises LociError for an unknown split, path or suffix, and when `out` cannot be written.
     """
-    suffix = Path(out).suffix.lower()
-    if suffix not in (".mp4", ".png"):
-        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, ('.mp4', '.png'))}")
+    check_frames_file(out)
     episode = render_episode(split, seed, path)
     write_frames(out, episode.rgb)
     report(f"{out}: room {split} {seed}, {path}, {len(episode.rgb)} frames")

@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from loci.errors import LociError, did_you_mean
-from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, write_frames
+from loci.io.pictures import VIDEO_SUFFIXES, check_frames_file, write_frames
 from loci.worlds.tabletop.demonstration import demonstrate
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.table import CHUNK, RATE
@@ -31,12 +30,9 @@ def render_task(
     Returns the frames (T, H, W, 3). Raises LociError for an unknown task or suffix, a negative
     seed, a hold below 1, and when `out` cannot be written.
     """
-    suffix = Path(out).suffix.lower()
-    if suffix not in (*VIDEO_SUFFIXES, *SHEET_SUFFIXES):
-        known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
-        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
+    check_frames_file(out)
     env = Tabletop(make_task(task, hold))
-    every = 1 if suffix in VIDEO_SUFFIXES else CHUNK
+    every = 1 if Path(out).suffix.lower() in VIDEO_SUFFIXES else CHUNK
 
     def picture() -> np.ndarray:
         return env.render() if view == "mosaic" else env.observe()["pixels"]["head"]

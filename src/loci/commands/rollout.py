@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loci.errors import LociError, did_you_mean
+from loci.errors import LociError
 from loci.geometry import Camera
-from loci.io.pictures import SHEET_SUFFIXES, VIDEO_SUFFIXES, read_picture, write_frames
+from loci.io.pictures import check_frames_file, read_picture, write_frames
 from loci.io.progress import tracked
 from loci.models.world import WorldModel
 from loci.seeds import seed_for
@@ -28,11 +28,7 @@ def rollout(
     H, W, 3), the first one as the codec shows it. Raises LociError for a bad checkpoint, a picture
     of another size or none, a broken path; no video is written then.
     """
-    known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
-    suffix = Path(out).suffix.lower()
-    if suffix not in known:
-        # Now, and not after minutes of work.
-        raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
+    check_frames_file(out)
     model = WorldModel.load(checkpoint)
     camera = model.config.camera
     if first_frame is None:

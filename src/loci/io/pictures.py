@@ -10,7 +10,7 @@ import numpy as np
 
 from loci.errors import LociError, check_type, did_you_mean
 from loci.io.extras import extra
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, check_writable
 
 with extra("data"):
     import av
@@ -121,17 +121,25 @@ def contact_sheet(
 def write_frames(path: str | Path, frames: np.ndarray, fps: float = 8) -> None:
     """Write `frames` (T, H, W, 3) uint8 as the video or the sheet that `path` is named for.
 
-    Raises LociError for a name that is neither.
+    Raises what `check_frames_file` raises.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
+    check_frames_file(path)
+    if Path(path).suffix.lower() in VIDEO_SUFFIXES:
         write_video(path, frames, fps)
-    elif suffix in SHEET_SUFFIXES:
+    else:
         image = contact_sheet(frames)
         atomic_write(path, lambda temporary: image.save(temporary, format="PNG"))
-    else:
-        known = (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
+
+
+def check_frames_file(path: str | Path) -> None:
+    """LociError where `path` is named for neither a video nor a sheet, or cannot be written.
+
+    Commands call it first: frames may take minutes to make.
+    """
+    suffix, known = Path(path).suffix.lower(), (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
+    if suffix not in known:
         raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
+    check_writable(Path(path).parent)
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:
