@@ -230,7 +230,7 @@ def test_a_changed_recipe_is_trained_and_played_again(
     assert (aside / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("what", "value"), [("gap", 7), ("revision", 2)])
+@pytest.mark.parametrize(("what", "value"), [("delay", 7), ("revision", 2)])
 def test_a_changed_task_is_played_again_by_the_same_weights(
     done, monkeypatch: pytest.MonkeyPatch, what: str, value: int
 ) -> None:
