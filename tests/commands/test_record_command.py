@@ -65,6 +65,8 @@ def test_requests_that_make_no_dataset(tmp_path: Path) -> None:
         record_tabletop("put-back-blok", 1, tmp_path / "demo")
     with pytest.raises(LociError, match=r"drift -1\.0 is how far arms leave their way"):
         record_tabletop("put-back-block", 1, tmp_path / "demo", drift=-1.0)
+    with pytest.raises(LociError, match="seed -1 is negative"):
+        record_tabletop("put-back-block", 1, tmp_path / "demo", seed=-1)
     assert not (tmp_path / "demo").exists()
 
 

@@ -42,6 +42,7 @@ def record_tabletop(
     if episodes < 1:
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
     env, perturbation = Tabletop(task), Perturbation.of(steady, drift)
+    env.begin(seed)  # a seed that cannot be is refused before anything is written
     features = recorded_features(env.observe(), ACTION, NAMES)
 
     def show(seed: int) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:
