@@ -33,7 +33,6 @@ from loci.recipes.registry import recipes
 from loci.study.bench.policy_sizes import policy_config
 from loci.training.microbatches import Parts
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
-from loci.training.packed import packed_actions, packed_pass
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -135,7 +134,7 @@ def rooms(name: str, length: int) -> Task:
         latents, time, noise = part["latents"], part["time"], part["noise"]
         target = torch.stack([latents[:, s : s + span] for s in starts], dim=1)
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
-        output = packed_pass(model, latents, noisy, time, part["poses"], starts, attention=form)
+        output = model(latents, noisy, time, part["poses"], starts, attention=form)
         return flow.loss(output, target, noise, time).mean()
 
     tokens = length * (model.tokens + config.world.memory.gists)
@@ -162,8 +161,8 @@ def robots(name: str, length: int) -> Task:
     def loss(part: dict[str, Tensor], form: str) -> Tensor:
         target, time, late = part["latents"][:, 1:], part["time"], part["action_time"]
         acts, eps = part["actions"], part["action_noise"]
-        found, video = packed_actions(
-            model, part["latents"], config.flow.path(acts, eps, late[..., None, None]), late,
+        found, video = model(
+            part["latents"], config.flow.path(acts, eps, late[..., None, None]), late,
             part["proprio"], ahead=ahead, time=time, attention=form,
             noisy=config.world.flow.path(target, part["noise"], time[..., None, None, None]),
         )

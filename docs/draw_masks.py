@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from loci.geometry import Camera
-from loci.memory import ROWS, ActionHistory, Hybrid, Memory
+from loci.memory import ROWS, ActionHistory, Compose, Hybrid, Memory
 from loci.rules import drawing
 from loci.rules.rule import Coords
 
@@ -63,7 +63,8 @@ def main() -> None:
 
 
 def action_history() -> None:
-    memory = ActionHistory(memory=Hybrid(anchors=1, window=1, gists_per_frame=1))
+    members = Hybrid(anchors=1, window=1, gists_per_frame=1), ActionHistory()
+    memory = Compose(members=members)
     coords = drawing.episode_coords(4, TOKENS, 1, actions=1, executed=1)
     path = Path(__file__).parent / "masks" / "action-history.svg"
     path.write_text(drawing.svg(memory.rule(), coords, str(memory.to_dict())))

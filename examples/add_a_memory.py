@@ -18,8 +18,7 @@ from loci.memory import ROWS, Memory
 from loci.memory.base import together
 from loci.recipes.registry import rooms
 from loci.rules import drawing
-from loci.rules.rule import Kind, Rule, first, key, query, recent, same_frame
-from loci.training.packed import packed_pass
+from loci.rules.rule import FOREVER, Kind, Rule, first, key, query, recent, same_frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +33,8 @@ class Strided(Memory, name="strided"):
 
     def rule(self) -> Rule:
         kept = Rule(
-            lambda q, k, stream: (k.frame % self.stride == 0) & (k.frame <= q.now),
-            f"every({self.stride})",
+            lambda q, k, stream: k.frame % self.stride == 0, f"every({self.stride})",
+            until=lambda frame: torch.where(frame % self.stride == 0, FOREVER, -1),
         )
         itself = ~query(Kind.NOISY) & same_frame
         chosen = query(Kind.NOISY) & (first(1) | recent(1) | kept)
@@ -49,7 +48,8 @@ def main() -> None:
     memory = ROWS["strided"]
     print("Who sees whom, for five frames of one token (f: clean, n: being generated):\n")
     print(drawing.text(memory.rule(), drawing.episode_coords(5, tokens=1, gists=0)))
-    print("The stream has to keep:", memory.plan().clean, "\n")
+    kept = [frame for frame in range(12) if memory.retention().expiry(Kind.CLEAN, frame) > 12]
+    print(f"After 12 frames a stream keeps {kept}: {memory.growth} growth.\n")
 
     # Training and streaming agree, although neither was written for this mechanism.
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def main() -> None:
     noise = torch.randn(1, 1, 4, *model.latent_shape)
     poses = torch.eye(4, dtype=torch.float64).repeat(1, 13, 1, 1)
     with torch.no_grad():
-        packed = packed_pass(model, frames, noise, torch.tensor([[0.5]]), poses, starts=[9])[:, 0]
+        packed = model(frames, noise, torch.tensor([[0.5]]), poses, starts=[9])[:, 0]
         session = model.session()
         session.write(frames[:, :9], poses[:, :9])
         streamed = session.denoise(session.read(poses[:, 9:]), noise[:, 0], 0.5)

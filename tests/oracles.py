@@ -4,23 +4,36 @@ they find; and what the tests of carried states hold them to."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from loci.attention.rotary import RotaryCosSin
-from loci.memory.associative import AssociativeCarry
-from loci.memory.recurrent import Carry
+from loci.memory.associative import AssociativeState
+from loci.memory.recurrent import RecurrentState
 from loci.models.world import WorldModel
+from loci.streaming.policy import Policy
+from loci.streaming.session import Session
 from tiny_world import data
 
 
-def disturb(carry: Carry, spread: float = 0.3) -> None:
+def disturb(carry: RecurrentState, spread: float = 0.3) -> None:
     """Double precision, and every weight moved at random, so that no zero hides a mistake."""
     with torch.no_grad():
         for parameter in carry.parameters():
             parameter.add_(spread * torch.randn_like(parameter))
     carry.double()
+
+
+def store(session: Session | Policy, name: str) -> Any:
+    """One of the stores of a stream."""
+    return next(store for store in session.stream.stores if store.name == name)
+
+
+def state_bytes(session: Session | Policy) -> int:
+    """Bytes of state that a stream carries."""
+    return sum(store.bytes() for store in session.stream.stores if store.name == "states")
 
 
 def sizes_over_ten_frames(model: WorldModel) -> set[int]:
@@ -30,12 +43,12 @@ def sizes_over_ten_frames(model: WorldModel) -> set[int]:
     with torch.no_grad():
         for frame in range(10):
             session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
-            sizes.add(session.carried.bytes())
+            sizes.add(state_bytes(session))
     return sizes
 
 
 def same_in_value_and_gradient(
-    carry: Carry, runs: Sequence[Callable[[Tensor], Tensor]], start: Tensor, weigh: Tensor
+    carry: RecurrentState, runs: Sequence[Callable[[Tensor], Tensor]], start: Tensor, weigh: Tensor
 ) -> None:
     """Both runs give the same from tokens `start`, and from sum(weigh * y) the same gradients."""
     results = []
@@ -78,7 +91,7 @@ def normed(x: Tensor) -> Tensor:
     return centred / (centred.square().mean() + 1e-5).sqrt()
 
 
-def addressed(carry: AssociativeCarry, x: Tensor, angle: Tensor) -> list[list[Tensor]]:
+def addressed(carry: AssociativeState, x: Tensor, angle: Tensor) -> list[list[Tensor]]:
     """Queries, keys and values (d,) of a token x (D,), each of all heads."""
     y, side = normed(x), len(x) // carry.heads
     q, k = (silu(m.weight @ y + m.bias).split(side) for m in (carry.q, carry.k))
@@ -87,13 +100,13 @@ def addressed(carry: AssociativeCarry, x: Tensor, angle: Tensor) -> list[list[Te
     return [*found, [turned(z, angle) for z in v]]
 
 
-def answered(carry: AssociativeCarry, found: list[Tensor], angle: Tensor) -> Tensor:
+def answered(carry: AssociativeState, found: list[Tensor], angle: Tensor) -> Tensor:
     """What the heads of a token found, (d,) each, normed in its own view, (D,)."""
     back = [turned(z, -angle) for z in found]
     weight = carry.head_norm.weight
     return torch.cat([z / (z.square().mean() + 1e-6).sqrt() * weight for z in back])
 
 
-def let_in(carry: AssociativeCarry, answer: Tensor) -> Tensor:
+def let_in(carry: AssociativeState, answer: Tensor) -> Tensor:
     """An answer (D,) as it is added to the token."""
     return carry.gate * (carry.o.weight @ answer)

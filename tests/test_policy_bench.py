@@ -18,12 +18,14 @@ from loci.errors import LociError
 from loci.memory import ROWS
 from loci.report.cost_plots import cost
 from loci.report.svg import standalone
+from loci.rules.rule import Kind
 from loci.streaming.policy import Policy
 from loci.study.bench import policy_bench
 from loci.study.bench.cost import allocated
 from loci.study.bench.policy_bench import ACTS, Row, run_policy_bench, tables
 from loci.study.bench.policy_sizes import MECHANISMS, policy_config
 from loci.training.numerics import pick_dtype
+from oracles import state_bytes
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, episodes, tiny_policy
 from tiny_world import tiny_world
 
@@ -39,26 +41,29 @@ def test_a_filled_history_is_a_true_one_but_for_keys_and_values(name: str) -> No
     with torch.no_grad():
         for t in range(13):
             written.observe_latents(data["latents"][:, t : t + 1], data["proprio"][:, t])
-        filled.session.fill(13)
-        a, b = written.session.cache, filled.session.cache
+        filled.stream.fill(13)
+        a, b = written.stream.kv, filled.stream.kv
         assert filled.lengths == [13, 13]
-        assert torch.equal(a.committed()["slots"], b.committed()["slots"])
-        assert written.session.tokens() == filled.session.tokens()
-        assert written.session.bytes() == filled.session.bytes()
-        if b.layout.end(13):
-            assert not torch.equal(a.committed()["keys.0"], b.committed()["keys.0"])
+        assert a.tables[0].start == b.tables[0].start
+        assert written.stream.tokens() == filled.stream.tokens()
+        assert written.stream.bytes() == filled.stream.bytes()
+        if b.tokens(0):
+            ours, theirs = (kv.snapshot([13, 13])["keys.0"] for kv in (a, b))
+            assert ours.shape == theirs.shape
+            assert not torch.equal(ours, theirs)
         assert torch.isfinite(filled.act(NOISE)).all()
         # With the true keys, values and states it goes on as the true one does.
-        b.keys, b.values = [k.clone() for k in a.keys], [v.clone() for v in a.values]
-        filled.session.carried.restore(written.session.carried.snapshot())
+        for mine, true in zip(filled.stream.stores, written.stream.stores, strict=True):
+            mine.restore(true.snapshot([13, 13]), [13, 13])
         for policy in (written, filled):
             policy.observe_latents(data["latents"][:, 13:], data["proprio"][:, 13])
         torch.testing.assert_close(written.act(NOISE), filled.act(NOISE), atol=1e-6, rtol=1e-6)
 
 
 def test_what_noise_cannot_stand_for_is_refused() -> None:
-    session = tiny_policy(MEMORIES["hybrid"]).policy().session.fill(3)
-    acting = tiny_policy(MEMORIES["full-acts"]).policy().session
+    session = tiny_policy(MEMORIES["hybrid"]).policy().stream
+    session.fill(3)
+    acting = tiny_policy(MEMORIES["full-acts"]).policy().stream
     for refused in (session, tiny_world(ROWS["context-5"]).session(), acting):
         with pytest.raises(LociError, match="fill a fresh session of another row"):
             refused.fill(3)
@@ -68,7 +73,7 @@ def steps_flops(policy: Policy) -> tuple[int, int]:
     """Floating-point operations of a step, and the slots of the past that it sees."""
     reading = policy.read()
     policy.denoise(reading, NOISE[:1], 0.5)  # what is made of this time is remembered
-    seen = sum(view.stop - view.start for view in reading.views)
+    seen = sum(part.stop - part.start for part in reading.evidence.attend.view.parts)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         policy.denoise(reading, NOISE[:1], 0.5)
     return counter.get_total_flops(), seen
@@ -94,8 +99,8 @@ def test_a_step_costs_what_it_sees_and_makes_nothing_that_grows(name: str) -> No
     with torch.no_grad():
         for frames in (9, 400, 2000):
             policy = model.policy()
-            policy.session.fill(frames)
-            assert policy.session.tokens() == memory.tokens_held(frames, model.world.tokens)
+            policy.stream.fill(frames)
+            assert policy.stream.tokens() == memory.tokens_held(frames, model.world.tokens)
             found.append((*steps_flops(policy), step_bytes(policy)))
     (flops, seen, made), *later = found
     for more, keys, made_later in later:
@@ -115,7 +120,7 @@ def test_two_thousand_chunks_leave_what_the_plan_says(name: str) -> None:
             policy.observe_latents(latents["latents"], latents["proprio"][:, 0])
             policy.act(NOISE[:1], 1)
             held = memory.tokens_held(chunk, model.world.tokens)
-            assert policy.session.tokens() == held
+            assert policy.stream.tokens() == held
             if chunk in (20, 200, 2000):
                 marks[chunk] = (*steps_flops(policy), step_bytes(policy))
         (flops, seen, made), *later = marks.values()
@@ -124,10 +129,11 @@ def test_two_thousand_chunks_leave_what_the_plan_says(name: str) -> None:
             assert made_later == made
         dit = model.config.world.dit
         each = 2 * dit.num_layers * dit.dim * 4
-        assert policy.session.bytes() == held * each + policy.session.carried.bytes()
+        assert policy.stream.bytes() == held * each + state_bytes(policy)
         # The buffers themselves have at most doubled beyond what was ever needed.
-        room = policy.session.cache.layout.room(2000) + model.world.tokens + HORIZON
-        assert policy.session.cache.slots.shape[1] <= 2 * room
+        sizes = {Kind.CLEAN: model.world.tokens, Kind.GIST: memory.gists}
+        room = memory.retention().peak(sizes, 2000) + model.world.tokens + HORIZON
+        assert policy.stream.kv.keys[0].shape[2] <= 2 * room
 
 
 def test_bytes_that_an_act_makes() -> None:

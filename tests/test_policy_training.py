@@ -18,7 +18,7 @@ from loci.data.lerobot.dataset import Dataset
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.checkpoint import load_checkpoint
-from loci.memory import ActionHistory, FullHistory, Hybrid
+from loci.memory import ActionHistory, Compose, FullHistory, Hybrid
 from loci.models.action import ActionConfig
 from loci.models.codecs.base import PixelCodecConfig
 from loci.models.world_action import WorldActionModel
@@ -26,7 +26,6 @@ from loci.recipes.registry import recipes
 from loci.recipes.tabletop import POLICY_ROWS, tabletop
 from loci.training.folder import RunFolder
 from loci.training.microbatches import Parts
-from loci.training.packed import packed_actions
 from loci.training.policy import PolicyRun, PolicyTask, with_window
 from loci.training.sampler import picked, picked_alike
 from loci.training.trainer import fit
@@ -318,14 +317,16 @@ def test_a_lead_is_the_first_frame_seen_again_and_teaches_nothing(folder, video)
 
 def test_a_memory_of_actions_learns_from_what_was_done(folder):
     """Chunks that were carried out are seen by what comes after them, with any window."""
-    memory = ActionHistory(memory=Hybrid(anchors=1, window=2, gists_per_frame=2))
+    memory = Compose(members=(
+        Hybrid(anchors=1, window=2, gists_per_frame=2), ActionHistory()
+    ))
     built = task(small(folder, memory, windows=(1, 3)))
     batch = built.batch(0)
     model, flow = built.model, built.config.model.flow
     loss, _ = built.loss(batch)
     loss.backward()
     assert model.expert.encoder.weight.grad.abs().sum() > 0
-    assert with_window(memory, 3).memory.window == 3
+    assert with_window(memory, 3).members[0].window == 3
     later = batch | {"actions": batch["actions"].clone()}
     later["actions"][:, 0] += 5.0
     # The first chunk's own loss aside, those of others change since they saw it.
@@ -333,8 +334,7 @@ def test_a_memory_of_actions_learns_from_what_was_done(folder):
     for each in (batch, later):
         target = model.actions(batch["actions"]).repeat(1, 2, 1, 1)
         noisy = flow.path(target, batch["noise"], batch["time"][:, :, None, None])
-        found, _ = packed_actions(
-            model, batch["latents"], noisy, batch["time"],
+        found, _ = model(batch["latents"], noisy, batch["time"],
             model.proprio(batch["proprio"]),
             after=[*range(batch["latents"].shape[1])] * 2, executed=model.actions(each["actions"]),
         )

@@ -10,6 +10,7 @@ from loci.geometry import Camera
 from loci.memory import (
     TTT,
     ActionHistory,
+    Compose,
     FullHistory,
     GatedDelta,
     Hybrid,
@@ -38,10 +39,19 @@ MEMORIES: dict[str, Memory] = {
     "ttt-muon": TTT(window=2, momentum=0.9, muon=True),
     "tower": Tower(anchors=1, window=1, gists_per_frame=2, branching=3),
     "none": NoMemory(),
-    "hybrid-acts": ActionHistory(memory=Hybrid(anchors=2, window=2, gists_per_frame=3)),
-    "full-acts": ActionHistory(memory=FullHistory()),
-    "window-acts": ActionHistory(memory=SlidingWindow(window=2)),
-    "ttt-acts": ActionHistory(memory=TTT(window=2)),
+    "hybrid-acts": Compose(members=(
+        Hybrid(anchors=2, window=2, gists_per_frame=3), ActionHistory()
+    )),
+    "full-acts": Compose(members=(FullHistory(), ActionHistory())),
+    "window-acts": Compose(members=(SlidingWindow(window=2), ActionHistory())),
+    "tower-acts": Compose(members=(
+        Tower(anchors=1, window=1, gists_per_frame=2, branching=3), ActionHistory()
+    )),
+    "hybrid-rnn": Compose(members=(
+        Hybrid(anchors=1, window=2, gists_per_frame=2), GatedDelta(window=1)
+    )),
+    "rnn-ttt-acts": Compose(members=(GatedDelta(window=2), TTT(window=1), ActionHistory())),
+    "ttt-acts": Compose(members=(TTT(window=2), ActionHistory())),
 }
 HORIZON, ACTIONS, PROPRIO, TEXT = 4, 5, 6, 8
 

@@ -7,13 +7,38 @@ from torch import Tensor
 
 from loci.flow import Flow
 from loci.geometry import Camera
-from loci.memory import ROWS, Memory
+from loci.memory import (
+    ROWS,
+    BlockSSM,
+    Compose,
+    Context,
+    GatedDelta,
+    Hybrid,
+    Joint,
+    Memory,
+    Mixture,
+    SpatialGrid,
+    Tower,
+)
 from loci.models.codecs.base import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.streaming.session import Session
 
-ROW_NAMES = sorted(ROWS)
+# Compositions beside the rows that ship: every way to remember with every other.
+COMPOSED: dict[str, Memory] = {
+    "gists+state": Compose(members=(Hybrid(), GatedDelta())),
+    "tower+ssm": Compose(members=(Tower(gists_per_frame=2, branching=3), BlockSSM(every=1))),
+    "joint+gists": Compose(members=(Joint(frames=3), Hybrid())),
+    "joint+context": Compose(members=(Joint(frames=2), Context(frames=3))),
+    "mixture+delta": Compose(members=(Mixture(frames=4, top=2), GatedDelta())),
+    "two-states": Compose(members=(
+        GatedDelta(), Compose(members=(BlockSSM(), BlockSSM(residual="scale")))
+    )),
+    "spatial+ssm": Compose(members=(SpatialGrid(readout="concat"), BlockSSM(every=1))),
+}
+MEMORIES = {**ROWS, **COMPOSED}
+ROW_NAMES = sorted(MEMORIES)
 # Rotary angles of zero, for any tokens.
 STILL = (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
 
@@ -67,7 +92,7 @@ def started(
     name: str = "hybrid", frames: int = 5, batch: int = 2, **options
 ) -> tuple[Session, Tensor, Tensor]:
     """A session of a row that has seen `frames` frames, and the data that it goes on with."""
-    model = tiny_world(ROWS[name])
+    model = tiny_world(MEMORIES[name])
     latents, poses = data(model, batch=batch)
     session = model.session(batch, **options)
     session.write(latents[:, :frames], poses[:, :frames])

@@ -20,11 +20,19 @@ from loci.errors import LociError
 
 def times(time: float | Tensor, rows: int, device: torch.device) -> Tensor:
     """A time, or one a row, as (rows,) fp32. A number is filled in on the device: nothing is copied
-    there, so that a CUDA graph can hold a step. LociError for times of other rows."""
+    there, so that a CUDA graph can hold a step. LociError for times of other rows, outside 0..1
+    (of those on a GPU, which would have to be waited for, nobody asks) or in half precision."""
     if isinstance(time, Tensor):
         if time.shape not in ((), (1,), (rows,)):
             raise LociError(f"times of shape {tuple(time.shape)} for {rows} rows; give one each")
+        if time.dtype in (torch.float16, torch.bfloat16):
+            raise LociError(f"times in {time.dtype} are rounded, four thousandths apart near 1; "
+                            "give float32")
+        if time.device.type == "cpu" and not bool(((time >= 0) & (time <= 1)).all()):
+            raise LociError(f"times {time.tolist()} are no noise levels; give numbers from 0 to 1")
         return time.to(device, torch.float32).expand(rows)
+    if not 0 <= time <= 1:
+        raise LociError(f"time {time} is no noise level; give a number from 0 to 1")
     return torch.full((rows,), time, device=device, dtype=torch.float32)
 
 
@@ -78,6 +86,12 @@ class Flow(Config):
         """The velocity that the network's output at (x, t) stands for."""
         return output if self.prediction == "velocity" else (x - output) / t
 
+    def grid(self, steps: int) -> list[float]:
+        """The times of so many Euler steps, from 1 on; the last step ends at 0."""
+        if steps < 1:
+            raise LociError(f"{steps} denoising steps; use 1 or more")
+        return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float32)).tolist()[:-1]
+
     def euler(
         self, predict: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int
     ) -> Tensor:
@@ -85,11 +99,8 @@ class Flow(Config):
 
         predict(x, t) is the network's output. The last step of x-prediction lands on it exactly.
         """
-        if steps < 1:
-            raise LociError(f"{steps} denoising steps; use 1 or more")
-        grid = self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float32)).tolist()
         x = noise
-        for t, after in pairwise(grid):
+        for t, after in pairwise([*self.grid(steps), 0.0]):
             x = x + (after - t) * self.velocity(predict(x, t), x, t)
         return x
 

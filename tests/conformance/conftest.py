@@ -1,12 +1,11 @@
-"""Every row of the registry, in every way a camera may enter."""
+"""Every row of the registry and every composition, in every way a camera may enter."""
 
 from __future__ import annotations
 
 import pytest
 
-from loci.memory import ROWS
 from loci.models.world import WorldModel
-from tiny_world import ROW_NAMES, tiny_world
+from tiny_world import MEMORIES, ROW_NAMES, tiny_world
 
 
 @pytest.fixture(params=ROW_NAMES)
@@ -16,4 +15,4 @@ def row_name(request) -> str:
 
 @pytest.fixture(params=["rotary", "inject"])
 def model(row_name, request) -> WorldModel:
-    return tiny_world(ROWS[row_name], request.param)
+    return tiny_world(MEMORIES[row_name], request.param)

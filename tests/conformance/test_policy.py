@@ -14,7 +14,6 @@ import torch
 from host import asked_of_the_host
 from loci.models.world_action import NO_TEXT
 from loci.streaming.policy import Policy
-from loci.training.packed import packed_actions
 from tiny_policy import (
     ACTIONS,
     HORIZON,
@@ -40,8 +39,7 @@ def packed(model, data, form, texts=NO_TEXT, video=True):
     if video:
         ahead = list(range(1, FRAMES))
         extra = {"noisy": data["noisy"], "time": data["noisy_time"], "ahead": ahead}
-    return packed_actions(
-        model, data["latents"], data["actions"], data["time"], model.proprio(data["proprio"]),
+    return model(data["latents"], data["actions"], data["time"], model.proprio(data["proprio"]),
         executed=data["executed"], attention=form, texts=texts, **extra,
     )
 
@@ -107,8 +105,7 @@ def test_recomputed_blocks_and_chunks_in_any_number_give_the_same(name):
         model.zero_grad()
         twice = [torch.cat([data[key]] * 2, dim=1) for key in ("actions", "time")]
         after = [*range(FRAMES)] * 2
-        output, _ = packed_actions(
-            model, data["latents"], *twice, model.proprio(data["proprio"]), after=after,
+        output, _ = model(data["latents"], *twice, model.proprio(data["proprio"]), after=after,
             executed=data["executed"], recompute=recompute,
         )
         output.square().mean().backward()

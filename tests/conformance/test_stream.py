@@ -13,13 +13,14 @@ import torch
 
 from host import asked_of_the_host
 from loci.geometry import relative_to
-from loci.memory import ROWS
 from loci.memory.base import pick
 from loci.memory.frames import Frames
+from loci.memory.stores import Setting
 from loci.rules.rule import Coords, Kind
+from loci.rules.spans import token_spans
+from loci.streaming.frame_buffer import retrieved
 from loci.streaming.session import Session
-from loci.training.packed import packed_pass, retrieve
-from tiny_world import tiny_world, walk
+from tiny_world import MEMORIES, tiny_world, walk
 
 FRAMES, CHUNK, BATCH = 13, 2, 2
 STARTS = [1 + CHUNK * g for g in range(6)]
@@ -51,8 +52,8 @@ def test_packed_equals_stream_in_values_and_gradients(model):
     grads = []
     outputs = []
     for run in (
-        lambda z, x: packed_pass(model, z, x, time, poses, STARTS, attention="dense"),
-        lambda z, x: packed_pass(model, z, x, time, poses, STARTS, attention="windowed"),
+        lambda z, x: model(z, x, time, poses, STARTS, attention="dense"),
+        lambda z, x: model(z, x, time, poses, STARTS, attention="windowed"),
         lambda z, x: streamed(model, z, x, time, poses),
     ):
         z, x = latents.clone().requires_grad_(), noisy.clone().requires_grad_()
@@ -74,12 +75,10 @@ def test_packed_equals_stream_in_values_and_gradients(model):
 def test_evictions_happen(row_name):
     """The history of these tests is several times longer than any window of a row, and longer than
     all that a row holds which does not grow with every frame."""
-    memory = ROWS[row_name]
-    for keep in (memory.plan().clean, memory.plan().gist):
-        if keep.recent is not None:
-            assert 3 * (keep.anchors + keep.recent) <= FRAMES
-        if keep.growth != "linear":
-            assert keep.held(FRAMES) < FRAMES / 2
+    kept = MEMORIES[row_name].retention()
+    for kind in kept.kinds:
+        if kept.growth(kind) != "linear":
+            assert kept.kept(kind, FRAMES) < FRAMES / 2
 
 
 def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
@@ -123,7 +122,7 @@ def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
 
 def resume(name: str, folder: Path) -> np.ndarray:
     """What a row goes on with from the memory and the data in `folder`."""
-    data, model = torch.load(folder / "data.pt"), tiny_world(ROWS[name])
+    data, model = torch.load(folder / "data.pt"), tiny_world(MEMORIES[name])
     session = Session.load(model, folder / "memory.safetensors")
     with torch.no_grad():
         session.write(data["latents"], data["poses"])
@@ -139,7 +138,7 @@ def elsewhere() -> Iterator[ProcessPoolExecutor]:
 
 
 def test_restored_from_disk_in_a_new_process(row_name, tmp_path, elsewhere):
-    model = tiny_world(ROWS[row_name])
+    model = tiny_world(MEMORIES[row_name])
     latents, noisy, _, poses = episode(model)
     session = model.session(BATCH)
     with torch.no_grad():
@@ -184,22 +183,21 @@ def test_a_step_asks_nothing_of_the_host(model):
 
 def test_slots_agree_with_the_rule(row_name):
     """Whatever a later query may see is in the cache, and the cache shows exactly that."""
-    model = tiny_world(ROWS[row_name])
+    memory = MEMORIES[row_name]
+    model, rule = tiny_world(memory), memory.rule()
     latents, _, _, poses = episode(model)
     session = model.session(BATCH)
     for frame in range(FRAMES):
         with torch.no_grad():
             session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
-        held = session.cache.coords(0)
-        assert session.tokens() == ROWS[row_name].tokens_held(frame + 1, model.tokens)
+        held = session.stream.kv.tables[0].spans.coords
+        assert session.tokens() == memory.tokens_held(frame + 1, model.tokens)
         ask = model.chunk_coords(torch.tensor([frame + 1]), 1)
         ask = ask.with_selected(torch.ones(1, 1, frame + 1, dtype=torch.bool))
-        everything = model.clean_coords(torch.arange(frame + 1))
-        rule = ROWS[row_name].rule()
+        everything = token_spans(model.clean_coords(torch.arange(frame + 1))).coords
         wanted = everything[rule.mask(ask, everything)[0].any(0)]
         shown = held[rule.mask(ask, held)[0].any(0)]
-        names = [set(zip(*(getattr(c, f).tolist() for f in ("frame", "row", "col", "kind")),
-                         strict=True)) for c in (wanted, shown)]
+        names = [set(zip(c.frame.tolist(), c.kind.tolist(), strict=True)) for c in (wanted, shown)]
         assert names[0] == names[1]
 
 
@@ -225,27 +223,29 @@ def test_no_gradient_from_noise_to_its_own_clean_copy(model, form):
     latents, noisy, time, poses = episode(model)
     for group, start in enumerate(STARTS):
         z = latents.clone().requires_grad_()
-        output = packed_pass(model, z, noisy, time, poses, STARTS, attention=form)
+        output = model(z, noisy, time, poses, STARTS, attention=form)
         output[:, group].square().sum().backward()
         later = z.grad[:, start:].abs().amax(dim=(0, 2, 3, 4))
         assert torch.equal(later, torch.zeros_like(later))
         assert z.grad[:, start - 1].abs().max() > 0
 
 
-def carried(carry, coords: Coords) -> torch.Tensor:
-    """Whose tokens a block's state brings to whom, (S, S): it holds `carry.reach` clean frames."""
+def carried(state, coords: Coords) -> torch.Tensor:
+    """Whose tokens a block's state brings to whom, (S, S): it holds `state.reach` clean frames;
+    frames that are written and frames of a chunk read it."""
     q, k = coords._map(lambda f: f[:, None]), coords._map(lambda f: f[None])
     behind = q.now - k.frame - (q.kind == int(Kind.CLEAN)).long()
-    lately = behind < (FRAMES if carry.reach is None else carry.reach)
-    return (k.kind == int(Kind.CLEAN)) & (k.frame <= q.now) & lately
+    lately = behind < (FRAMES if state.reach is None else state.reach)
+    reads = (q.kind == int(Kind.CLEAN)) | (q.kind == int(Kind.NOISY))
+    return reads & (k.kind == int(Kind.CLEAN)) & (k.frame <= q.now) & lately
 
 
-def beside(model, latents, noisy, poses) -> torch.Tensor:
+def stands_beside(model, latents, noisy, poses) -> torch.Tensor:
     """The frames that stand beside a chunk noisy (B, n, C, h, w), (B, T): those picked, or of them
     those that are in what the mixer makes of them. poses: up to the end of the chunk."""
-    span = noisy.shape[1]
+    span, memory = noisy.shape[1], model.config.memory.beside
     past, ahead = poses[:, :-span], poses[:, -span:]
-    picks, rows = pick(model.config.memory, past, ahead, model.config.camera), range(BATCH)
+    picks, rows = pick(memory, past, ahead, model.config.camera), range(BATCH)
     raw = latents.clone().requires_grad_()
     mixed = torch.stack([raw[row, picks[row]] for row in rows])
     if model.mixer is not None:
@@ -260,30 +260,37 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
     """The frames that the last chunk depends on, (B, T): there is a way to them along the rule, one
     step a layer; or along what blocks carry; or they stand beside the chunk."""
     memory, frames = model.config.memory, torch.arange(FRAMES)
-    relative = relative_to(poses[:, 0], poses)
+    relative, selected = relative_to(poses[:, 0], poses), None
+    before = [start - 1 for start in STARTS]
+    if memory.retriever is not None:
+        targets = torch.stack([relative[:, s : s + CHUNK] for s in STARTS], dim=1)
+        setting = Setting(BATCH, model.latent_shape, model.tokens, model.config.camera,
+                          latents.device, latents.dtype)
+        selected = retrieved(memory.retriever, relative, before, targets, setting)
     coords = Coords.cat([
         model.clean_coords(frames), model.chunk_coords(torch.tensor(STARTS), CHUNK)
-    ]).with_selected(retrieve(model, relative, STARTS, CHUNK))
+    ]).with_selected(selected)
     sees = memory.rule().mask(coords, coords).expand(BATCH, len(coords), len(coords))
     known = (coords.group == len(STARTS) - 1).expand(BATCH, -1)
     for layer in range(model.config.dit.num_layers - 1, -2, -1):
-        if layer in model.carries:
-            known = known | (known[:, :, None] & carried(model.carries[layer], coords)).any(1)
+        for (block, _), state in model.states.items():
+            if block == layer:
+                known = known | (known[:, :, None] & carried(state, coords)).any(1)
         if layer >= 0:
             known = known | (known[:, :, None] & sees).any(1)
     known = known & (coords.kind == int(Kind.CLEAN))
     found = torch.stack([known[:, coords.frame == frame].any(1) for frame in frames], dim=1)
     if memory.joint:
         end = STARTS[-1] + CHUNK
-        found |= beside(model, latents, noisy[:, -1], relative[:, :end])
+        found |= stands_beside(model, latents, noisy[:, -1], relative[:, :end])
     return found
 
 
 def test_gradient_reaches_what_the_rule_lets_through_and_nothing_else(row_name):
-    model = tiny_world(ROWS[row_name])
+    model = tiny_world(MEMORIES[row_name])
     latents, noisy, time, poses = episode(model)
     z = latents.clone().requires_grad_()
-    packed_pass(model, z, noisy, time, poses, STARTS)[:, -1].square().sum().backward()
+    model(z, noisy, time, poses, STARTS)[:, -1].square().sum().backward()
     reach = z.grad.abs().amax(dim=(2, 3, 4)) > 0
     assert torch.equal(reach, depends_on(model, latents, noisy, poses))
     assert reach[:, STARTS[-1] - 1].all()
@@ -292,7 +299,7 @@ def test_gradient_reaches_what_the_rule_lets_through_and_nothing_else(row_name):
 def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
     """Rows that do not grow with every frame are held to it for long; the others grow as they
     promise."""
-    memory = ROWS[row_name]
+    memory = MEMORIES[row_name]
     model = tiny_world(memory)
     total = 600 if memory.growth == "linear" else 10_000
     latents = torch.randn(1, total, *model.latent_shape)
@@ -305,7 +312,7 @@ def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
             stop = start + 100
             session.write(latents[:, start : stop - 1], poses[:, start : stop - 1])
             session.write(latents[:, stop - 1 : stop], poses[:, stop - 1 : stop])
-            held[stop] = (session.tokens(), session.cache.keys[0].shape[2])
+            held[stop] = (session.tokens(), session.stream.kv.keys[0].shape[2])
         out = session.denoise(session.read(poses[:, -2:]), latents[:, :2], 0.5)
     assert torch.isfinite(out).all()
     for frames, (count, _) in held.items():
@@ -314,6 +321,8 @@ def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
         assert len(set(held.values())) == 1
     if memory.growth == "logarithmic":
         # No buffer is more than twice what it has to be, and that hardly grows.
-        most = session.cache.layout.room(total) + model.config.chunk * model.tokens
+        sizes = {Kind.CLEAN: model.tokens, Kind.GIST: memory.gists}
+        most = memory.retention().peak(sizes, total) + model.config.chunk * model.tokens
         assert max(slots for _, slots in held.values()) <= 2 * most
-        assert session.cache.layout.room(10 * total) < 2 * session.cache.layout.room(total)
+        later = memory.retention().peak(sizes, 10 * total)
+        assert later < 2 * memory.retention().peak(sizes, total)

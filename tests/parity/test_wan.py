@@ -113,4 +113,4 @@ def test_positions_have_no_last_index():
         angles = wan_angles(c, 24)[None]
         return rotate(q, angles.cos(), angles.sin()) @ rotate(k, angles.cos(), angles.sin()).mT
 
-    torch.testing.assert_close(scores(coords), scores(coords.later(777)), atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(scores(coords), scores(coords.shift(777)), atol=1e-8, rtol=1e-8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,13 @@ AttentionFn = Callable[[int, list[QKV]], list[Tensor | None]]
 
 
 class Dense:
-    """Masked attention over the joined segments: the reference."""
+    """Masked attention over the joined parts: the reference."""
 
-    def __init__(self, rule: Rule, coords: list[Coords]):
-        together = Coords.cat(coords)
-        self.sizes = [len(c) for c in coords]
+    def __init__(
+        self, rule: Rule, parts: Sequence[Coords], device: torch.device | str = "cpu"
+    ):
+        together = Coords.cat(parts).to(device)
+        self.sizes = [len(part) for part in parts]
         mask = rule.mask(together, together)
         self.mask = mask if mask.dim() == 2 else mask[:, None]
 
@@ -31,7 +33,7 @@ class Dense:
 
 
 def joined(qkv: list[QKV]) -> tuple[Tensor, Tensor, Tensor]:
-    """All segments as one sequence. Where nobody wants to know what a segment saw, its queries
+    """All parts as one sequence. Where nobody wants to know what a part saw, its queries
     are missing; keys stand in for them, and what they see goes unread."""
     queries = torch.cat([k if q is None else q for q, k, _ in qkv], dim=2)
     return queries, torch.cat([k for _, k, _ in qkv], dim=2), torch.cat([v for *_, v in qkv], dim=2)

@@ -1,14 +1,15 @@
-"""One rule, three ways to attend: dense reference, windowed form, FlexAttention.
+"""The form of training on a CPU: blocks of queries gather the keys that they see.
 
-The dense mask is the reference and runs anywhere. The windowed form is what training uses on a
-CPU: queries go in runs (a frame with its gists; the frames denoised together) that see the same
-keys, so each run gathers the runs of keys it may see and attends to them on a batch dimension,
-without the rest of the sequence. FlexAttention is the same rule on a GPU.
+Queries go in runs (a frame with its gists; the frames denoised together) that see the same keys, so
+each run gathers the runs of keys it may see and attends to them on a batch dimension, without the
+rest of the sequence. What is gathered is planned on the host, from the rule and the coordinates of
+spans alone: on a GPU nothing waits for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,21 +17,21 @@ from torch import Tensor
 from loci.attention.block import attend
 from loci.attention.dense import QKV
 from loci.rules.rule import Coords, Rule
+from loci.rules.spans import token_spans
 
 
 @dataclass(frozen=True)
 class Run:
-    """`count` stretches of `size` tokens each, equally visible within a stretch.
+    """Tokens of part number `part` that see, or are seen, alike: `size` of them from `offset` on in
+    each of its `count` units (frames, or groups) of `stride` tokens. span: the first of the unit's
+    spans that they are."""
 
-    The runs of segment `segment` follow each other within each of its `count` frames (or groups) of
-    `stride` tokens. coords: one representative a stretch, (count,).
-    """
-
-    segment: int
+    part: int
+    span: int
     count: int
     stride: int
+    offset: int
     size: int
-    coords: Coords
 
 
 # Blocks that see differently many keys go in up to so many groups, so that those early in an
@@ -46,7 +47,7 @@ GATHERED = 88
 
 @dataclass(frozen=True)
 class _Group:
-    """`count` query stretches side by side, in blocks of `block`. bias: 0 for keys that are real,
+    """`count` query units side by side, in blocks of `block`. bias: 0 for keys that are real,
     else -inf, (B * blocks, 1, 1 or the block's tokens, keys); None where all are."""
 
     count: int
@@ -56,8 +57,8 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Source:
-    """What the blocks see of the run of keys number `run`: `each[g]` of its stretches for every one
-    of group g, `index` over all episodes, group after group. None: each stretch sees its own."""
+    """What the blocks see of the run of keys number `run`: `each[g]` of its units for every one
+    of group g, `index` over all episodes, group after group. None: each unit sees its own."""
 
     run: int
     index: Tensor | None
@@ -66,49 +67,129 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Query stretches in groups, and what they see."""
+    """Query units in groups, and what they see."""
 
     groups: list[_Group]
     sources: list[_Source]
 
 
-class Windowed:
-    """Each block of query stretches attends to what it may see, on a batch dimension.
+class Gather:
+    """Each block of queries attends to what it may see, on a batch dimension.
 
-    Whatever is cut into parts is cut once, for all groups: a slice by itself would leave a
-    gradient as large as the whole behind, filled with zeros.
+    Whatever is cut is cut once, for all groups: a slice by itself would leave a gradient as large
+    as the whole behind, filled with zeros.
     """
 
-    def __init__(self, rule: Rule, queries: list[Run], keys: list[Run], streams: int):
-        """queries: how each segment splits into stretches of `stride` tokens that see the same
-        keys; keys: the runs that together are all keys, in order; streams: B."""
-        self.queries, self.keys = queries, keys
-        self.plans = [_plan(rule, run, keys, streams) for run in queries]
-
-    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor | None]:
-        keys = self._runs([k for _, k, _ in qkv])
-        values = self._runs([v for *_, v in qkv])
-        return [
-            None if q is None else _attend(plan, _stretches(q, run), keys, values)
-            for run, plan, (q, _, _) in zip(self.queries, self.plans, qkv, strict=True)
+    def __init__(
+        self, rule: Rule, parts: Sequence[Coords], groups: Sequence[int], streams: int,
+        device: torch.device,
+    ):
+        """parts: tokens at coords (S,) each, `groups` frames or groups of equal makeup in it;
+        streams: B."""
+        self.parts = [
+            _Part(number, count, coords) for number, (coords, count) in
+            enumerate(zip(parts, groups, strict=True))
+        ]
+        seen = _seen(rule, self.parts)
+        self.keys = [run for part in self.parts for run in _runs(part, seen, keys=True)]
+        self.queries = [_runs(part, seen, keys=False) for part in self.parts]
+        self.plans = [
+            [_plan(run, self.keys, _tables(run, self.keys, seen), streams, device) for run in runs]
+            for runs in self.queries
         ]
 
-    def _runs(self, segments: list[Tensor]) -> list[Tensor]:
-        """Keys or values (B, N, S, d) of all segments, run by run (B, stretches, size, N, d)."""
-        parts: list[Tensor] = []
-        for segment, x in enumerate(segments):
-            runs = [run for run in self.keys if run.segment == segment]
-            parts += _stretches(x, runs[0]).split([run.size for run in runs], dim=2)
-        return parts
+    def __call__(self, layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+        keys = self._cut([k for _, k, _ in qkv])
+        values = self._cut([v for *_, v in qkv])
+        return [
+            None if q is None else self._part(part, runs, plans, q, keys, values)
+            for part, runs, plans, (q, _, _)
+            in zip(self.parts, self.queries, self.plans, qkv, strict=True)
+        ]
+
+    @staticmethod
+    def _part(
+        part: _Part, runs: list[Run], plans: list[_Plan], q: Tensor, keys: list[Tensor],
+        values: list[Tensor],
+    ) -> Tensor:
+        """What the queries (B, N, S, d) of a part see."""
+        whole = _grouped(q, part)  # (B, U, stride, N, d)
+        split = whole.split([run.size for run in runs], dim=2)
+        seen = [
+            _attend(plan, piece, keys, values).unflatten(1, (part.count, -1))
+            for plan, piece in zip(plans, split, strict=True)
+        ]
+        return _cat(seen, dim=2).flatten(1, 2).transpose(1, 2)
+
+    def _cut(self, parts: list[Tensor]) -> list[Tensor]:
+        """Keys or values (B, N, S, d) of all parts, run by run (B, U, size, N, d)."""
+        cut: list[Tensor] = []
+        for part, x in zip(self.parts, parts, strict=True):
+            sizes = [run.size for run in self.keys if run.part == part.number]
+            cut += _grouped(x, part).split(sizes, dim=2)
+        return cut
 
 
-def _stretches(x: Tensor, run: Run) -> Tensor:
-    """(B, N, S, d) -> (B, stretches, stride, N, d)."""
-    return x.transpose(1, 2).unflatten(1, (run.count, run.stride))
+class _Part:
+    """The spans of a part: of each of its `count` groups `spans` ones, of `sizes` tokens."""
+
+    def __init__(self, number: int, count: int, coords: Coords):
+        self.number, self.count, self.stride = number, count, len(coords) // count
+        spans = token_spans(coords[: self.stride])
+        self.starts, self.sizes = spans.starts.tolist(), spans.sizes.tolist()
+        first = torch.arange(count)[:, None] * self.stride + spans.starts
+        self.coords = coords[first.flatten()]  # (count * spans,), group by group
+
+    @property
+    def spans(self) -> int:
+        return len(self.starts)
+
+
+def _seen(rule: Rule, parts: Sequence[_Part]) -> list[list[Tensor]]:
+    """What the spans of each part see of those of each other one, (B or 1, U, spans, U', spans')
+    booleans on the host."""
+    together = Coords.cat([part.coords for part in parts]).to("cpu")
+    mask = rule.mask(together, together)
+    mask = mask if mask.dim() == 3 else mask[None]
+    sizes = [part.count * part.spans for part in parts]
+    return [
+        [
+            block.unflatten(1, (queries.count, -1)).unflatten(3, (keys.count, -1))
+            for keys, block in zip(parts, row.split(sizes, dim=2), strict=True)
+        ]
+        for queries, row in zip(parts, mask.split(sizes, dim=1), strict=True)
+    ]
+
+
+def _runs(part: _Part, seen: list[list[Tensor]], keys: bool) -> list[Run]:
+    """Neighbouring spans of a part that are seen alike by everybody (keys), or see alike."""
+    if keys:
+        tables = [row[part.number].movedim(4, 0) for row in seen]  # (spans', B, U, spans, U')
+    else:
+        tables = [block.movedim(2, 0) for block in seen[part.number]]
+    runs: list[Run] = []
+    for span, (start, size) in enumerate(zip(part.starts, part.sizes, strict=True)):
+        if runs and all(torch.equal(table[span], table[span - 1]) for table in tables):
+            runs[-1] = replace(runs[-1], size=runs[-1].size + size)
+        else:
+            runs.append(Run(part.number, span, part.count, part.stride, start, size))
+    return runs
+
+
+def _tables(run: Run, keys: Sequence[Run], seen: list[list[Tensor]]) -> list[Tensor]:
+    """Which groups of each run of keys a run of queries sees, (B or 1, U, U')."""
+    return [
+        seen[run.part][other.part][:, :, run.span, :, other.span] for other in keys
+    ]
+
+
+def _grouped(x: Tensor, part: _Part) -> Tensor:
+    """(B, N, S, d) -> (B, U, stride, N, d)."""
+    return x.transpose(1, 2).unflatten(1, (part.count, part.stride))
 
 
 def _attend(plan: _Plan, q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """What query stretches q (B, U, P, N, d) see, (B, N, U * P, d)."""
+    """What queries q (B, U, P, N, d) see, (B, U * P, N, d)."""
     asked = zip(
         plan.groups, q.split([group.count for group in plan.groups], dim=1),
         _gather(plan, keys), _gather(plan, values), strict=True,
@@ -119,7 +200,7 @@ def _attend(plan: _Plan, q: Tensor, keys: list[Tensor], values: list[Tensor]) ->
         ).transpose(1, 2).reshape(len(q), -1, *q.shape[3:])
         for group, x, k, v in asked
     ]
-    return _cat(seen, dim=1).transpose(1, 2)
+    return _cat(seen, dim=1)
 
 
 def _gather(plan: _Plan, parts: list[Tensor]) -> list[Tensor]:
@@ -150,10 +231,12 @@ def _blocks(x: Tensor, group: _Group) -> Tensor:
     return x.reshape(-1, group.block * x.shape[2], *x.shape[3:])
 
 
-def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> _Plan:
-    """Cut the stretches of a segment into blocks and groups, and say what each gathers."""
-    tables = [rule.mask(queries.coords, run.coords) for run in keys]
-    tables = [t[None] if t.dim() == 2 else t for t in tables]  # (B or 1, U, stretches)
+def _plan(
+    queries: Run, keys: Sequence[Run], tables: Sequence[Tensor], streams: int,
+    device: torch.device,
+) -> _Plan:
+    """Cut the groups of a run into blocks, and say what each gathers; tables (B or 1, U, U'): what
+    they see of each run of keys."""
     seen = [number for number, table in enumerate(tables) if bool(table.any())]
     cuts = {block: _cut(queries.count, block, [tables[n] for n in seen]) for block in BLOCKS}
 
@@ -173,20 +256,20 @@ def _plan(rule: Rule, queries: Run, keys: list[Run], streams: int) -> _Plan:
     real: list[list[Tensor]] = [[] for _ in counts]
     for number in seen:
         run = keys[number]
-        source, valid = _source(tables[number], number, counts, sizes, streams)
+        source, valid = _source(tables[number], number, counts, sizes, streams, device)
         sources.append(source)
         for columns, entries in zip(real, valid, strict=True):
             columns.append(entries.repeat_interleave(run.size, -1).expand(streams, -1, -1, -1))
     groups = [
-        _Group(count, size, _bias(torch.cat(columns, dim=-1), queries.stride))
+        _Group(count, size, _bias(torch.cat(columns, dim=-1), queries.size, device))
         for count, size, columns in zip(counts, sizes, real, strict=True)
     ]
     return _Plan(groups, sources)
 
 
 def _cut(count: int, block: int, tables: list[Tensor]) -> list[tuple[int, list[int]]]:
-    """Groups of `count` query stretches in blocks of `block`: of each how many stretches it has,
-    and how many of each table's (B or 1, count, stretches) a block of it sees at most. Blocks that
+    """Groups of `count` query units in blocks of `block`: of each how many units it has,
+    and how many of each table's (B or 1, count, units) a block of it sees at most. Blocks that
     see equally many are one group; what fills no block is the last."""
     whole = count - count % block
     most = [
@@ -206,41 +289,43 @@ def _cut(count: int, block: int, tables: list[Tensor]) -> list[tuple[int, list[i
 
 
 def _source(
-    table: Tensor, number: int, counts: list[int], sizes: list[int], streams: int
+    table: Tensor, number: int, counts: list[int], sizes: list[int], streams: int,
+    device: torch.device,
 ) -> tuple[_Source, list[Tensor]]:
     """What groups of `counts` queries in blocks of `sizes` take of run `number`, by the table
-    (B or 1, queries, stretches) of who sees whom; and what of it is real, (B or 1, blocks, queries
+    (B or 1, queries, units) of who sees whom; and what of it is real, (B or 1, blocks, queries
     of the block, entries)."""
     count = table.shape[-1]
     groups = [
         part.unflatten(1, (-1, size))
         for part, size in zip(table.split(counts, dim=1), sizes, strict=True)
     ]
-    own = torch.eye(count, dtype=torch.bool, device=table.device)
+    own = torch.eye(count, dtype=torch.bool)
     if table.shape[1] == count and bool((table == own).all()):
         each = [own[:size, :size].expand(1, group.shape[1], -1, -1)
                 for group, size in zip(groups, sizes, strict=True)]
         return _Source(number, None, []), each
-    base = count * torch.arange(streams, device=table.device)[:, None, None]
+    base = count * torch.arange(streams)[:, None, None]
     index, valid = [], []
     for group in groups:
-        # What the block sees first, in order; what is left over points at stretch 0 and is masked.
+        # What the block sees first, in order; what is left over points at unit 0 and is masked.
         seen = group.any(2)
         most = int(seen.sum(-1).max())
         order = seen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most]
         index.append((order.masked_fill(~seen.gather(-1, order), 0) + base).flatten())
         valid.append(group.gather(-1, order[:, :, None].expand(-1, -1, group.shape[2], -1)))
-    return _Source(number, torch.cat(index), [part.shape[-1] for part in valid]), valid
+    return _Source(number, torch.cat(index).to(device), [part.shape[-1] for part in valid]), valid
 
 
-def _bias(real: Tensor, tokens: int) -> Tensor | None:
+def _bias(real: Tensor, tokens: int, device: torch.device) -> Tensor | None:
     """What hides the keys that are not real, (B, blocks, block, keys), from queries of `tokens` a
-    stretch; None where all are real."""
+    unit; None where all are real."""
     if bool(real.all()):
         return None
-    bias = torch.zeros(real.shape, device=real.device).masked_fill_(~real, -torch.inf)
+    bias = torch.zeros(real.shape).masked_fill_(~real, -torch.inf)
     bias = bias.flatten(0, 1)[:, None]
-    return bias if bias.shape[2] == 1 else bias.repeat_interleave(tokens, dim=2)
+    bias = bias if bias.shape[2] == 1 else bias.repeat_interleave(tokens, dim=2)
+    return bias.to(device)
 
 
 def _cat(parts: list[Tensor], dim: int) -> Tensor:

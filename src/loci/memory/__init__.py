@@ -9,6 +9,7 @@ from __future__ import annotations
 from loci.errors import LociError, did_you_mean
 from loci.memory.action_history import ActionHistory
 from loci.memory.base import Memory
+from loci.memory.compose import Compose
 from loci.memory.compression import Compressed
 from loci.memory.context import Context
 from loci.memory.delta import GatedDelta
@@ -56,6 +57,7 @@ ROWS = Rows({
     "ssm-ctx3": BlockSSM(every=2, context=3, hint=1, residual="gate"),
     "ssm-every4": BlockSSM(every=4, context=1, hint=1, residual="gate"),
     "ssm-hint3": BlockSSM(every=2, context=1, hint=3, residual="gate"),
+    "ssm-joint-5": Compose(members=(Joint(frames=5), BlockSSM(every=4, context=0, hint=0))),
     "ssm-legacy": ShortConv(every=2, context=1, hint=1, kernel=3),
     "delta": GatedDelta(),
     "ttt": TTT(),
@@ -71,7 +73,7 @@ def row(name: str) -> Memory:
 
 
 __all__ = [
-    "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compressed", "Context", "FullHistory",
+    "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compose", "Compressed", "Context", "FullHistory",
     "GatedDelta", "Hybrid", "Joint", "Memory", "Mixture", "NoMemory", "ShortConv",
     "SlidingWindow", "SpatialGrid", "Tower", "row",
 ]

@@ -27,7 +27,7 @@ from loci.attention.norms import RMSNorm
 from loci.attention.rotary import ALIGNED, RotaryCosSin, rotate
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.memory.recurrent import Carry
+from loci.memory.recurrent import RecurrentState
 from loci.rules.rule import Kind, Rule, key, recent
 
 
@@ -48,11 +48,11 @@ class Associative(Memory):
     def rule(self) -> Rule:
         return key(Kind.CLEAN) & recent(self.window) | together
 
-    def has_carry(self, layer: int) -> bool:
+    def has_state(self, layer: int) -> bool:
         return layer >= 0 and layer % self.every == 0
 
 
-class AssociativeCarry(Carry):
+class AssociativeState(RecurrentState):
     """The maps to queries, keys and values, and from what was found; the state is the subclass's.
 
     Tokens of all frames in a row, S = F * P; d = D / N channels a head.
@@ -71,19 +71,19 @@ class AssociativeCarry(Carry):
             for layer in (self.q, self.k):
                 layer.bias[0::2], layer.bias[1::2] = ALIGNED, 0.0
 
-    def queries(self, y: Tensor, turn: RotaryCosSin) -> Tensor:
+    def queries(self, y: Tensor, rotary: RotaryCosSin) -> Tensor:
         """(B, S, D) -> (B, N, S, d), of length one."""
-        return rotate(_unit(self.split(F.silu(self.q(y)))), *turn)
+        return rotate(_unit(self.split(F.silu(self.q(y)))), *rotary)
 
-    def keys_values(self, y: Tensor, turn: RotaryCosSin) -> tuple[Tensor, Tensor]:
+    def keys_values(self, y: Tensor, rotary: RotaryCosSin) -> tuple[Tensor, Tensor]:
         k, v = _unit(self.split(F.silu(self.k(y)))), self.split(F.silu(self.v(y)))
-        return rotate(k, *turn), rotate(v.to(exact(v)), *turn)
+        return rotate(k, *rotary), rotate(v.to(exact(v)), *rotary)
 
     def output(
-        self, found: Tensor, x: Tensor, turn: RotaryCosSin, scale: Tensor | None = None
+        self, found: Tensor, x: Tensor, rotary: RotaryCosSin, scale: Tensor | None = None
     ) -> Tensor:
         """What queries found (B, N, S, d), `scale` times, to what is added to x (B, F, P, D)."""
-        cos, sin = turn
+        cos, sin = rotary
         found = self.head_norm(rotate(found, cos, -sin))
         if scale is not None:
             found = found * scale

@@ -8,14 +8,17 @@ A mechanism is a frozen configuration that answers a few questions, most of whic
 - `select(...)`: which past frames a chunk that is about to be generated retrieves, if any.
 - `joint`: whether these go through the network beside the chunk, as raw frames that both see the
   chunk and are seen by it, maybe after a `mixer` made fewer of them.
-- `carry(...)`: what state a block carries from frame to frame, if any.
+- `state(...)`: what a block carries from frame to frame, if any.
+- `stores(...)`: what else a stream keeps, and answers a chunk from; `ports` says through which
+  ports of the video transformer that enters, `wants` what it has to be given of a frame.
 
-Everything else (`init`, `write`, `read`, snapshots, files) is the same for all of them and lives
-in `session.py`. A new mechanism is one file like `none.py` and one line in `memory/__init__.py`.
+Everything else (streams, snapshots, files, training) is the same for all of them. A new mechanism
+is one file like `none.py` and one line in `memory/__init__.py`; several are joined by `Compose`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -25,9 +28,12 @@ from torch import Tensor, nn
 
 from loci.config import Config
 from loci.geometry import Camera
-from loci.memory.recurrent import Carry
+from loci.memory.ports import Ports
+from loci.memory.recurrent import RecurrentState
 from loci.memory.registry import VARIABLE, load_rows
-from loci.rules.rule import Kind, Plan, Rule, compile_plan, key, query, same_group
+from loci.memory.stores import Setting, Store
+from loci.rules.retention import Retention
+from loci.rules.rule import CLASSES, Kind, Rule, key, query, same_group
 
 # What holds for every mechanism: tokens of one chunk see each other, and nobody sees the noise of
 # anybody else.
@@ -44,7 +50,25 @@ class Memory(Config, family=True):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         load_rows()
+        if isinstance(data, dict) and data.get("type") == "action-history" and "memory" in data:
+            # Until memories were composed, action history was told what it stands beside.
+            data = {"type": "compose", "members": [data["memory"], {"type": "action-history"}]}
         return super().from_dict(data)
+
+    @property
+    def parts(self) -> tuple[Memory, ...]:
+        """The memories that it is composed of: itself, unless it is a `Compose`."""
+        return (self,)
+
+    @property
+    def beside(self) -> Memory | None:
+        """The part that puts raw frames beside each chunk, if one does."""
+        return next((part for part in self.parts if part.joint), None)
+
+    @property
+    def retriever(self) -> Memory | None:
+        """The part that retrieves frames from the cache, if one does."""
+        return next((p for p in self.parts if p.retrieves and not p.joint), None)
 
     @property
     def gists(self) -> int:
@@ -65,11 +89,10 @@ class Memory(Config, family=True):
     def growth(self) -> str:
         """How the state grows with the frames, a promise that the conformance tests hold it to:
         "constant", "logarithmic" or "linear"."""
-        plan = self.plan()
-        kinds = [plan.clean.growth, "linear" if self.joint else "constant"]
-        kinds += [plan.gist.growth] if self.gists else []
-        kinds += [plan.executed.growth] if self.executed else []
-        return next(g for g in ("linear", "logarithmic", "constant") if g in kinds)
+        kept = self.retention()
+        classes = ["constant", "linear" if self.joint else "constant"]
+        classes += [kept.growth(kind) for kind in kept.kinds]
+        return max(classes, key=CLASSES.index)
 
     @property
     def bounded(self) -> bool:
@@ -78,16 +101,15 @@ class Memory(Config, family=True):
 
     def tokens_held(self, frames: int, tokens: int, actions: int = 0) -> int:
         """Tokens that a stream holds after `frames` frames of `tokens` tokens each, and chunks of
-        `actions` actions between them."""
-        plan, raw = self.plan(), frames if self.joint else 0
-        chunks = plan.executed.held(max(frames - 1, 0)) if self.executed else 0
-        whole = (plan.clean.held(frames) + raw) * tokens
-        return whole + plan.gist.held(frames) * self.gists + chunks * actions
+        `actions` actions between them; a raw frame counts as those that it will become."""
+        kept, raw = self.retention(), frames if self.joint else 0
+        sizes = {Kind.CLEAN: tokens, Kind.GIST: self.gists, Kind.EXECUTED: actions}
+        return raw * tokens + sum(kept.kept(kind, frames) * sizes[kind] for kind in kept.kinds)
 
-    def plan(self) -> Plan:
-        """What a stream keeps, and for how long. It is read off the rule; a mechanism overrides it
-        to keep less, where frames leave in another order than they came."""
-        return _read_off(self)
+    def retention(self) -> Retention:
+        """How long a stream keeps what was written: it follows from the rule. LociError for a rule
+        that does not say how long it shows a key."""
+        return _retention(self)
 
     def rule(self) -> Rule:
         """Who sees whom."""
@@ -124,7 +146,8 @@ class Memory(Config, family=True):
     def mixer(self, channels: int) -> nn.Module | None:
         """What makes other frames of the joint ones: a module from (picked, chunk), two `Frames`
         of the same rows, to `Frames` of `mixed` frames, `shrink` times smaller a side. `picked`
-        holds `retrieves` + 2 frames, of which the last is the one before the chunk."""
+        holds `retrieves` + 2 frames, of which the last is the one before the chunk. Where its
+        attribute `chooses` is true, the chunk matters, and it is asked at every denoising step."""
         return None
 
     @property
@@ -137,17 +160,41 @@ class Memory(Config, family=True):
         """How many times smaller than a frame these are, a side."""
         return 1
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
         """What block `layer` carries (None: nothing); -1 stands before the first block.
 
         width: channels of a token; heads: of the attention; grid: rows and columns of a frame.
         """
         return None
 
+    def states(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> Mapping[str, RecurrentState]:
+        """All that block `layer` carries, by name; a memory of one state calls it ""."""
+        state = self.state(layer, width, heads, grid)
+        return {} if state is None else {"": state}
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What it has to be given of each frame besides latents and pose: names of `EXTRAS`."""
+        return frozenset()
+
+    @property
+    def ports(self) -> Ports:
+        """Through which ports of the video transformer its stores' evidence enters."""
+        return Ports()
+
+    def stores(self, setting: Setting) -> list[Store]:
+        """What a stream keeps besides keys and values, states and retrieved frames."""
+        return []
+
 
 @cache
-def _read_off(memory: Memory) -> Plan:
-    return compile_plan(memory.rule())
+def _retention(memory: Memory) -> Retention:
+    kinds = [Kind.CLEAN] + [Kind.GIST] * bool(memory.gists) + [Kind.EXECUTED] * memory.executed
+    return Retention(memory.rule(), kinds)
 
 
 def pick(memory: Memory, past: Tensor, targets: Tensor, camera: Camera) -> Tensor:

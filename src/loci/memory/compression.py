@@ -90,6 +90,8 @@ class Compressed(Joint, name="compressed"):
 class Average(nn.Module):
     """Means of `ratio` frames in a row, at the pose of the middle one; the last frame stays."""
 
+    chooses = False
+
     def __init__(self, config: Compressed):
         super().__init__()
         self.config = config
@@ -112,6 +114,8 @@ class Average(nn.Module):
 
 class Shrink(nn.Module):
     """Frames `side` times smaller a side, by a learned convolution that begins as the average."""
+
+    chooses = False
 
     def __init__(self, channels: int, side: int):
         super().__init__()

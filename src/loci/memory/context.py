@@ -52,7 +52,7 @@ class Context(Memory, name="context"):
         return self.frames - 1
 
     def rule(self) -> Rule:
-        itself = ~query(Kind.NOISY, Kind.ACTION) & same_frame
+        itself = query(Kind.CLEAN, Kind.GIST) & same_frame
         context = first(1) | recent(1)
         if self.retrieves:
             context = context | retrieved

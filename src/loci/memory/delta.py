@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
-from loci.memory.associative import Associative, AssociativeCarry, exact, normed
-from loci.memory.recurrent import Carry, State
+from loci.memory.associative import Associative, AssociativeState, exact, normed
+from loci.memory.recurrent import RecurrentState, State
 
 # Frames after which 1/e of a state is left, at birth: from the first head to the last.
 FADES = (8.0, 512.0)
@@ -38,13 +38,15 @@ CHUNK = 64
 class GatedDelta(Associative, name="delta"):
     """The last `window` frames R, and a state in every `every`-th block, the first included."""
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
-        if not self.has_carry(layer):
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
+        if not self.has_state(layer):
             return None
         return DeltaState(width, heads, grid[0] * grid[1])
 
 
-class DeltaState(AssociativeCarry):
+class DeltaState(AssociativeState):
     """A state S (d, d) a head: {"S": (B, N, d, d)}."""
 
     def __init__(self, width: int, heads: int, tokens: int):
@@ -64,10 +66,10 @@ class DeltaState(AssociativeCarry):
         return {"S": self.gate.new_zeros(batch, self.heads, side, side, dtype=exact(self.gate))}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         tokens, kind, y = x.shape[2], exact(x), normed(x)
-        q, (k, v), rates = self.queries(y, turn), self.keys_values(y, turn), self.rates(y)
+        q, (k, v), rates = self.queries(y, rotary), self.keys_values(y, rotary), self.rates(y)
         a, b = rates.to(kind).transpose(1, 2).chunk(2, dim=1)  # (B, N, S)
         with torch.autocast(x.device.type, enabled=False):
             log_a = -self.decay.to(kind).exp()[:, None] * F.softplus(a)
@@ -78,17 +80,17 @@ class DeltaState(AssociativeCarry):
             else:
                 size = next(n for n in range(min(tokens, CHUNK), 0, -1) if tokens % n == 0)
                 found, states = by_chunk(*parts, start, ends, size)
-        return self._gated(found, y, x, turn), [{"S": s} for s in states]
+        return self._gated(found, y, x, rotary), [{"S": s} for s in states]
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
         y = normed(x)
-        q = self.queries(y, turn)
+        q = self.queries(y, rotary)
         with torch.autocast(x.device.type, enabled=False):
             found = q @ state["S"].to(q.dtype)
-        return self._gated(found, y, x, turn)
+        return self._gated(found, y, x, rotary)
 
-    def _gated(self, found: Tensor, y: Tensor, x: Tensor, turn: RotaryCosSin) -> Tensor:
-        return self.output(found, x, turn, self.split(F.silu(self.open(y))))
+    def _gated(self, found: Tensor, y: Tensor, x: Tensor, rotary: RotaryCosSin) -> Tensor:
+        return self.output(found, x, rotary, self.split(F.silu(self.open(y))))
 
 
 def by_token(

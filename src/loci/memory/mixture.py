@@ -47,6 +47,8 @@ class Mixture(Joint, name="mixture"):
 class Choice(nn.Module):
     """The frames that resemble the chunk most, weighted; the last frame stays as it is."""
 
+    chooses = True
+
     def __init__(self, config: Mixture):
         super().__init__()
         self.config = config

@@ -1,9 +1,9 @@
 """The second way to remember: state that a block carries from frame to frame.
 
-A carry belongs to one block of the transformer and comes after its self-attention. Clean frames
-advance its state, one after the other; a chunk that is being generated starts from the state after
-the last clean frame and leaves it as it was. Training runs `write` over a whole episode at once,
-a stream over one frame after the other: it is the same function.
+A recurrent state belongs to one block of the transformer and comes after its self-attention. Clean
+frames advance it, one after the other; a chunk that is being generated starts from the state after
+the last clean frame and leaves it as it was. Training runs `write` over a whole episode at once, a
+stream over one frame after the other: it is the same function.
 
 The state is a plain tree of tensors (B, ...), of a fixed size, held by the caller.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +19,19 @@ from torch import Tensor, nn
 from loci.attention.rotary import RotaryCosSin
 
 State = dict[str, Tensor]
-# The tokens of all streams of a pass after the attention of a block (-1: before the first block)
-# and their rotary angles in; the same tokens with what the memory adds to them out.
-StateHook = Callable[[int, list[Tensor], list[RotaryCosSin]], list[Tensor]]
+StateKey = tuple[int, str]
+"""The block, and which of its states: several memories may carry one each."""
+# (block, -1 before the first; number of the token stream; tokens of its frames (B, G, n, L, D);
+# their rotary angles (B or 1, G, n * L, d / 2)) -> what is added to the tokens, or None.
+StateHook = Callable[[int, int, Tensor, RotaryCosSin], Tensor | None]
 
 
-class Carry(nn.Module, ABC):
+class RecurrentState(nn.Module, ABC):
     """What one block carries. `source`: the block whose state this one reads instead of a state
-    of its own; such a carry has nothing to write. `reach`: how many of the last clean frames a
-    read depends on (None: all of them), a promise that the conformance tests hold it to.
-    `tokenwise`: whether `read` treats every token by itself, so that tokens that are no frame, as
-    actions are none, may read too."""
+    of its own; it has nothing to write then. `reach`: how many of the last clean frames a read
+    depends on (None: all of them), a promise that the conformance tests hold it to. `tokenwise`:
+    whether `read` treats every token by itself, so that tokens that are no frame, as actions are
+    none, may read too."""
 
     source: int | None = None
     reach: int | None = None
@@ -42,41 +43,45 @@ class Carry(nn.Module, ABC):
 
     @abstractmethod
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         """Take in clean frames x (B, F, P, D), P tokens a frame, after `state`.
 
-        turn: cosines and sines of the tokens' rotary angles, (B or 1, F * P, d / 2) each. Returns
-        what the frames themselves read, to be added to x, and the states after the frames `at`
+        rotary: cosines and sines of the tokens' angles, (B or 1, F * P, d / 2) each. Returns what
+        the frames themselves read, to be added to x, and the states after the frames `at`
         (ascending, counted within x).
         """
 
     @abstractmethod
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-        """What a noisy chunk x (B, n, P, D), turned by `turn`, reads, to be added to x; `state`
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+        """What a noisy chunk x (B, n, P, D), turned by `rotary`, reads, to be added to x; `state`
         stays as it is."""
 
 
-class Guest(nn.Module):
-    """Lets tokens of width `width` read a carry of width `host`: mapped there and back (ours)."""
+class StateProjection(nn.Module):
+    """Lets tokens of width `width` read a state of width `host`: mapped there and back (ours)."""
 
     def __init__(self, width: int, host: int):
         super().__init__()
         self.inward = nn.Linear(width, host)
         self.outward = nn.Linear(host, width, bias=False)
 
-    def read(self, carry: Carry, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-        """As `Carry.read`, which takes a width of its own: x (B, n, P, width)."""
-        return self.outward(carry.read(self.inward(x), state, turn))
+    def forward(
+        self, recurrent: RecurrentState, x: Tensor, state: State, rotary: RotaryCosSin
+    ) -> Tensor:
+        """As `RecurrentState.read`, which takes a width of its own: x (B, n, P, width)."""
+        return self.outward(recurrent.read(self.inward(x), state, rotary))
 
 
-# (layer, carry, tokens (B, n, P, D), state, their rotary angles) -> what the tokens read.
-Read = Callable[[int, Carry, Tensor, State, Any], Tensor]
+# (which, its module, tokens (B, n, P, D), state, their rotary angles) -> what the tokens read.
+Read = Callable[[StateKey, RecurrentState, Tensor, State, RotaryCosSin], Tensor]
 
 
-def own(layer: int, carry: Carry, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-    """The tokens of the carry's own transformer read as it says."""
-    return carry.read(x, state, turn)
+def own(
+    key: StateKey, recurrent: RecurrentState, x: Tensor, state: State, rotary: RotaryCosSin
+) -> Tensor:
+    """The tokens of the state's own transformer read as it says."""
+    return recurrent.read(x, state, rotary)
 
 
 def stack(states: Sequence[State]) -> State:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
-from loci.memory.recurrent import Carry, State
+from loci.memory.recurrent import RecurrentState, State
 from loci.memory.ssm import Blockwise
 
 
@@ -35,13 +35,15 @@ class ShortConv(Blockwise, name="shortconv"):
         if self.kernel < 2:
             raise LociError("short convolution: a kernel of 1 remembers nothing; use 2 or more")
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
-        if not self.has_carry(layer):
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
+        if not self.has_state(layer):
             return None
         return CausalConv(width, grid[0] * grid[1], self.kernel)
 
 
-class CausalConv(Carry):
+class CausalConv(RecurrentState):
     """The convolution of one block; the state is z, (B, k - 1, P, 2 D). Names are those of the
     released weights."""
 
@@ -60,7 +62,7 @@ class CausalConv(Carry):
         return {"z": torch.zeros(shape, device=weight.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         frames = x.shape[1]
         z = torch.cat([state["z"], self.in_proj(x).float()], dim=1)
@@ -70,5 +72,5 @@ class CausalConv(Carry):
         each = z.unbind(1)
         return seen, [{"z": torch.stack(each[t + 1 : t + self.kernel], dim=1)} for t in at]
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-        return self.write(x, state, [], turn)[0]
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+        return self.write(x, state, [], rotary)[0]

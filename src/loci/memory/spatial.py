@@ -30,7 +30,7 @@ from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
-from loci.memory.recurrent import Carry, State
+from loci.memory.recurrent import RecurrentState, State
 from loci.rules.rule import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")
@@ -62,7 +62,9 @@ class SpatialGrid(Memory, name="spatial"):
     def rule(self) -> Rule:
         return key(Kind.CLEAN) & recent(1) | together
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
         if layer < 0:
             reader = None
             if self.readout == "cross":
@@ -73,7 +75,7 @@ class SpatialGrid(Memory, name="spatial"):
         return None
 
 
-class Grid(Carry):
+class Grid(RecurrentState):
     """The grid itself, before the first block: {sum (B, G^2, D), count (B,)}, and the read-out that
     stands there, if any."""
 
@@ -88,7 +90,7 @@ class Grid(Carry):
         return {"sum": cells, "count": cells.new_zeros(batch)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         with torch.autocast(x.device.type, enabled=False):
             pooled = torch.einsum("gp,bfpd->bfgd", self.pool.float(), x.float())
@@ -96,7 +98,7 @@ class Grid(Carry):
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
         return torch.zeros_like(x), states
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
@@ -133,7 +135,7 @@ class CrossReadout(nn.Module):
         return (self.gate.tanh() * seen).reshape(x.shape).contiguous()
 
 
-class Beside(Carry):
+class Beside(RecurrentState):
     """Memory tokens beside the text of one block: Wan's cross-attention, with weights of its own
     and an output that starts at zero. The state is the grid's."""
 
@@ -152,11 +154,11 @@ class Beside(Carry):
         return {}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         return torch.zeros_like(x), [{} for _ in at]
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
         memory = self.mix(state).to(x.dtype)
         q = self._split(self.norm_q(self.q(self.norm(x).flatten(1, 2))))
         k, v = self._split(self.norm_k(self.k(memory))), self._split(self.v(memory))

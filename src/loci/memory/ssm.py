@@ -26,19 +26,20 @@ from torch import Tensor, nn
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
-from loci.memory.recurrent import Carry, State
-from loci.rules.rule import Kind, Rule, first, key, recent
+from loci.memory.recurrent import RecurrentState, State
+from loci.rules.rule import Kind, Rule, first, key, query, recent, same_frame
 
 RESIDUALS = ("gate", "scale")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Memory):
-    """What state-space rows share: a carry in block 0 and every `every`-th after it, beside
+    """What state-space rows share: a state in block 0 and every `every`-th after it, beside
     `context` first frames A and `hint` last frames H, the present one included, that stay visible.
 
     These are the paper's ablations ctxA / eN / hH. It does not say what a hint is: ours is what a
-    chunk sees to join on to.
+    chunk sees to join on to. Beside joint frames, which show the first and the last frame anyway,
+    both may be 0: a written frame then sees itself, and nothing of it stays but the state.
     """
 
     every: int = 2
@@ -50,14 +51,17 @@ class Blockwise(Memory):
             raise LociError("state-space memory: every 1st block is the most; use every 1 or more")
         if self.context < 0:
             raise LociError("state-space memory: context cannot be negative; use 0 or more")
-        if self.hint < 1:
-            raise LociError("state-space memory: a chunk joins on to the last frame; use hint 1 or "
-                            "more")
+        if self.hint < 0:
+            raise LociError("state-space memory: hint counts the last frames that a chunk joins on "
+                            "to; use 1 or more, or 0 beside joint frames")
 
     def rule(self) -> Rule:
+        if not self.hint:
+            itself = query(Kind.CLEAN) & same_frame
+            return key(Kind.CLEAN) & (first(self.context) | itself) | together
         return key(Kind.CLEAN) & (first(self.context) | recent(self.hint)) | together
 
-    def has_carry(self, layer: int) -> bool:
+    def has_state(self, layer: int) -> bool:
         return layer >= 0 and layer % self.every == 0
 
 
@@ -73,13 +77,15 @@ class BlockSSM(Blockwise, name="ssm"):
             guess = did_you_mean(self.residual, RESIDUALS)
             raise LociError(f"unknown residual '{self.residual}'{guess}")
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
-        if not self.has_carry(layer):
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
+        if not self.has_state(layer):
             return None
         return StateSpace(width, grid[0] * grid[1], self.residual == "gate")
 
 
-class StateSpace(Carry):
+class StateSpace(RecurrentState):
     """The recurrence of one block; the state is s, (B, P, D). Names are those of the released
     weights."""
 
@@ -101,7 +107,7 @@ class StateSpace(Carry):
         return {"s": torch.zeros(batch, self.places, len(decay), device=decay.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         u, g = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
@@ -111,8 +117,8 @@ class StateSpace(Carry):
         each = s.unbind(1)
         return scale * y, [{"s": each[t]} for t in at]
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-        return self.write(x, state, [], turn)[0]
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+        return self.write(x, state, [], rotary)[0]
 
 
 def scan(v: Tensor, decay: Tensor, s: Tensor) -> Tensor:

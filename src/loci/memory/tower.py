@@ -14,11 +14,14 @@ most (b - 1) (1 + log_b N) of them, and exactly as many as the digits of N add u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from loci.errors import LociError
 from loci.memory.base import Memory, together
-from loci.rules.rule import Kind, Plan, Rule, Stack, first, key, past, query, recent
+from loci.rules.rule import FOREVER, Kind, Rule, first, key, past, query, recent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +49,24 @@ class Tower(Memory, name="tower"):
         return self.gists_per_frame
 
     def rule(self) -> Rule:
-        last = Stack(base=self.branching).last
-        before = Rule(lambda q, k, s: q.now < last(k.frame), f"unsummed({self.branching})")
-        during = Rule(lambda q, k, s: q.now == last(k.frame), f"summed({self.branching})")
+        base = self.branching
+        before = Rule(
+            lambda q, k, s: q.now < summed_up(k.frame, base), f"unsummed({base})",
+            lambda frame: summed_up(frame, base) - 1, "logarithmic",
+        )
+        during = Rule(
+            lambda q, k, s: q.now == summed_up(k.frame, base), f"summed({base})",
+            lambda frame: summed_up(frame, base), "logarithmic",
+        )
         frames = key(Kind.CLEAN) & (first(self.anchors) | recent(self.window))
         gists = key(Kind.GIST) & past & (before | query(Kind.CLEAN, Kind.GIST) & during)
         return frames | gists | together
 
-    def plan(self) -> Plan:
-        return replace(super().plan(), gist=Stack(base=self.branching))
+
+def summed_up(frame: Tensor, branching: int) -> Tensor:
+    """The frame e whose gists sum up those of `frame`, elementwise; both counted from 0."""
+    number, span, power = frame + 1, torch.full_like(frame, branching), branching
+    while power <= 2 * FOREVER:
+        span = torch.where(number % power == 0, power * branching, span)
+        power *= branching
+    return (number // span + 1) * span - 1

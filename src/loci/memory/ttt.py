@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from loci.attention.rotary import RotaryCosSin
 from loci.config import added_field
 from loci.errors import LociError
-from loci.memory.associative import Associative, AssociativeCarry, exact, normed
+from loci.memory.associative import Associative, AssociativeState, exact, normed
 from loci.memory.newton_schulz import orthogonalise
-from loci.memory.recurrent import Carry, State
+from loci.memory.recurrent import RecurrentState, State
 
 # Newton-Schulz rounds of a step.
 ROUNDS = 3
@@ -73,11 +73,13 @@ class TTT(Associative, name="ttt"):
         if self.clip is not None and self.clip <= 0:
             raise LociError("ttt memory: clip is a part of a row's norm, above 0; leave it out")
 
-    def carry(self, layer: int, width: int, heads: int, grid: tuple[int, int]) -> Carry | None:
-        return FastWeights(self, width, heads) if self.has_carry(layer) else None
+    def state(
+        self, layer: int, width: int, heads: int, grid: tuple[int, int]
+    ) -> RecurrentState | None:
+        return FastWeights(self, width, heads) if self.has_state(layer) else None
 
 
-class FastWeights(AssociativeCarry):
+class FastWeights(AssociativeState):
     """Fast weights (N, 3, m, d): W0, W2 and the transpose of W1 of each head.
 
     State: how far they have moved from the learned weights that they start at, and the last step
@@ -108,10 +110,10 @@ class FastWeights(AssociativeCarry):
         return {n: self.born.new_zeros(batch, *self.born.shape, dtype=kind) for n in names}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], turn: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
     ) -> tuple[Tensor, list[State]]:
         shape, y = x.shape[1:3], normed(x)
-        q, (k, v) = self.queries(y, turn), self.keys_values(y, turn)
+        q, (k, v) = self.queries(y, rotary), self.keys_values(y, rotary)
         rates, kept = self._pace(y, shape)
         with torch.autocast(x.device.type, enabled=False):
             tokens = torch.stack([k, k, v], dim=2).unflatten(3, shape)  # (B, N, 3, F, P, d)
@@ -119,13 +121,13 @@ class FastWeights(AssociativeCarry):
             start = {name: part.to(tokens.dtype) for name, part in state.items()}
             fast, states = self._learn(tokens, rates, kept, start, at)
             found = apply(fast, q.unflatten(2, shape)).flatten(2, 3)
-        return self.output(found, x, turn), states
+        return self.output(found, x, rotary), states
 
-    def read(self, x: Tensor, state: State, turn: RotaryCosSin) -> Tensor:
-        q = self.queries(normed(x), turn)
+    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+        q = self.queries(normed(x), rotary)
         with torch.autocast(x.device.type, enabled=False):
             found = apply(self.born.to(q.dtype) + state["moved"].to(q.dtype), q)
-        return self.output(found, x, turn)
+        return self.output(found, x, rotary)
 
     def _pace(self, y: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Learning rates (F, B, N, 3, P, 1), and what each frame keeps of the step before it,

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.cross import Text
+from loci.attention.cross import CrossKV
+from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
 from loci.models.rope import wan_angles
-from loci.models.trunk import Segment, Trunk
-from loci.models.wan import WanConfig
+from loci.models.trunk import TokenStream, Trunk
+from loci.models.wan import WanConfig, cos_sin
 from loci.rules.rule import Coords, Kind
 
 # Video tokens stand at rows from 0 on, gists at row -1 (`models/world.py`): actions meet neither.
@@ -83,36 +84,38 @@ class ActionExpert(Trunk):
         grid = Coords.grid(frames, (1, self.config.horizon), kind, frames, groups)
         return replace(grid, row=torch.full_like(grid.row, ROW))
 
-    def angles(self, coords: Coords) -> Tensor:
-        """Rotary angles of the actions at `coords`, a row a stream or one for all of them."""
-        angles = wan_angles(coords, self.sizes.head_dim, self.theta)
-        return angles if angles.dim() == 3 else angles[None]
+    def rotary(self, coords: Coords) -> RotaryCosSin:
+        """Of the actions at `coords`, a row a stream or one for all of them."""
+        device = self.head.weight.device
+        angles = wan_angles(coords.to(device), self.sizes.head_dim, self.theta)
+        return cos_sin(angles if angles.dim() == 3 else angles[None])
 
-    def segment(
-        self, actions: Tensor, time: Tensor, angles: Tensor, six: Tensor | None = None,
-        silent: bool = False,
-    ) -> Segment:
-        """Chunks (B, G, n, A) at noise levels (B, G); six: what `modulate` makes of these; silent:
-        as for `Segment`."""
-        return Segment(
-            self.encoder(actions), time, angles, self.config.horizon, silent=silent, six=six,
+    def stream(
+        self, actions: Tensor, rotary: RotaryCosSin, modulation: Tensor, context: CrossKV,
+        kv_only: bool = False,
+    ) -> TokenStream:
+        """Chunks (B, G, n, A); modulation (B or 1, G, 6, D): of their noise levels; kv_only: as for
+        `TokenStream`."""
+        return TokenStream(
+            self, self.encoder(actions), rotary, modulation.expand(len(actions), -1, -1, -1),
+            (1, self.config.horizon), text=context, kv_only=kv_only,
         )
 
-    def context(self, proprio: Tensor, text: Text | None) -> Text:
+    def context(self, proprio: Tensor, text: CrossKV | None) -> CrossKV:
         """What chunks (B, G) read: the text of their row (B), if any, and the state that each was
-        begun in, proprio (B, G, numbers). A text of B * G rows."""
+        begun in, proprio (B, G, numbers). Keys of B * G rows."""
         batch, chunks = proprio.shape[:2]
         token = self.text_embedding(self.proprio_embedding(proprio)).flatten(0, 1)[:, None]
         pairs = [block.cross_attn.keys_values(token) for block in self.blocks]
         keys, values = (list(side) for side in zip(*pairs, strict=True))
         bias = token.new_zeros(batch * chunks, 1, 1, 1)
         if text is None:
-            return Text(keys, values, bias)
+            return CrossKV(keys, values, bias)
 
         def behind(old: Tensor, new: Tensor, dim: int) -> Tensor:
             return torch.cat([old.repeat_interleave(chunks, dim=0), new], dim=dim)
 
-        return Text(
+        return CrossKV(
             [behind(old, new, 2) for old, new in zip(text.keys, keys, strict=True)],
             [behind(old, new, 2) for old, new in zip(text.values, values, strict=True)],
             behind(text.bias, bias, 3),

@@ -2,90 +2,86 @@
 
 Every expert has its own projections, norms, cross-attention and feed-forward; all have the same
 number of layers and the same heads, so that in each layer one softmax runs over the joined keys
-and values (MemoryWAM, arXiv 2606.20562, Section 3). Who sees whom is decided by `attend`, what is
-carried from frame to frame by `recall`: an executor (`packed.py` for training, `session.py` for
-streams) hands them in. A video transformer by itself is a mixture of one.
+and values (MemoryWAM, arXiv 2606.20562, Section 3). Who sees whom and what is carried from frame to
+frame is evidence (`memory/stores.py`), which the executors, a stream or a packed episode, bring. A
+video transformer by itself is a mixture of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from loci.attention.cross import Text
-from loci.attention.dense import AttentionFn
+from loci.attention.dense import QKV, AttentionFn
 from loci.attention.rotary import RotaryCosSin
 from loci.memory.recurrent import StateHook
-from loci.models.trunk import Segment, Trunk
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A segment, the expert that it goes through and the text that this expert reads."""
-
-    trunk: Trunk
-    segment: Segment
-    text: Text | None = None
+from loci.models.trunk import TokenStream, Trunk, carry
 
 
 def run(
-    lanes: Sequence[Lane], attend: AttentionFn, recall: StateHook | None = None,
+    streams: Sequence[TokenStream], attend: AttentionFn, states: StateHook | None = None,
     recompute: bool = False,
 ) -> list[Tensor]:
-    """All blocks over all lanes side by side. Tokens (B, F, P, D) of each lane out, F of them that
-    are heard.
+    """All blocks over all streams side by side. Tokens (B, F, P, D) of each stream out, of those
+    runs that somebody reads.
 
     recompute: keep nothing inside a block for the backward pass, and compute it again there.
     """
-    segments = [lane.segment for lane in lanes]
-    xs = [segment.x for segment in segments]
-    turns = [(s.angles.cos().float(), s.angles.sin().float()) for s in segments]
-    if recall is not None:
-        xs = recall(-1, xs, turns)
-    es = [
-        lane.trunk.modulate(lane.segment.time)[1] if lane.segment.six is None else lane.segment.six
-        for lane in lanes
-    ]
-    for layer in range(lanes[0].trunk.sizes.num_layers):
-        step = partial(_block, layer, lanes, es, turns, attend, recall)
+    experts: dict[Trunk, list[int]] = {}
+    for number, stream in enumerate(streams):
+        experts.setdefault(stream.trunk, []).append(number)
+    xs = [stream.x for stream in streams]
+    if states is not None:
+        xs = [
+            carry(stream, x, number, partial(states, -1))
+            for number, (stream, x) in enumerate(zip(streams, xs, strict=True))
+        ]
+    for layer in range(streams[0].trunk.sizes.num_layers):
+        step = partial(_layer, layer, streams, list(experts.items()), attend, states)
         xs = checkpoint(step, xs, use_reentrant=False) if recompute else step(xs)
     return xs
 
 
-def _block(
-    layer: int, lanes: Sequence[Lane], es: list[Tensor], turns: list[RotaryCosSin],
-    attend: AttentionFn, recall: StateHook | None, xs: list[Tensor],
+def _layer(
+    layer: int, streams: Sequence[TokenStream], experts: list[tuple[Trunk, list[int]]],
+    attend: AttentionFn, states: StateHook | None, xs: list[Tensor],
 ) -> list[Tensor]:
-    """One block over all lanes."""
-    segments = [lane.segment for lane in lanes]
-    blocks = [lane.trunk.blocks[layer] for lane in lanes]
-    xs = [
-        x if s.motion is None else block.camera(x, s.motion, s.span)
-        for block, x, s in zip(blocks, xs, segments, strict=True)
-    ]
-    sixes = [block.six(e) for block, e in zip(blocks, es, strict=True)]
-    last = layer == lanes[0].trunk.sizes.num_layers - 1
-    qkv = [
-        block.project(x, six, turn, queries=not (last and segment.silent))
-        for block, x, six, turn, segment in zip(blocks, xs, sixes, turns, segments, strict=True)
-    ]
-    seen = attend(layer, qkv)
-    if last:
-        xs = [s.read(x) for s, x in zip(segments, xs, strict=True)]
-        seen = [y if y is None else s.read(y, 2) for s, y in zip(segments, seen, strict=True)]
-        sixes = [[s.read(m) for m in six] for s, six in zip(segments, sixes, strict=True)]
-        turns = [(s.read(c), s.read(n)) for s, (c, n) in zip(segments, turns, strict=True)]
-    xs = [
-        x if y is None else block.attended(x, y, six, turn)
-        for block, x, y, six, turn in zip(blocks, xs, seen, sixes, turns, strict=True)
-    ]
-    if recall is not None:
-        xs = recall(layer, xs, turns)
+    """One block of every expert. The last expert's block is entered first, and asks for its
+    attention within; there the one before it is entered, and so on: so each runs as a module of its
+    own, although they meet in the middle. Clean frames, which advance states, go through the first
+    expert, and are done before another's tokens read."""
+    last = layer == streams[0].trunk.sizes.num_layers - 1
+    parts: list[QKV | None] = [None] * len(streams)
+    seen: list[Tensor | None] = []
+    done = xs.copy()
+
+    def enter(place: int) -> None:
+        trunk, members = experts[place]
+
+        def joint(qkv: list[QKV]) -> list[Tensor | None]:
+            for number, part in zip(members, qkv, strict=True):
+                parts[number] = part
+            if place:
+                enter(place - 1)
+            else:
+                seen.extend(attend(layer, [part for part in parts if part is not None]))
+            return [seen[number] for number in members]
+
+        def read(number: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+            return None if states is None else states(layer, members[number], x, rotary)
+
+        tokens = trunk.blocks[layer](
+            [xs[number] for number in members], [streams[number] for number in members], joint,
+            layer, None if states is None else read, last,
+        )
+        for number, x in zip(members, tokens, strict=True):
+            done[number] = x
+
+    enter(len(experts) - 1)
     return [
-        x if y is None else block.update(x, six, lane.text, layer)
-        for block, x, y, six, lane in zip(blocks, xs, seen, sixes, lanes, strict=True)
+        x if stream.after is None else stream.of_frames(x, partial(stream.after, layer))
+        for x, stream in zip(done, streams, strict=True)
     ]

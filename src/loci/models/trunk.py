@@ -1,25 +1,24 @@
 """What Wan's transformer is made of: blocks that tokens go through, whatever they stand for.
 
 A block is self-attention, cross-attention to text and feed-forward, each modulated by the timestep
-(Wan, arXiv 2503.20314; parameter names are those of the released weights). It is written in parts,
-`project`, `attended` and `update`, because what happens between them, who attends to whom and what
-is carried from frame to frame, is not the model's business (`mot.py`).
+(Wan, arXiv 2503.20314; parameter names are those of the released weights). Who attends to whom, and
+what is carried from frame to frame, is not the model's business: a block is handed both (`mot.py`).
 
-Tokens come as segments (B, F, P, D): F runs of P tokens that share a timestep. A frame of L tokens
+Tokens come as streams (B, F, P, D): F runs of P tokens that share a timestep. A frame of L tokens
 is such a run; a timestep for each token is P = 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.cross import Text
+from loci.attention.cross import CrossKV
 from loci.attention.dense import QKV
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin, rotate
@@ -44,35 +43,65 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Tokens that go through the model together.
+class TokenStream:
+    """Tokens that go through a trunk together, in groups of `span` runs (a clean frame; the frames
+    and context that are denoised together; a chunk of actions).
 
-    x (B, F, P, D); time (B, F) in 0..1; angles (B or 1, F * P, head_dim / 2) rotary angles;
-    span: consecutive frames that are denoised together (1 for clean frames); motion (B, F, 12)
-    relative camera poses, for camera injection only; silent: nothing is wanted of it but what it
-    leaves in memory, so that the last layer stops at its keys and values; heard: of each `span`
-    runs the first ones, which somebody reads in the end (None: all), so that the last layer stops
-    at the attention of the others; six (B or 1, F, 6, D): what the trunk makes of the times, where
-    that is known already.
+    x (B, F, P, D); rotary: cosines and sines (B or 1, F * P, head_dim / 2); modulation
+    (B or 1, F, 6, D): what the trunk makes of the runs' times. frames: of each group, the first
+    n * L tokens are n frames of L, which states are carried for and evidence enters beside.
+    motion (B, F, 12): relative camera poses, for camera injection only. text: what the trunk reads.
+    kv_only: nothing is wanted of the last block but keys and values. outputs: of each group the
+    first runs, which somebody reads in the end (None: all), so that the last block goes no further
+    with the others. after: (layer, tokens (B, G, n * L, D) of the frames) -> the same with what is
+    added after that block.
     """
 
+    trunk: Trunk
     x: Tensor
-    time: Tensor
-    angles: Tensor
+    rotary: RotaryCosSin
+    modulation: Tensor
+    frames: tuple[int, int]
     span: int = 1
     motion: Tensor | None = None
-    silent: bool = False
-    heard: int | None = None
-    six: Tensor | None = None
+    text: CrossKV | None = None
+    kv_only: bool = False
+    outputs: int | None = None
+    after: Callable[[int, Tensor], Tensor] | None = None
 
-    def read(self, tensor: Tensor, dim: int = 1) -> Tensor:
-        """The part that is heard of a tensor whose `dim` goes over runs, or over their tokens."""
-        if self.heard is None:
+    @property
+    def groups(self) -> int:
+        return self.x.shape[1] // self.span
+
+    def narrow(self, tensor: Tensor, dim: int = 1) -> Tensor:
+        """The part that somebody reads of a tensor whose `dim` goes over runs, or their tokens."""
+        if self.outputs is None:
             return tensor
-        groups = self.x.shape[1] // self.span
-        whole = tensor.unflatten(dim, (groups, -1))
-        share = whole.shape[dim + 1] // self.span * self.heard
+        whole = tensor.unflatten(dim, (self.groups, -1))
+        share = whole.shape[dim + 1] // self.span * self.outputs
         return whole.narrow(dim + 1, 0, share).flatten(dim, dim + 1)
+
+    def of_frames(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens x (B, F', P, D) of this stream, those of its frames changed, (B, G, n * L, D)."""
+        grouped = x.reshape(len(x), self.groups, -1, x.shape[-1])
+        count = self.frames[0] * self.frames[1]
+        if count == grouped.shape[2]:
+            return change(grouped).reshape(x.shape)
+        own, others = grouped.split([count, grouped.shape[2] - count], dim=2)
+        return torch.cat([change(own), others], dim=2).reshape(x.shape)
+
+    def rotary_of_frames(self) -> RotaryCosSin:
+        """Of the frames' tokens, (B or 1, G, n * L, d / 2) each."""
+        count = self.frames[0] * self.frames[1]
+        cos, sin = (part.unflatten(1, (self.groups, -1))[:, :, :count] for part in self.rotary)
+        return cos, sin
+
+
+# What blocks carry, for the stream number i of those that go through a block together: (i, tokens
+# of its frames (B, G, n, L, D), their rotary angles) -> what is added to them, or None.
+States = Callable[[int, Tensor, RotaryCosSin], Tensor | None]
+# Queries, keys and values of the streams -> what they saw.
+Attend = Callable[[list[QKV]], list[Tensor | None]]
 
 
 class Trunk(nn.Module):
@@ -95,16 +124,26 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
 
     def modulate(self, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Timesteps (B, F) in 0..1 -> e (B, F, 1, D) for a head, (B, F, 6, D) for the blocks."""
+        """Timesteps (B, F) in 0..1 -> e (B, F, 1, D) for a head, (B, F, 6, D) for the blocks.
+
+        Computed in the weights' precision, also under autocast, as in the released code.
+        """
         half = self.sizes.freq_dim // 2
         steps = torch.arange(half, dtype=torch.float64, device=time.device) / half
         # Wan counts time in thousandths; near 1000 bfloat16 is four apart: never in half precision.
         angles = 1000.0 * time.double()[..., None] * torch.exp(-math.log(1e4) * steps)
         wave = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        e = self.time_embedding(wave.to(self.time_embedding[0].weight.dtype))
-        return e.unsqueeze(-2), self.time_projection(e).unflatten(-1, (6, self.sizes.dim))
+        with torch.autocast(time.device.type, enabled=False):
+            e = self.time_embedding(wave.to(self.time_embedding[0].weight.dtype))
+            return e.unsqueeze(-2), self.time_projection(e).unflatten(-1, (6, self.sizes.dim))
 
-    def encode_text(self, text: Tensor, lengths: Sequence[int]) -> Text:
+    def modulations(self, times: Sequence[float]) -> dict[float, tuple[Tensor, Tensor]]:
+        """`modulate` of each of these times (1, 1), worked out in one go."""
+        weight = self.time_embedding[0].weight
+        e, six = self.modulate(torch.tensor(times, device=weight.device)[:, None])
+        return {time: (e[n : n + 1], six[n : n + 1]) for n, time in enumerate(times)}
+
+    def encode_text(self, text: Tensor, lengths: Sequence[int]) -> CrossKV:
         """Keys and values of text embeddings (B, S, text_dim), computed once for a stream.
 
         `lengths` are the true lengths; Wan pads them with zeros to `text_len` and attends to the
@@ -120,7 +159,7 @@ class Trunk(nn.Module):
                 f"text {tuple(text.shape)} of lengths {list(lengths)}; give (B, S, "
                 f"{self.sizes.text_dim}) and a length of 0 to {limit} for each row"
             )
-        longest = max(lengths)
+        longest, text = max(lengths), text.to(self.text_embedding[0].weight)
         padded = F.pad(text[:, :longest], (0, 0, 0, 2))
         place = torch.arange(longest, device=text.device)
         true = torch.tensor(lengths, device=text.device)[:, None]
@@ -131,7 +170,7 @@ class Trunk(nn.Module):
         embedded = self.text_embedding(padded)
         pairs = [block.cross_attn.keys_values(embedded) for block in self.blocks]
         keys, values = zip(*pairs, strict=True)
-        return Text(list(keys), list(values), bias[:, None, None])
+        return CrossKV(list(keys), list(values), bias[:, None, None])
 
 
 def padding_bias(count: Tensor) -> Tensor:
@@ -169,30 +208,67 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
-    def six(self, e: Tensor) -> list[Tensor]:
-        """Shift, scale and gate of the attention, then of the feed-forward, (B, F, 1, D) each."""
-        return [m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2)]
+    def forward(
+        self, xs: list[Tensor], streams: Sequence[TokenStream], attend: Attend, layer: int = 0,
+        states: States | None = None, last: bool = False,
+    ) -> list[Tensor]:
+        """Tokens xs (B, F, P, D) of streams that go through this block together.
+
+        attend: whom they see; it may take other experts' blocks along. states: what the memory adds
+        to tokens of frames. layer: the number of this block, for the text; last: nothing follows
+        it, so that it stops where nobody reads on.
+        """
+        xs = [
+            x if stream.motion is None else self.camera(x, stream.motion, stream.span)
+            for x, stream in zip(xs, streams, strict=True)
+        ]
+        # (B, F, 1, D) each: shift, scale and gate of the attention, then of the feed-forward.
+        modulations = [
+            (self.modulation + s.modulation).to(x.dtype).unsqueeze(-2).unbind(-3)
+            for x, s in zip(xs, streams, strict=True)
+        ]
+        seen = attend([
+            self.project(x, mod, s.rotary, queries=not (last and s.kv_only))
+            for x, mod, s in zip(xs, modulations, streams, strict=True)
+        ])
+        done = []
+        for number, (x, y, mod, s) in enumerate(zip(xs, seen, modulations, streams, strict=True)):
+            rotary = s.rotary
+            if last:
+                x, mod = s.narrow(x), [s.narrow(part) for part in mod]
+                y = None if y is None else s.narrow(y, 2)
+                rotary = s.narrow(rotary[0]), s.narrow(rotary[1])
+            if y is not None:
+                x = self.attended(x, y, mod, rotary)
+            if states is not None:
+                x = carry(s, x, number, states)
+            done.append(x if y is None else self.update(x, mod, s.text, layer))
+        return done
 
     def project(
-        self, x: Tensor, six: list[Tensor], turn: RotaryCosSin, queries: bool = True
+        self, x: Tensor, modulation: Sequence[Tensor], rotary: RotaryCosSin, queries: bool = True
     ) -> QKV:
         """Rotated queries and keys, and values, each (B, N, F * P, d)."""
-        shift, scale, *_ = six
+        shift, scale, *_ = modulation
         y = modulated_norm(x, shift, scale, self.eps).flatten(1, 2)
-        q = rotate(self.self_attn.queries(y), *turn) if queries else None
+        q = rotate(self.self_attn.queries(y), *rotary) if queries else None
         k, v = self.self_attn.keys_values(y)
-        return q, rotate(k, *turn), rotate(v, *turn) if self.relative else v
+        return q, rotate(k, *rotary), rotate(v, *rotary) if self.relative else v
 
-    def attended(self, x: Tensor, seen: Tensor, six: list[Tensor], turn: RotaryCosSin) -> Tensor:
+    def attended(
+        self, x: Tensor, seen: Tensor, modulation: Sequence[Tensor], rotary: RotaryCosSin
+    ) -> Tensor:
         """Take in what was attended to, seen (B, N, F * P, d)."""
         if self.relative:
-            cos, sin = turn
+            cos, sin = rotary
             seen = rotate(seen, cos, -sin)
-        return x + self.self_attn.output(seen).view_as(x) * six[2]
+        return x + self.self_attn.output(seen).view_as(x) * modulation[2]
 
-    def update(self, x: Tensor, six: list[Tensor], text: Text | None, layer: int) -> Tensor:
+    def update(
+        self, x: Tensor, modulation: Sequence[Tensor], text: CrossKV | None, layer: int
+    ) -> Tensor:
         """Take in the text, then feed forward."""
-        *_, shift, scale, gate = six
+        *_, shift, scale, gate = modulation
         if text is not None:
             rows = x.reshape(len(text.bias), -1, x.shape[-1])
             keys, values = text.keys[layer], text.values[layer]
@@ -205,6 +281,17 @@ class Block(nn.Module):
                 )
             x = (rows + self.cross_attn.output(y)).view_as(x)
         return x + self.ffn(modulated_norm(x, shift, scale, self.eps)) * gate
+
+
+def carry(stream: TokenStream, x: Tensor, number: int, states: States) -> Tensor:
+    """Tokens x of a stream with what the memory's states add to those of its frames."""
+    frames, size = stream.frames
+
+    def add(own: Tensor) -> Tensor:
+        added = states(number, own.unflatten(2, (frames, size)), stream.rotary_of_frames())
+        return own if added is None else own + added.flatten(2, 3)
+
+    return stream.of_frames(x, add)
 
 
 class Attention(nn.Module):

@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from loci.attention.cross import Text
-from loci.attention.dense import QKV, AttentionFn
+from loci.attention.cross import CrossKV
+from loci.attention.dense import QKV
+from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
-from loci.memory.recurrent import StateHook
-from loci.models.mot import Lane, run
+from loci.memory.ports import Ports
+from loci.models.mot import run
+from loci.models.ports import Branch, FurtherTokens
 from loci.models.rope import wan_angles
-from loci.models.trunk import Segment, Sizes, Trunk, modulated_norm
+from loci.models.trunk import Sizes, TokenStream, Trunk, modulated_norm
 from loci.rules.rule import Coords, Kind
 
 
@@ -80,25 +82,58 @@ WAN_2_2_TI2V_5B = WanConfig(
 
 
 class Wan(Trunk):
-    """Wan's diffusion transformer. Latents (B, T, C, H, W) in, a prediction of that shape out."""
+    """Wan's diffusion transformer. Latents (B, T, C, H, W) in, a prediction of that shape out.
 
-    def __init__(self, config: WanConfig):
+    ports: further ways in that a memory asks for; see `models/ports.py`.
+    """
+
+    def __init__(self, config: WanConfig, ports: Ports | None = None):
         embedding = nn.Conv3d(config.in_channels, config.dim, config.patch, config.patch)
         super().__init__(config.sizes, patch_embedding=embedding)
         self.config = config
         self.head = Head(config) if config.out_channels else None
+        ports = ports or Ports()
+        self.channel_embedding = self.branch = self.further = None
+        if ports.channels:
+            self.channel_embedding = nn.Conv3d(
+                ports.channels, config.dim, config.patch, config.patch, bias=False
+            )
+        if ports.branch:
+            self.branch = Branch(config.sizes, ports.branch)
+        if ports.tokens:
+            self.further = FurtherTokens(config.sizes, ports.tokens, ports.every)
+        self.open_ports()
 
-    def patchify(self, latents: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> tokens (B, T / pt, L, D)."""
-        if self.config.patch[0] == 1:
+    @torch.no_grad()
+    def open_ports(self) -> None:
+        """Let ports begin: zero, and the branch as copies of the blocks as they are now."""
+        if self.channel_embedding is not None:
+            self.channel_embedding.weight.zero_()
+        if self.branch is not None:
+            self.branch.open(self.blocks)
+        if self.further is not None:
+            self.further.open()
+
+    def patchify(self, latents: Tensor, embedding: nn.Conv3d | None = None) -> Tensor:
+        """(B, T, C, H, W) -> tokens (B, T / pt, L, D), by the patch embedding or another one.
+
+        LociError for a size that patches do not divide.
+        """
+        embedding = self.patch_embedding if embedding is None else embedding
+        frames, height, width = self.config.patch
+        sizes = latents.shape[1], *latents.shape[3:]
+        if any(size % patch for size, patch in zip(sizes, self.config.patch, strict=True)):
+            raise LociError(
+                f"latents of {sizes[0]} frames of {sizes[1]}x{sizes[2]} do not split into patches "
+                f"of {frames} x {height}x{width}; crop or pad them"
+            )
+        if frames == 1:
             # One frame a token row: the convolution is a plain linear map of the patch.
-            _, height, width = self.config.patch
             patches = rearrange(
                 latents, "b t c (h p) (w q) -> b t (h w) (c p q)", p=height, q=width
             )
-            return F.linear(patches, self.patch_embedding.weight.flatten(1),
-                            self.patch_embedding.bias)
-        tokens = self.patch_embedding(latents.transpose(1, 2))
+            return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
+        tokens = embedding(latents.transpose(1, 2))
         return rearrange(tokens, "b d t h w -> b t (h w) d")
 
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
@@ -109,41 +144,42 @@ class Wan(Trunk):
             h=height // rows, w=width // cols, t=frames, p=rows, q=cols,
         )
 
-    def forward(self, latents: Tensor, time: Tensor, text: Text | None = None) -> Tensor:
+    def forward(self, latents: Tensor, time: Tensor, text: CrossKV | None = None) -> Tensor:
         """Wan as it was published: every token attends to every other.
 
         latents (B, T, C, H, W); time (B, 1) for all tokens or (B, tokens), in 0..1. The prediction
-        has the shape of the latents.
+        has the shape of the latents. LociError for sizes that do not fit and for times in half
+        precision, which cannot tell them apart.
         """
+        if time.dtype in (torch.float16, torch.bfloat16):
+            raise LociError(f"times in {time.dtype} are rounded, four thousandths apart near 1; "
+                            "give float32")
         tokens = self.patchify(latents)
         batch, frames, per, _ = tokens.shape
+        if time.shape[1] not in (1, frames * per):
+            raise LociError(f"times of shape {tuple(time.shape)}; give (B, 1) or (B, "
+                            f"{frames * per}), one a token")
         still = torch.zeros(frames, dtype=torch.long, device=latents.device)
         _, rows, cols = self.config.patch
         shape = (latents.shape[3] // rows, latents.shape[4] // cols)
         coords = Coords.grid(torch.arange(frames, device=latents.device), shape, Kind.NOISY,
                              still, still)
-        angles = wan_angles(coords, self.config.head_dim, self.config.theta)[None]
+        rotary = cos_sin(wan_angles(coords, self.config.head_dim, self.config.theta)[None])
         runs = time.shape[1]  # stretches of tokens that share a timestep
+        e, six = self.modulate(time)
 
         def attend(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
             return [F.scaled_dot_product_attention(*qkv[0])]
 
         x = tokens.reshape(batch, runs, frames * per // runs, -1)
-        x = self.run([Segment(x, time, angles)], attend, text)[0]
-        e = self.modulate(time)[0]
-        out = self.outputs(x, e).reshape(batch, frames, per, -1)
+        stream = TokenStream(self, x, rotary, six, (frames, per), span=runs, text=text)
+        out = self.outputs(run([stream], attend)[0], e).reshape(batch, frames, per, -1)
         return self.unpatchify(out, *latents.shape[3:])
 
-    def run(
-        self, segments: list[Segment], attend: AttentionFn, text: Text | None = None,
-        recall: StateHook | None = None,
-    ) -> list[Tensor]:
-        """All blocks over all segments; `attend` decides who sees whom. Tokens (B, F, P, D) out."""
-        return run([Lane(self, segment, text) for segment in segments], attend, recall)
-
-    def predict(self, tokens: Tensor, time: Tensor, height: int, width: int) -> Tensor:
-        """The head: tokens (B, F, L, D) at timesteps (B, F) -> (B, T, C, height, width)."""
-        return self.unpatchify(self.outputs(tokens, self.modulate(time)[0]), height, width)
+    def predict(self, tokens: Tensor, e: Tensor, height: int, width: int) -> Tensor:
+        """The head: tokens (B, F, L, D), with e (B, F, 1, D) of their times -> (B, T, C, height,
+        width)."""
+        return self.unpatchify(self.outputs(tokens, e), height, width)
 
     def outputs(self, tokens: Tensor, e: Tensor) -> Tensor:
         """What the head makes of tokens (B, F, L, D), e (B, F, 1, D). LociError without a head."""
@@ -152,8 +188,14 @@ class Wan(Trunk):
         return self.head(tokens, e)
 
 
+def cos_sin(angles: Tensor) -> RotaryCosSin:
+    """Cosines and sines of rotary angles, in fp32."""
+    return angles.cos().float(), angles.sin().float()
+
+
 class Head(nn.Module):
-    """The modulated linear output layer."""
+    """The modulated linear output layer, in the weights' precision also under autocast, as in the
+    released code."""
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -164,4 +206,6 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, F, P, D), e (B, F, 1, D)."""
         shift, scale = (m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2))
-        return self.head(modulated_norm(x, shift, scale, self.eps))
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.head.weight.dtype)
+            return self.head(modulated_norm(x, shift.to(x.dtype), scale.to(x.dtype), self.eps))

@@ -1,34 +1,42 @@
 """The world model: a codec, a Wan transformer and a memory row, in one configuration.
 
-First frame and camera path in; video out, chunk by chunk. The model owns no state: a stream's
-memory is held by a `Session`.
+First frame and camera path in; video out, chunk by chunk, with a stream (`Session`) that holds the
+memory. The model owns no state. Training goes through `forward`: a whole episode in one pass, every
+chunk from the clean frames before it, under the mechanism's rule. A stream executes the same model
+under the same rule frame by frame; that both agree is a conformance test.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from loci.attention.cross import CrossKV
+from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
 from loci.flow import Flow
-from loci.geometry import Camera
+from loci.geometry import Camera, relative_to
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
 from loci.memory.frames import Frames
+from loci.memory.stores import Chunks, Conditioning, Episode, Evidence, Setting, Store
 from loci.models.camera import twelve_numbers
 from loci.models.codecs.base import CodecConfig
+from loci.models.mot import run
 from loci.models.rope import camera_angles, token_rays, wan_angles
-from loci.models.trunk import Segment
-from loci.models.wan import Wan, WanConfig
+from loci.models.trunk import TokenStream
+from loci.models.wan import Wan, WanConfig, cos_sin
 from loci.rules.rule import Coords, Kind
-
-if TYPE_CHECKING:
-    from loci.streaming.session import Session
+from loci.streaming.frame_buffer import FrameBuffer
+from loci.streaming.kv_cache import KVCache, KVShape
+from loci.streaming.session import Session
+from loci.streaming.state_cache import StateCache
 
 KIND = "world-model"
 
@@ -63,55 +71,70 @@ class WorldConfig(Config):
         return WorldModel(self)
 
 
+@dataclass(frozen=True)
+class ChunkLayout:
+    """Where the tokens of G chunks a row stand, worked out once for all noise levels.
+
+    poses (B, G, n, 4, 4); beside: frames next to the chunks, rows B * G, as the network takes them
+    in, or as they were picked where the mixer has to see the noise (`chooses`); rotary, motion and
+    modulation of what does not depend on it. channels, render, further: what enters through ports,
+    rows B * G.
+    """
+
+    poses: Tensor
+    coords: Coords
+    rotary: RotaryCosSin
+    motion: Tensor | None
+    beside: Frames | None = None
+    chooses: bool = False
+    modulation: Tensor | None = None
+    channels: Tensor | None = None
+    render: Tensor | None = None
+    further: CrossKV | None = None
+
+
 class WorldModel(nn.Module):
-    """Codec, transformer and the learned part of the memory (the gist bank)."""
+    """Codec, transformer and the learned part of the memory: the gist bank, a mixer, states."""
 
     def __init__(self, config: WorldConfig):
         super().__init__()
         self.config = config
+        memory, dit = config.memory, config.dit
         self.codec = config.codec.build()
-        self.dit = Wan(config.dit)
+        self.dit = Wan(dit, memory.ports)
         # MemoryWAM: a shared learnable bank (M, hidden) of standard deviation hidden^-1/2.
-        gists = config.memory.gists
-        self.gist_bank = nn.Parameter(torch.randn(gists, config.dit.dim) / config.dit.dim**0.5)
+        self.gist_bank = nn.Parameter(torch.randn(memory.gists, dit.dim) / dit.dim**0.5)
         self.latent_shape: tuple[int, int, int] = self.codec.latent_shape(config.camera)
         channels, height, width = self.latent_shape
-        ins, outs = config.dit.in_channels, config.dit.out_channels
-        if channels != ins or outs not in (0, channels):
+        if channels != dit.in_channels or dit.out_channels not in (0, channels):
             raise LociError(
-                f"the codec has {channels} channels, the transformer {ins} in and {outs} out; give "
-                "all three the same number (or 0 out, where no frames are predicted)"
+                f"the codec has {channels} channels, the transformer {dit.in_channels} in and "
+                f"{dit.out_channels} out; give all three the same number (or 0 out, where no "
+                "frames are predicted)"
             )
-        _, rows, cols = config.dit.patch
+        _, rows, cols = dit.patch
         if height % rows or width % cols:
             raise LociError(
                 f"latents of {height}x{width} do not split into patches of {rows}x{cols}; "
                 "change the camera size or the patch"
             )
         self.grid = (height // rows, width // cols)
-        self._build_memory(config.memory)
-
-    def _build_memory(self, memory: Memory) -> None:
-        """What a memory learns beside its gists. Raises LociError where it does not fit."""
-        dit, grid = self.config.dit, self.grid
-        if memory.joint and (grid[0] % memory.shrink or grid[1] % memory.shrink):
+        if memory.joint and (self.grid[0] % memory.shrink or self.grid[1] % memory.shrink):
             raise LociError(
-                f"frames of {grid[0]}x{grid[1]} tokens do not shrink by {memory.shrink} a side; "
-                "choose a compression that divides them"
+                f"frames of {self.grid[0]}x{self.grid[1]} tokens do not shrink by {memory.shrink} "
+                "a side; choose a compression that divides them"
             )
-        self.small = (grid[0] // memory.shrink, grid[1] // memory.shrink)
-        self.mixer = memory.mixer(self.latent_shape[0])
-        found = {
-            layer: memory.carry(layer, dit.dim, dit.num_heads, grid)
-            for layer in range(-1, dit.num_layers)
+        self.small = (self.grid[0] // memory.shrink, self.grid[1] // memory.shrink)
+        self.mixer = memory.mixer(channels)
+        self.states = {
+            (layer, name): state for layer in range(-1, dit.num_layers)
+            for name, state in memory.states(layer, dit.dim, dit.num_heads, self.grid).items()
         }
-        self.carries = {layer: carry for layer, carry in found.items() if carry is not None}
-        self.carry = nn.ModuleDict({f"block{k}": carry for k, carry in self.carries.items()})
-        if self.carries and (memory.gists or memory.joint):
-            raise LociError(
-                f"memory row '{type(memory).__name__}' carries a state beside gists or joint "
-                "frames; choose one of them"
-            )
+        # The released checkpoints' word for it.
+        self.carry = nn.ModuleDict({
+            "-".join(filter(None, (f"block{layer}", name))): state
+            for (layer, name), state in self.states.items()
+        })
 
     @property
     def tokens(self) -> int:
@@ -121,9 +144,104 @@ class WorldModel(nn.Module):
     @property
     def writes(self) -> bool:
         """Whether written frames go through the network: somebody sees or carries them."""
-        plan = self.config.memory.plan()
-        kept = (plan.clean.recent, plan.clean.anchors, plan.gist.recent, plan.gist.anchors)
-        return any(n != 0 for n in kept) or bool(self.carries)
+        kept = self.config.memory.retention()
+        return any(kept.growth(kind) != "never" for kind in kept.kinds) or bool(self.states)
+
+    def stores(
+        self, batch: int, frames: int = 0, scratch: int = 0, actions: int = 0,
+        memory: Memory | None = None,
+    ) -> list[Store]:
+        """What `batch` streams keep, empty, in the order in which it is asked.
+
+        frames: as many fit before buffers grow; scratch: tokens that are denoised at once; actions:
+        executed actions between two frames; memory: in place of the model's own.
+        """
+        dit, weight, memory = self.config.dit, self.gist_bank, memory or self.config.memory
+        setting = Setting(
+            batch, self.latent_shape, self.tokens, self.config.camera, weight.device, weight.dtype
+        )
+        sizes = {Kind.CLEAN: self.tokens, Kind.GIST: memory.gists, Kind.EXECUTED: actions}
+        shape = KVShape(dit.num_layers, dit.num_heads, dit.head_dim,
+                        {kind: size for kind, size in sizes.items() if size})
+        retrieves = memory.beside is not None or memory.retriever is not None
+        return [
+            *([FrameBuffer(memory, setting, frames)] if retrieves else []),
+            *memory.stores(setting),
+            *([StateCache(self.states, batch)] if self.states else []),
+            KVCache(memory.rule(), memory.retention(), shape, batch, frames, scratch,
+                    weight.device, weight.dtype),
+        ]
+
+    def forward(
+        self, clean: Tensor, noisy: Tensor, time: Tensor, poses: Tensor, starts: Sequence[int], *,
+        clean_time: Tensor | None = None, dropped: Tensor | None = None,
+        attention: str = "windowed", text: CrossKV | None = None,
+        extras: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Predict every chunk of an episode at once, each from the clean frames before it.
+
+        clean (B, T, C, h, w); noisy (B, G, n, C, h, w), chunk g covering the frames from starts[g];
+        time (B, G) its noise level; poses (B, T, 4, 4) camera-to-world; clean_time (B, T) the noise
+        level of the clean frames where they were noised (default 0); dropped (B,) booleans, the
+        episodes that retrieve nothing. attention: "windowed", "dense" or "flex". extras: what the
+        memory asks for besides (`Memory.wants`), (B, T, ...). Returns the network's output, the
+        shape of `noisy`.
+        """
+        span = noisy.shape[2]
+        if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
+            raise LociError(
+                f"chunks of {span} frames from {list(starts)} for {noisy.shape[1]} chunks in "
+                f"{clean.shape[1]} frames; each needs a frame before it and its own"
+            )
+        if clean_time is None:
+            clean_time = torch.zeros(clean.shape[:2], device=clean.device)
+        poses = relative_to(poses[:, 0], poses)
+        where = torch.stack([poses[:, start : start + span] for start in starts], dim=1)
+        frames = Frames(clean, poses, clean_time, **(extras or {}))
+        self.check_extras(frames)
+        written = self.clean_coords(torch.arange(clean.shape[1])) if self.writes else None
+        drawn = self.chunk_coords(torch.tensor(starts), span)
+        chunks = Chunks([start - 1 for start in starts], drawn, where)
+        evidence = self.packed(Episode(frames, written, [chunks], dropped, attention))
+
+        e, six = self.dit.modulate(time)
+        layout = self.chunk_layout(where, drawn, evidence)
+        streams = [self.chunk_stream(noisy, layout, six, text)]
+        if written is not None:
+            streams.insert(0, self.clean_stream(frames, written, text))
+        tokens = run(streams, evidence.attend, evidence.states)[-1]
+        return self.predict(tokens, e, span)
+
+    def write(
+        self, frames: Frames, coords: Coords, evidence: Evidence, text: CrossKV | None = None
+    ) -> None:
+        """Send clean frames through the network, for what they leave in the stores."""
+        run([self.clean_stream(frames, coords, text)], evidence.attend, evidence.states)
+
+    def denoise(
+        self, noisy: Tensor, layout: ChunkLayout, modulation: tuple[Tensor, Tensor],
+        evidence: Evidence, text: CrossKV | None = None,
+    ) -> Tensor:
+        """The network's output for chunks (B, 1, n, C, h, w); modulation: of their times, what
+        `dit.modulate` makes of (B or 1, 1)."""
+        e, six = modulation
+        stream = self.chunk_stream(noisy, layout, six, text)
+        (tokens,) = run([stream], evidence.attend, evidence.states)
+        return self.predict(tokens, e, noisy.shape[2])
+
+    def packed(self, episode: Episode, memory: Memory | None = None) -> Evidence:
+        """What the chunks of an episode meet of their past: all stores' evidence; memory: in place
+        of the model's own."""
+        evidence = Evidence()
+        for store in self.stores(len(episode.frames.latents), memory=memory):
+            evidence = store.packed(episode, evidence)
+        return evidence
+
+    def check_extras(self, frames: Frames) -> None:
+        """LociError where the memory asks for what the frames do not bring."""
+        for name in sorted(self.config.memory.wants):
+            if getattr(frames, name) is None:
+                raise LociError(f"this memory asks for the {name} of every frame; give {name}=")
 
     def clean_coords(self, frames: Tensor) -> Coords:
         """Coordinates of written frames (F,), each followed by its gists."""
@@ -151,80 +269,149 @@ class WorldModel(nn.Module):
         first = starts - memory.mixed if memory.placement == "prefix" else starts + span
         return _interleave(noisy, grid(first, memory.mixed, self.small, Kind.CONTEXT), len(starts))
 
-    def clean_segment(
-        self, latents: Tensor, poses: Tensor, coords: Coords, time: Tensor | None = None,
-    ) -> Segment:
-        """Frames (B, F, C, h, w) at relative poses (B, F, 4, 4), with their gists, at time 0."""
-        tokens = self.dit.patchify(latents)
+    def clean_stream(
+        self, frames: Frames, coords: Coords, text: CrossKV | None = None
+    ) -> TokenStream:
+        """Frames (B, F, ...) at relative poses, with their gists, at their times."""
+        tokens = self.dit.patchify(frames.latents)
         bank = self.gist_bank.to(tokens.dtype).expand(*tokens.shape[:2], -1, -1)
-        if time is None:
-            time = torch.zeros(tokens.shape[:2], device=latents.device)
-        rays = token_rays(self.config.camera, self.grid, len(self.gist_bank), poses.device)
-        return Segment(
-            torch.cat([tokens, bank], dim=2), time, self._angles(coords, [(poses, rays)]), 1,
-            self._motion(poses), silent=self.config.dit.num_layers - 1 not in self.carries,
+        rays = token_rays(self.config.camera, self.grid, len(self.gist_bank), tokens.device)
+        poses = frames.poses.to(tokens.device)
+        last = (self.config.dit.num_layers - 1 in {layer for layer, _ in self.states})
+        return TokenStream(
+            self.dit, torch.cat([tokens, bank], dim=2), self._rotary(coords, [(poses, rays)]),
+            self.dit.modulate(frames.time.to(tokens.device))[1], (1, self.tokens),
+            motion=self._motion(poses), text=text, kv_only=not last,
         )
 
-    def chunk_segment(
-        self, noisy: Tensor, poses: Tensor, coords: Coords, time: Tensor, picked: Frames | None
-    ) -> Segment:
-        """Chunks (B, G, n, C, h, w) being denoised at poses (B, G, n, 4, 4), times (B, G).
+    def chunk_layout(self, poses: Tensor, coords: Coords, evidence: Evidence) -> ChunkLayout:
+        """Of chunks at poses (B, G, n, 4, 4) and what stands beside them."""
+        device, beside = self.gist_bank.device, evidence.frames
+        poses = poses.to(device)
+        rows = poses.flatten(0, 1)
+        chooses, modulation = bool(getattr(self.mixer, "chooses", False)), None
+        if beside is not None:
+            beside = beside.map(lambda part: part.to(device))
+            if self.mixer is not None and not chooses:
+                beside = self.mixer(beside, Frames(beside.latents, rows, beside.time))
+            if not chooses:
+                modulation = self.dit.modulate(beside.time)[1]
+        ports = evidence.conditioning or Conditioning()
+        channels, render, tokens, present = (
+            None if part is None else part.flatten(0, 1).to(device)
+            for part in (ports.channels, ports.render, ports.tokens, ports.present)
+        )
+        further = None
+        if tokens is not None:
+            further = self.dit.further.encode(tokens.to(self.gist_bank), present)
+        places = self._places(poses, coords, None if chooses else beside)
+        return ChunkLayout(
+            poses, coords, *places, beside, chooses, modulation, channels, render, further
+        )
 
-        picked: frames of the past (rows B * G) that go beside them, of a joint memory.
-        """
-        batch, span = len(noisy), noisy.shape[2]
-        levels = time[..., None].expand(-1, -1, span).flatten(0, 1)
-        chunk = Frames(noisy.flatten(0, 1), poses.flatten(0, 1), levels)
-        tokens, where = self.dit.patchify(chunk.latents), chunk.poses
-        device = poses.device
-        places = [(chunk.poses, token_rays(self.config.camera, self.grid, device=device))]
-        if picked is not None:
-            context = picked if self.mixer is None else self.mixer(picked, chunk)
-            rays = token_rays(self.config.camera, self.small, device=device)
-            places.append((context.poses, rays))
+    def chunk_stream(
+        self, noisy: Tensor, layout: ChunkLayout, six: Tensor, text: CrossKV | None = None
+    ) -> TokenStream:
+        """Chunks (B, G, n, C, h, w) being denoised; six (B or 1, G, 6, D): of their times."""
+        batch, groups, span = noisy.shape[:3]
+        tokens = self.dit.patchify(noisy.flatten(0, 1))  # (B * G, n, L, D)
+        if layout.channels is not None:
+            more = layout.channels.to(tokens)
+            tokens = tokens + self.dit.patchify(more, self.dit.channel_embedding)
+        noise, levels = tokens, six[:, :, None].expand(batch, groups, span, -1, -1)
+        six, rotary, motion, beside, runs = levels, layout.rotary, layout.motion, layout.beside, 1
+        if beside is not None:
+            modulation = layout.modulation
+            if layout.chooses:
+                chunk = Frames(noisy.flatten(0, 1), layout.poses.flatten(0, 1), beside.time)
+                beside = self.mixer(beside, chunk)
+                modulation = self.dit.modulate(beside.time)[1]
+                rotary, motion = self._places(layout.poses, layout.coords, beside)
             # Tokens of one run share a timestep: runs are as long as the smaller kind of frame.
-            beside = self.dit.patchify(context.latents)
-            runs = tokens.shape[2] // beside.shape[2]
-            tokens = torch.cat([tokens.reshape(len(tokens), -1, *beside.shape[2:]), beside], dim=1)
-            levels = torch.cat([levels.repeat_interleave(runs, dim=1), context.time], dim=1)
-            where = torch.cat([where.repeat_interleave(runs, dim=1), context.poses], dim=1)
-        return Segment(
-            tokens.reshape(batch, -1, *tokens.shape[2:]), levels.reshape(batch, -1),
-            self._angles(coords, places, batch), levels.shape[1],
-            self._motion(where.reshape(batch, -1, 4, 4)),
-            heard=None if picked is None else span * self.tokens // tokens.shape[2],
+            others = self.dit.patchify(beside.latents)
+            runs = tokens.shape[2] // others.shape[2]
+            tokens = torch.cat([tokens.reshape(len(tokens), -1, *others.shape[2:]), others], dim=1)
+            context = modulation.unflatten(0, (batch, groups))
+            six = torch.cat([levels.repeat_interleave(runs, dim=2), context], dim=2)
+        size = six.shape[2]
+        stream = TokenStream(
+            self.dit, tokens.reshape(batch, groups * size, *tokens.shape[2:]), rotary,
+            six.flatten(1, 2), (span, self.tokens), size, motion, text,
+            outputs=None if beside is None else span * runs,
         )
+        if layout.render is None and layout.further is None:
+            return stream
+        return replace(stream, after=self._after(stream, noise, levels, layout))
 
-    def _angles(
+    def _after(
+        self, stream: TokenStream, noise: Tensor, levels: Tensor, layout: ChunkLayout
+    ) -> Callable[[int, Tensor], Tensor]:
+        """What evidence adds to the tokens of chunks after each block: of the noise (B * G, n, L,
+        D) at levels (B, G, n, 6, D)."""
+        added: list[Tensor] = []
+        if layout.render is not None:
+            batch = len(levels)
+            cos, sin = (part.expand(batch, -1, -1, -1).flatten(0, 1)
+                        for part in stream.rotary_of_frames())
+            alone = TokenStream(
+                self.dit, noise, (cos, sin), levels.flatten(0, 1), stream.frames,
+                noise.shape[1], self._motion(layout.poses.flatten(0, 1)), stream.text,
+            )
+            added = self.dit.branch(alone, self.dit.patchify(layout.render.to(noise)))
+
+        def after(layer: int, x: Tensor) -> Tensor:
+            if layer < len(added):
+                x = x + added[layer].reshape(x.shape)
+            return x if layout.further is None else self.dit.further(x, layout.further, layer)
+
+        return after
+
+    def _places(
+        self, poses: Tensor, coords: Coords, beside: Frames | None
+    ) -> tuple[RotaryCosSin, Tensor | None]:
+        """Rotary angles and motion of chunks at poses (B, G, n, 4, 4), and of what stands beside
+        them."""
+        batch, rows, device = len(poses), poses.flatten(0, 1), poses.device
+        places, where = [(rows, token_rays(self.config.camera, self.grid, device=device))], rows
+        if beside is not None:
+            rays = token_rays(self.config.camera, self.small, device=device)
+            places.append((beside.poses, rays))
+            runs = self.tokens // (self.small[0] * self.small[1])
+            where = torch.cat([rows.repeat_interleave(runs, dim=1), beside.poses], dim=1)
+        rotary = self._rotary(coords, places, batch)
+        return rotary, self._motion(where.reshape(batch, -1, 4, 4))
+
+    def _rotary(
         self, coords: Coords, places: list[tuple[Tensor, Tensor]], batch: int | None = None
-    ) -> Tensor:
-        """Rotary angles of tokens at `coords`: of the poses and rays of `places`, side by side,
-        or Wan's own. `batch`: rows, where those of the places are its groups."""
-        if self.config.dit.camera == "rotary":
-            parts = [
-                camera_angles(poses, rays, self.config.dit.head_dim) for poses, rays in places
-            ]
-            angles = torch.cat(parts, dim=1)
-            return angles if batch is None else angles.reshape(batch, -1, angles.shape[-1])
+    ) -> RotaryCosSin:
+        """Of tokens at `coords`: by the poses and rays of `places`, side by side, or Wan's own
+        angles. `batch`: rows, where those of the places are its groups."""
+        dit = self.config.dit
+        if dit.camera == "rotary":
+            angles = torch.cat(
+                [camera_angles(poses, rays, dit.head_dim) for poses, rays in places], dim=1
+            )
+            return cos_sin(angles if batch is None else angles.reshape(batch, -1, angles.shape[-1]))
         # Gists stand at one marker outside the grid, as in MemoryWAM.
+        coords = coords.to(places[0][0].device)
         away = coords.kind == int(Kind.GIST)
-        placed = Coords(
-            coords.frame, coords.row.masked_fill(away, -1), coords.col.masked_fill(away, -1),
-            coords.kind, coords.now, coords.group,
+        placed = replace(
+            coords, row=coords.row.masked_fill(away, -1), col=coords.col.masked_fill(away, -1)
         )
-        angles = wan_angles(placed, self.config.dit.head_dim, self.config.dit.theta)
-        return angles if angles.dim() == 3 else angles[None]
+        angles = wan_angles(placed, dit.head_dim, dit.theta)
+        return cos_sin(angles if angles.dim() == 3 else angles[None])
 
     def _motion(self, poses: Tensor) -> Tensor | None:
         return twelve_numbers(poses) if self.config.dit.camera == "inject" else None
 
-    def head(self, tokens: Tensor, time: Tensor, span: int) -> Tensor:
-        """Tokens of chunks at times (B, G) -> the network's output (B, G, span, C, h, w)."""
-        batch, groups = time.shape
+    def predict(self, tokens: Tensor, e: Tensor, span: int) -> Tensor:
+        """Tokens of chunks, with e (B, G, 1, D) of their times -> the network's output
+        (B, G, span, C, h, w)."""
+        batch, groups = len(tokens), e.shape[1]
         noisy = tokens.reshape(batch, groups, -1, tokens.shape[-1])[:, :, : span * self.tokens]
         out = self.dit.predict(
             noisy.reshape(batch, groups * span, self.tokens, -1),
-            time.repeat_interleave(span, dim=1), *self.latent_shape[1:],
+            e.expand(batch, -1, -1, -1).repeat_interleave(span, dim=1), *self.latent_shape[1:],
         )
         return out.unflatten(1, (groups, span))
 
@@ -232,8 +419,6 @@ class WorldModel(nn.Module):
         self, batch: int = 1, capacity: int | None = None, gradients: bool = False
     ) -> Session:
         """A fresh memory for `batch` streams; see `Session` for the rest."""
-        from loci.streaming.session import Session
-
         return Session(self, batch, capacity, gradients)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32, **notes: object) -> None:

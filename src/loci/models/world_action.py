@@ -12,25 +12,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from loci.attention.cross import Text
+from loci.attention.cross import CrossKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.flow import Flow
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
-from loci.memory.recurrent import Carry, Guest, State
+from loci.memory.frames import Frames
+from loci.memory.recurrent import RecurrentState, State, StateKey, StateProjection, own
+from loci.memory.stores import Chunks, Episode, Evidence
 from loci.models.action import ActionConfig, ActionExpert
+from loci.models.mot import run
 from loci.models.normalisation import Normalisation, Normaliser
+from loci.models.trunk import TokenStream
 from loci.models.world import WorldConfig
-
-if TYPE_CHECKING:
-    from loci.streaming.policy import Policy
+from loci.rules.rule import Coords, Kind
+from loci.streaming.policy import Policy
 
 KIND = "world-action-model"
 
@@ -39,8 +42,8 @@ KIND = "world-action-model"
 class Texts:
     """An instruction as the two transformers read it; None: without its cross-attention."""
 
-    video: Text | None
-    actions: Text | None
+    video: CrossKV | None
+    actions: CrossKV | None
 
 
 NO_TEXT = Texts(None, None)
@@ -94,11 +97,12 @@ class WorldActionModel(nn.Module):
         self.expert = ActionExpert(config.expert, dit)
         self.actions = Normaliser(config.actions, config.expert.actions)
         self.proprio = Normaliser(config.proprio, config.expert.proprio)
+        # The released checkpoints' word for it.
         self.guests = nn.ModuleDict({
-            f"block{layer}": Guest(config.expert.dim, dit.dim) for layer in self.world.carries
+            _guest(key): StateProjection(config.expert.dim, dit.dim) for key in self.world.states
         })
-        for layer, carry in self.world.carries.items():
-            if not carry.tokenwise:
+        for (layer, _), state in self.world.states.items():
+            if not state.tokenwise:
                 raise LociError(
                     f"the state that block {layer} carries is read by whole frames, and actions "
                     "are none; choose a memory of tokens, the delta rule or test-time training"
@@ -109,6 +113,97 @@ class WorldActionModel(nn.Module):
         """Executed actions that a stream keeps between two frames; 0: none."""
         config = self.config
         return config.expert.horizon if config.world.memory.executed else 0
+
+    def forward(
+        self, clean: Tensor, actions: Tensor, action_time: Tensor, proprio: Tensor, *,
+        noisy: Tensor | None = None, time: Tensor | None = None, ahead: Sequence[int] = (),
+        clean_time: Tensor | None = None, after: Sequence[int] | None = None,
+        executed: Tensor | None = None, pauses: Tensor | None = None,
+        memory: Memory | None = None, attention: str = "windowed", texts: Texts = NO_TEXT,
+        recompute: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict every chunk of actions of an episode at once, and frames that follow.
+
+        clean (B, T, C, h, w); actions (B, G, n, A), normalised and noised, chunks carried out after
+        the frames `after` (default: chunk t after frame t; a frame may have several, which do not
+        see each other); action_time (B, G) their noise levels; proprio (B, T, P), normalised, the
+        robot's state at each frame. noisy (B, V, C, h, w) at levels time (B, V): the frames `ahead`
+        (V of them, 1 or more each), of which each knows what came before it and never its own clean
+        copy. executed (B, T - 1 or T, n, A), normalised: the chunks that were carried out after the
+        frames; wanted where the memory keeps them, unused elsewhere; nobody sees the one after the
+        last. clean_time (B, T): noise levels of the clean frames where they were noised. pauses
+        (B, T): by how many frames each frame and all after it stand later in time than they were
+        seen; nothing but the rotary positions knows. memory: in place of the model's own, with as
+        many gists. recompute: as for `mot.run`. Returns the network's outputs, of the shapes of
+        `actions` and of `noisy`. LociError for executed actions that are missing or do not fit.
+        """
+        world, expert, memory = self.world, self.expert, memory or self.config.world.memory
+        rows, count = clean.shape[:2]
+        place, device = torch.arange(count), clean.device
+        after = list(range(actions.shape[1])) if after is None else list(after)
+        if proprio.shape[:2] != clean.shape[:2]:
+            raise LociError(
+                f"states {tuple(proprio.shape)} for frames {(rows, count)}; give one a frame"
+            )
+        if clean_time is None:
+            clean_time = torch.zeros(rows, count, device=device)
+        still = torch.eye(4, dtype=torch.float64, device=device)
+        frames = Frames(clean, still.expand(rows, count, 4, 4), clean_time)
+        shift = None if pauses is None else pauses.long().cumsum(1)
+
+        def placed(coords: Coords) -> Coords:
+            """Where tokens stand in time for the rotary positions."""
+            if shift is None:
+                return coords
+            coords = coords.to(device)
+            return coords.shift(shift[:, coords.frame])
+
+        context = expert.context(proprio, texts.actions)  # once a frame, however many read it
+
+        def acting(
+            chunks: Tensor, levels: Tensor, coords: Coords, frames_before: Sequence[int],
+            kv_only: bool = False,
+        ) -> TokenStream:
+            reads = context.rows(_rows((rows, count), frames_before))
+            return expert.stream(chunks, expert.rotary(placed(coords)),
+                                 expert.modulate(levels)[1], reads, kv_only)
+
+        written = world.clean_coords(place) if world.writes else None
+        streams, chunks, e = [], [], None
+        if written is not None:
+            streams.append(world.clean_stream(frames, placed(written), texts.video))
+        if memory.executed and count > 1:
+            done = _checked(executed, actions, count - 1)
+            coords = expert.coords(place[:-1], len(ahead) + len(after), Kind.EXECUTED)
+            before = list(range(count - 1))
+            streams.append(
+                acting(done, torch.zeros(done.shape[:2], device=device), coords, before, True)
+            )
+            chunks.append(Chunks(before, coords, read=self.read_state))
+        if noisy is not None and time is not None:
+            coords = world.chunk_coords(torch.tensor(list(ahead)), 1)
+            poses = still.expand(rows, len(ahead), 1, 4, 4)
+            e, six = world.dit.modulate(time)
+            layout = world.chunk_layout(poses, placed(coords), Evidence())
+            streams.append(world.chunk_stream(noisy[:, :, None], layout, six, texts.video))
+            chunks.append(Chunks([frame - 1 for frame in ahead], coords, read=own))
+        coords = expert.coords(torch.tensor(after), len(ahead))
+        streams.append(acting(actions, action_time, coords, after))
+        chunks.append(Chunks(after, coords, read=self.read_state))
+
+        evidence = world.packed(Episode(frames, written, chunks, None, attention), memory)
+        tokens = run(streams, evidence.attend, evidence.states, recompute)
+        video = None if e is None else world.predict(tokens[-2], e, 1)[:, :, 0]
+        return expert.head(tokens[-1]), video
+
+    def denoise(
+        self, actions: Tensor, rotary: RotaryCosSin, six: Tensor, context: CrossKV,
+        evidence: Evidence, kv_only: bool = False,
+    ) -> Tensor:
+        """Tokens (B, 1, n, D) of chunks (B, 1, n, A), against evidence of the past; arguments as
+        for `ActionExpert.stream`."""
+        stream = self.expert.stream(actions, rotary, six, context, kv_only)
+        return run([stream], evidence.attend, evidence.states)[0]
 
     def read_text(self, text: Tensor | None, lengths: Sequence[int] | None = None) -> Texts:
         """Text embeddings (B, S, text_dim) as both transformers read them, once an episode."""
@@ -121,18 +216,17 @@ class WorldActionModel(nn.Module):
             self.expert.encode_text(text, lengths),
         )
 
-    def read_carry(
-        self, layer: int, carry: Carry, x: Tensor, state: State, turn: RotaryCosSin
+    def read_state(
+        self, key: StateKey, recurrent: RecurrentState, x: Tensor, state: State,
+        rotary: RotaryCosSin,
     ) -> Tensor:
         """What action tokens x (R, 1, n, D) read of the states of their rows at a block."""
-        return self.guests[f"block{layer}"].read(carry, x, state, turn)
+        return self.guests[_guest(key)](recurrent, x, state, rotary)
 
     def policy(
         self, batch: int = 1, capacity: int | None = None, gradients: bool = False
     ) -> Policy:
         """A fresh memory for `batch` robots; see `Policy` for the rest."""
-        from loci.streaming.policy import Policy
-
         return Policy(self, batch, capacity, gradients)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32, **notes: object) -> None:
@@ -146,6 +240,29 @@ class WorldActionModel(nn.Module):
         model = cls(WorldActionConfig.from_dict(config))
         load_into(model, tensors, path)
         return model.eval()
+
+
+def _guest(key: StateKey) -> str:
+    return "-".join(filter(None, (f"block{key[0]}", key[1])))
+
+
+def _checked(executed: Tensor | None, actions: Tensor, between: int) -> Tensor:
+    """The chunks that were carried out between frames, (B, T - 1, n, A)."""
+    if executed is None:
+        raise LociError("this memory keeps action history: give the `executed` chunks too")
+    rows, _, *chunk = actions.shape
+    if executed.shape not in [(rows, count, *chunk) for count in (between, between + 1)]:
+        raise LociError(
+            f"executed actions of shape {tuple(executed.shape)}; give all chunks between the "
+            f"frames, {(rows, between, *chunk)}"
+        )
+    return executed[:, :between]
+
+
+def _rows(shape: Sequence[int], frames: Sequence[int]) -> list[int]:
+    """Where these frames of every episode are among the (B, T) of `shape`, frames innermost."""
+    episodes, length = shape
+    return [episode * length + frame for episode in range(episodes) for frame in frames]
 
 
 def _check_memory(memory: Memory) -> None:

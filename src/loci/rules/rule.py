@@ -2,8 +2,8 @@
 
 A `Rule` answers one question about two tokens, given only their coordinates: may this query see
 this key? From that single answer come the dense reference mask, the FlexAttention block mask, the
-windowed training form (`attention.py`) and the streaming cache's plan (`cache.py`). That training
-and streaming agree is therefore not a property of two pieces of code that must be kept in step.
+gather plan of training (`attention/`) and what a stream keeps (`retention.py`). That training and
+streaming agree is therefore not a property of two pieces of code that must be kept in step.
 
 Source: ours; the rules themselves are MemoryWAM's (arXiv 2606.20562, Fig. 3) and Echo-Memory's.
 """
@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
+from loci.errors import LociError
 
 
 class Kind(IntEnum):
@@ -34,7 +33,13 @@ class Kind(IntEnum):
     EXECUTED = 5  # a robot action that was carried out after its frame
 
 
-@dataclass(frozen=True)
+WRITTEN = (Kind.CLEAN, Kind.GIST)
+"""Tokens of a frame that is being written."""
+BEING_MADE = (Kind.NOISY, Kind.ACTION, Kind.CONTEXT)
+"""Tokens that are there for the chunk that is being made, and then gone."""
+
+
+@dataclass(frozen=True, eq=False)
 class Coords:
     """Where tokens stand; every field an integer tensor of one common shape (..., S).
 
@@ -90,7 +95,7 @@ class Coords:
             return moved
         return replace(moved, selected=self.selected.to(device))
 
-    def later(self, frames: Tensor | int) -> Coords:
+    def shift(self, frames: Tensor | int) -> Coords:
         """The same tokens so many frames later; a tensor (B, 1) gives each stream its own shift."""
         shape = (self.frame + frames).shape
         moved = self._map(lambda field: field.expand(shape))
@@ -109,86 +114,213 @@ class Coords:
         return Coords(**joined, selected=selected)
 
 
+FOREVER = 2**30
+"""The last `now` of a key that is shown for ever."""
+Growth = Literal["constant", "logarithmic", "linear"]
+See = Callable[[Coords, Coords, "Tensor | int"], Tensor]
+Interval = tuple[Tensor, Tensor]
+Shown = Callable[[Kind, Kind, Tensor], list[Interval]]
+# How many keys a rule, and what it hides, may show at a time.
+Grows = Callable[[Kind, Kind], tuple[int, int]]
+NEVER, CONSTANT, LOGARITHMIC, LINEAR = range(4)
+CLASSES = ("never", "constant", "logarithmic", "linear")
+
+
 class Rule:
     """A predicate over (query, key) coordinates. Rules combine with `&`, `|` and `~`.
 
-    The function works elementwise on broadcast fields; `stream` says which stream a query belongs
-    to (a tensor that broadcasts too), and matters only to rules that look at retrieved frames.
-    Rules of a memory look at whole frames: the fast forms ask once for all tokens of a kind in a
-    frame, so that a rule that looks at `row` or `col` holds in the dense mask alone.
+    see: (query, key, stream) -> booleans, elementwise on broadcast fields; `stream` says which
+    stream a query belongs to (a tensor that broadcasts too), and matters only to rules that look at
+    retrieved frames. text: how the rule is printed.
+
+    until: frames (F,) -> (F,), the last `now` at which a key of each frame is shown: `FOREVER`, or
+    less than the frame's number for never. A stream keeps keys that long. The rules below know
+    theirs, and `&`, `|`, `~` combine them; a function of your own has to declare it, or no stream
+    can keep what it shows (`retention.py`). growth: how many keys stay at a time, "constant",
+    "logarithmic" or "linear" in the frames.
+
+    A rule of a memory looks at whole frames: it may not look at `row` or `col`, since all fast
+    forms ask once for all tokens of a kind in a frame. Whatever a rule says, nobody sees a frame
+    that comes after what it knows of (`Coords.now`), nor a free slot.
     """
 
-    def __init__(self, see: Callable[[Coords, Coords, Tensor | int], Tensor], text: str):
+    def __init__(
+        self, see: See, text: str, until: Callable[[Tensor], Tensor] | None = None,
+        growth: Growth = "linear",
+    ):
         self._see = see
         self.text = text
+        self._shown: Shown | None = None
+        self._growth: Grows = lambda asker, kept: (CLASSES.index(growth), LINEAR)
+        self._exact = False  # whether it shows a key all the time between the first and the last
+        if until is not None:
+            self._shown = lambda asker, kept, frame: [(frame, until(frame))]
+
+    @classmethod
+    def _of(cls, see: See, text: str, shown: Shown, growth: Grows, exact: bool = True) -> Rule:
+        """A rule that knows what it shows when. exact: at all times of its intervals, rather than
+        at some of them."""
+        rule = cls(see, text)
+        rule._shown, rule._growth, rule._exact = shown, growth, exact
+        return rule
 
     def __call__(self, query: Coords, key: Coords, stream: Tensor | int = 0) -> Tensor:
-        return self._see(query, key, stream) & (key.kind >= 0)
+        happened = (key.frame <= query.now) | _is(key.kind, BEING_MADE)
+        return self._see(query, key, stream) & (key.kind >= 0) & happened
+
+    def shown(self, asker: Kind, kept: Kind, frame: Tensor) -> list[Interval]:
+        """When queries of kind `asker` see keys of kind `kept` of frames `frame` (F,): intervals of
+        `now`, first and last, (F,) each; one that ends before it begins is empty.
+
+        Raises LociError for a function that does not declare how long it shows a key.
+        """
+        if self._shown is None:
+            raise LociError(
+                f"the rule '{self.text}' is a function that does not say how long it shows a key, "
+                "so that a stream cannot know what to keep: declare it, Rule(see, text, until=...)"
+            )
+        return self._shown(asker, kept, frame)
+
+    def growth(self, asker: Kind, kept: Kind) -> int:
+        """How the number of keys that `shown` keeps in sight grows: NEVER, CONSTANT, LOGARITHMIC or
+        LINEAR, at most."""
+        return self._growth(asker, kept)[0]
 
     def __and__(self, other: Rule) -> Rule:
-        return Rule(
+        def shown(asker: Kind, kept: Kind, frame: Tensor) -> list[Interval]:
+            # What one side never shows, the other need not declare.
+            if growth(asker, kept)[0] == NEVER:
+                return []
+            left, right = self.shown(asker, kept, frame), other.shown(asker, kept, frame)
+            both = ((torch.maximum(a, c), torch.minimum(b, d)) for a, b in left for c, d in right)
+            return [(begin, end) for begin, end in both if bool((begin <= end).any())]
+
+        def growth(asker: Kind, kept: Kind) -> tuple[int, int]:
+            (a, not_a), (b, not_b) = self._growth(asker, kept), other._growth(asker, kept)
+            return min(a, b), max(not_a, not_b)
+
+        return Rule._of(
             lambda q, k, s: self._see(q, k, s) & other._see(q, k, s),
-            f"({self.text} & {other.text})",
+            f"({self.text} & {other.text})", shown, growth, self._exact and other._exact,
         )
 
     def __or__(self, other: Rule) -> Rule:
-        return Rule(
+        def growth(asker: Kind, kept: Kind) -> tuple[int, int]:
+            (a, not_a), (b, not_b) = self._growth(asker, kept), other._growth(asker, kept)
+            return max(a, b), min(not_a, not_b)
+
+        return Rule._of(
             lambda q, k, s: self._see(q, k, s) | other._see(q, k, s),
             f"({self.text} | {other.text})",
+            lambda *asked: self.shown(*asked) + other.shown(*asked), growth,
+            self._exact and other._exact,
         )
 
     def __invert__(self) -> Rule:
-        return Rule(lambda q, k, s: ~self._see(q, k, s), f"~{self.text}")
+        def shown(asker: Kind, kept: Kind, frame: Tensor) -> list[Interval]:
+            if not self._exact:
+                raise LociError(
+                    f"what '{self.text}' shows is decided by a function or by data, so that a "
+                    f"stream cannot know how long '~{self.text}' shows a key: write a rule of what "
+                    "is to be seen, and declare it, Rule(see, text, until=...)"
+                )
+            left = [(frame, torch.full_like(frame, FOREVER))]
+            for begin, end in self.shown(asker, kept, frame):
+                # What is left before the interval and after it; an empty one takes nothing away.
+                empty = begin > end
+                begin, end = begin.masked_fill(empty, FOREVER + 1), end.masked_fill(empty, FOREVER)
+                parts = [(a, torch.minimum(b, begin - 1)) for a, b in left]
+                parts += [(torch.maximum(a, end + 1), b) for a, b in left]
+                left = [(a, b) for a, b in parts if bool((a <= b).any())]
+            return left
+
+        return Rule._of(
+            lambda q, k, s: ~self._see(q, k, s), f"~{self.text}", shown,
+            lambda asker, kept: self._growth(asker, kept)[::-1],
+        )
 
     def __repr__(self) -> str:
         return self.text
 
     def mask(self, query: Coords, key: Coords) -> Tensor:
-        """The dense reference mask, (Q, K) booleans, or (B, Q, K) where frames were retrieved."""
+        """The dense reference mask of queries (..., Q) and keys (..., K): (..., Q, K) booleans, or
+        (B, Q, K) where frames were retrieved."""
         q, k = query._map(lambda f: f[..., :, None]), key._map(lambda f: f[..., None, :])
         if query.selected is None:
             return self(q, k)
         stream = torch.arange(len(query.selected), device=query.frame.device)[:, None, None]
         return self(q, k, stream).expand(len(stream), len(query), len(key))
 
-    def block_mask(self, query: Coords, key: Coords) -> BlockMask:
-        """The same rule as a FlexAttention BlockMask, on the device of the coordinates."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return self(query[q], key[k], b)
-
-        streams = None if query.selected is None else len(query.selected)
-        device = str(query.frame.device)
-        return create_block_mask(mask_mod, streams, None, len(query), len(key), device=device)
-
 
 def query(*kinds: Kind) -> Rule:
     """The query is of one of these kinds."""
-    return Rule(lambda q, k, s: _is(q.kind, kinds), f"query({_names(kinds)})")
+    return _whether(
+        lambda q, k, s: _is(q.kind, kinds), f"query({_names(kinds)})", lambda a, k: a in kinds
+    )
 
 
 def key(*kinds: Kind) -> Rule:
     """The key is of one of these kinds."""
-    return Rule(lambda q, k, s: _is(k.kind, kinds), f"key({_names(kinds)})")
+    return _whether(
+        lambda q, k, s: _is(k.kind, kinds), f"key({_names(kinds)})", lambda a, k: k in kinds
+    )
 
 
 def first(count: int) -> Rule:
     """The key belongs to one of the first `count` frames, and lies in the past."""
-    return Rule(lambda q, k, s: (k.frame < count) & (k.frame <= q.now), f"first({count})")
+    return _within(
+        lambda q, k, s: (k.frame < count) & (k.frame <= q.now), f"first({count})",
+        lambda frame: torch.where(frame < count, FOREVER, -1), CONSTANT, LINEAR,
+    )
 
 
 def recent(count: int) -> Rule:
     """The key belongs to one of the last `count` frames, the present one included."""
-    return Rule(
-        lambda q, k, s: (k.frame > q.now - count) & (k.frame <= q.now), f"recent({count})"
+    return _within(
+        lambda q, k, s: (k.frame > q.now - count) & (k.frame <= q.now), f"recent({count})",
+        lambda frame: frame + count - 1, CONSTANT, LINEAR,
     )
 
 
-past = Rule(lambda q, k, s: k.frame <= q.now, "past")
-before = Rule(lambda q, k, s: k.frame < q.now, "before")
-same_frame = Rule(lambda q, k, s: k.frame == q.frame, "same_frame")
-same_group = Rule(lambda q, k, s: (k.group == q.group) & (k.group >= 0), "same_group")
+def _always(frame: Tensor) -> Tensor:
+    return torch.full_like(frame, FOREVER)
+
+
+def _within(
+    see: See, text: str, until: Callable[[Tensor], Tensor], growth: int, hidden: int,
+    after: int = 0,
+) -> Rule:
+    """A rule that shows a key from `after` frames after its own on, until `until`."""
+    return Rule._of(
+        see, text, lambda asker, kept, frame: [(frame + after, until(frame))],
+        lambda asker, kept: (growth, hidden),
+    )
+
+
+def _whether(see: See, text: str, holds: Callable[[Kind, Kind], bool]) -> Rule:
+    """A rule of the two kinds alone."""
+    return Rule._of(
+        see, text,
+        lambda asker, kept, frame: [(frame, _always(frame))] if holds(asker, kept) else [],
+        lambda asker, kept: (LINEAR, NEVER) if holds(asker, kept) else (NEVER, LINEAR),
+    )
+
+
+past = _within(lambda q, k, s: k.frame <= q.now, "past", _always, LINEAR, NEVER)
+before = _within(lambda q, k, s: k.frame < q.now, "before", _always, LINEAR, CONSTANT, after=1)
+# The number of a context frame is a place beside the chunk, and says nothing of the past.
+same_frame = Rule._of(
+    lambda q, k, s: (k.frame == q.frame) & (q.kind != int(Kind.CONTEXT)), "same_frame",
+    lambda asker, kept, frame: [] if asker in (Kind.NOISY, Kind.CONTEXT) else [(frame, frame)],
+    lambda asker, kept: (
+        (NEVER, LINEAR) if asker in (Kind.NOISY, Kind.CONTEXT) else (CONSTANT, LINEAR)
+    ),
+)
+# Groups are denoised together: what is kept belongs to none.
+same_group = Rule._of(
+    lambda q, k, s: (k.group == q.group) & (k.group >= 0), "same_group",
+    lambda asker, kept, frame: [], lambda asker, kept: (NEVER, LINEAR),
+)
 
 
 def _retrieved(q: Coords, k: Coords, stream: Tensor | int) -> Tensor:
@@ -200,7 +332,12 @@ def _retrieved(q: Coords, k: Coords, stream: Tensor | int) -> Tensor:
     return seen & (q.group >= 0) & (k.frame <= q.now)
 
 
-retrieved = Rule(_retrieved, "retrieved")
+# Any chunk may retrieve any frame; frames that are being written retrieve none.
+retrieved = Rule._of(
+    _retrieved, "retrieved",
+    lambda asker, kept, frame: [] if asker in WRITTEN else [(frame, _always(frame))],
+    lambda asker, kept: (NEVER, LINEAR) if asker in WRITTEN else (LINEAR, LINEAR), exact=False,
+)
 
 
 def _is(kind: Tensor, kinds: tuple[Kind, ...]) -> Tensor:
@@ -212,123 +349,3 @@ def _is(kind: Tensor, kinds: tuple[Kind, ...]) -> Tensor:
 
 def _names(kinds: tuple[Kind, ...]) -> str:
     return ", ".join(k.name.lower() for k in kinds)
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How long the tokens of one kind stay: those of the first `anchors` frames for ever, all
-    others while they are among the last `recent` frames (None: all of them for ever)."""
-
-    anchors: int
-    recent: int | None
-
-    @property
-    def growth(self) -> str:
-        """How what is held grows with the frames: "constant", "logarithmic" or "linear"."""
-        return "linear" if self.recent is None else "constant"
-
-    def held(self, frames: int) -> int:
-        """Of `frames` frames, those whose tokens are held."""
-        return frames if self.recent is None else min(frames, self.anchors + self.recent)
-
-    def peak(self, frames: int) -> int:
-        """The most that are held on the way there."""
-        return self.held(frames)
-
-
-@dataclass(frozen=True)
-class Stack(Keep):
-    """Tokens that stay until a later frame sums them up: those of frame n, counted from 1 and
-    divisible by base^l but not by base^(l+1), until the next multiple of base^(l+1). After N frames
-    as many are held as the digits of N in this base add up to, the widest sums first."""
-
-    anchors: int = 0
-    recent: int | None = None
-    base: int = 2
-
-    @property
-    def growth(self) -> str:
-        return "logarithmic"
-
-    def held(self, frames: int) -> int:
-        total = 0
-        while frames:
-            frames, digit = divmod(frames, self.base)
-            total += digit
-        return total
-
-    def peak(self, frames: int) -> int:
-        # The number itself, or one that gives up a digit so that all below it are the largest.
-        most, power = self.held(frames), 1
-        while power <= frames:
-            most = max(most, self.held(frames // power * power - 1))
-            power *= self.base
-        return most
-
-    def last(self, frame: Tensor) -> Tensor:
-        """The frame that sums up the tokens of `frame`, elementwise; both counted from 0."""
-        number, span, power = frame + 1, torch.full_like(frame, self.base), self.base
-        while power <= 2 * FAR:
-            span = torch.where(number % power == 0, power * self.base, span)
-            power *= self.base
-        return (number // span + 1) * span - 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a stream has to keep so that every later query finds what the rule lets it see."""
-
-    clean: Keep
-    gist: Keep
-    executed: Keep = Keep(anchors=0, recent=0)
-
-
-FAR = 2**30  # a frame number at the end of time
-NEIGHBOURS = 64  # frames in the middle of time that are asked, one after the other
-
-
-def compile_plan(rule: Rule, reach: int = 4096) -> Plan:
-    """Read the cache's plan off the rule by asking it about tokens far apart.
-
-    A key that is still visible `reach` frames later is kept for ever; so is an early key that a
-    query at the end of time sees. What may be retrieved counts as visible. `Memory.plan` is what a
-    mechanism's cache follows: this, unless it knows better.
-    """
-    kinds = (Kind.CLEAN, Kind.GIST, Kind.EXECUTED)
-    return Plan(*(_keep(rule, kind, reach) for kind in kinds))
-
-
-def _keep(rule: Rule, kind: Kind, reach: int) -> Keep:
-    steps = torch.arange(reach)
-    # From the very end of time, which of the first frames are still in sight?
-    early = _seen_later(rule, kind, steps, torch.full_like(steps, FAR))
-    # And how long does a frame in the middle of time stay in sight? Several in a row are asked,
-    # since a rule may treat frames differently by their number; the longest answer counts.
-    middle = FAR // 2 + torch.arange(NEIGHBOURS)[:, None]
-    late = _seen_later(rule, kind, middle, middle + steps).any(0)
-    # So are frames of a round number: where only they stay, nobody is let go.
-    rare = torch.tensor(_round_numbers())
-    lasting = 0 if not late.any() else int(late.nonzero().max()) + 1
-    if lasting == reach or early.all() or _seen_later(rule, kind, rare, rare + reach - 1).any():
-        return Keep(anchors=0, recent=None)
-    return Keep(anchors=0 if not early.any() else int(early.nonzero().max()) + 1, recent=lasting)
-
-
-def _round_numbers() -> list[int]:
-    """Late frames that are a power of a small number, counted from 0 or from 1."""
-    powers = {base**n for base in range(2, 65) for n in range(2, 30)}
-    return [frame for p in powers if FAR // 4096 < p < FAR // 2 for frame in (p, p - 1)]
-
-
-def _seen_later(rule: Rule, kind: Kind, frame: Tensor, now: Tensor) -> Tensor:
-    """Does any query that knows of frame `now` see a key of frame `frame`? Elementwise."""
-    zero = torch.zeros_like(frame)
-    key_ = Coords(frame, zero, zero, zero + int(kind), frame, zero - 1)
-    seen = torch.zeros_like(now, dtype=torch.bool)
-    for asker in (Kind.CLEAN, Kind.GIST, Kind.NOISY, Kind.ACTION, Kind.EXECUTED):
-        ahead = now + (asker == Kind.NOISY)
-        group = zero if asker not in (Kind.CLEAN, Kind.GIST) else zero - 1
-        everything = torch.ones(1, 1, 1, dtype=torch.bool)
-        asking = Coords(ahead, zero, zero, zero + int(asker), now, group, everything)
-        seen = seen | rule(asking, key_)
-    return seen

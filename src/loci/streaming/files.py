@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,16 +14,22 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.checkpoint import digest
 from loci.io.files import atomic_write
+from loci.memory.stores import Tree, below
+from loci.rules.rule import Kind
+from loci.streaming.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from loci.models.world import WorldModel
+    from loci.models.world_action import WorldActionModel
 
-FORMAT, VERSION = "loci-session", "2"
+    Model = WorldModel | WorldActionModel
+
+FORMAT, VERSION = "loci-session", "3"
 # Numbers of each weight that go into a model's fingerprint.
 SAMPLE = 64
 
 
-def save(path: str | Path, model: WorldModel, tree: Mapping[str, Tensor]) -> None:
+def save(path: str | Path, model: Model, tree: Mapping[str, Tensor]) -> None:
     """Write a snapshot to a safetensors file, whole or not at all."""
     held = {k: v.detach().cpu().contiguous() for k, v in tree.items()}
     notes = {
@@ -39,7 +46,7 @@ def save(path: str | Path, model: WorldModel, tree: Mapping[str, Tensor]) -> Non
     atomic_write(path, write)
 
 
-def load(path: str | Path, model: WorldModel) -> dict[str, Tensor]:
+def load(path: str | Path, model: Model) -> Tree:
     """The snapshot in a file; LociError for a damaged one, another version or another model."""
     try:
         with safe_open(path, "pt") as file:
@@ -50,10 +57,10 @@ def load(path: str | Path, model: WorldModel) -> dict[str, Tensor]:
         raise LociError(f"{reason}; save the session again") from error
     if notes.get("format") != FORMAT:
         raise LociError(f"{path} is not a saved memory; give a file made by Session.save")
-    if notes.get("version") != VERSION:
+    version = notes.get("version", "")
+    if version != VERSION and version not in MIGRATIONS:
         raise LociError(
-            f"{path} is a memory of version {notes.get('version')}, this is {VERSION}; "
-            "write the frames again"
+            f"{path} is a memory of version {version}, this is {VERSION}; write the frames again"
         )
     if notes.get("config") != model.config.hash():
         raise LociError(
@@ -67,9 +74,41 @@ def load(path: str | Path, model: WorldModel) -> dict[str, Tensor]:
         )
     if notes.get("digest") != digest(tree):
         raise LociError(f"{path} is damaged: its tensors changed; save the session again")
-    return tree
+    return MIGRATIONS[version](tree, model) if version in MIGRATIONS else tree
 
 
-def _fingerprint(model: WorldModel) -> str:
+def _fingerprint(model: Model) -> str:
     """Tells two trainings of one configuration apart without reading gigabytes."""
     return digest({n: p.detach().flatten()[:SAMPLE] for n, p in model.named_parameters()})
+
+
+def _from_version_2(tree: Mapping[str, Tensor], model: Model) -> Tree:
+    """Version 2 had a slot for each token, with its frame and kind; a policy's tree held that of
+    its session."""
+    if "proprio" in tree:
+        inner = _from_version_2(below(tree, "session"), model.world)
+        rest = {k: v for k, v in tree.items() if not k.startswith("session.")}
+        return rest | {f"stream.{name}": value for name, value in inner.items()}
+    written, slots = tree["written"].tolist(), tree["slots"]
+    kept = {k: v for k, v in tree.items() if k in ("written", "reference") or k[:5] == "text."}
+    kept |= {f"states.{k[8:]}": v for k, v in tree.items() if k.startswith("carried.")}
+    kept |= {f"frames.{k}": tree[k] for k in ("poses", "latents") if tree[k].shape[1]}
+    actions = int((slots[..., 3] == int(Kind.EXECUTED)).sum(-1).max())
+    size = actions // max(1, max(written) - 1)
+    (kv,) = (s for s in model.stores(len(written), actions=size) if isinstance(s, KVCache))
+    tables = [kv.table(frames) for frames in written]
+    low, high = min(table.low for table in tables), max(table.high for table in tables)
+    for name in (k for k in tree if k.startswith(("keys.", "values."))):
+        old = tree[name]
+        new = old.new_zeros(*old.shape[:2], high - low, old.shape[3])
+        for stream, table in enumerate(tables):
+            for block, start in table.start.items():
+                here = slots[stream][:, [0, 3]] == torch.tensor([block.frame, int(block.kind)])
+                part = old[stream][:, here.all(-1)]
+                new[stream, :, start - low : start - low + part.shape[1]] = part
+        kept[f"kv.{name}"] = new
+    return kept
+
+
+# From older versions to this one.
+MIGRATIONS: dict[str, Callable[[Mapping[str, Tensor], Any], Tree]] = {"2": _from_version_2}

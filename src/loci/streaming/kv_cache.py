@@ -1,283 +1,417 @@
-"""The streaming cache: what a batch of streams keeps of its past.
+"""The key-value cache: keys and values of what the rule may still show.
 
-One preallocated buffer a layer, heads before sequence, keys already rotated, so that their order
-is free:
-
-    [ gists in a window | recent frames (a ring) | kept for ever: anchors and gists -> | scratch ]
-
-The ring fills from the right, so that what is alive is always one slice. Actions that were carried
-out between two frames stay for ever too, before what stays of the later frame. Gists that are
-summed up stand on a stack instead, behind the anchors: a new set takes the place of those that it
-sums up.
-Which tokens go where follows from the rule (`Memory.plan`); every slot carries the coordinates of
-its token, so that what the cache shows can be checked against the rule at any time. Tokens being
-denoised use the scratch behind the last kept one: it belongs to nobody, and no commit ever looks at
-it.
+One preallocated buffer a layer, heads before sequence: whole frames to the left of a pivot, gists
+and executed actions to the right of it (`span_table.py`), and behind them the scratch, which tokens
+that are being denoised use: it belongs to nobody, and nothing that counts is ever there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from loci.errors import LociError
-from loci.rules.rule import Coords, Kind, Plan, Stack
+from loci.attention.dense import QKV, Dense
+from loci.attention.flex import Flex
+from loci.attention.gather import Gather
+from loci.errors import LociError, did_you_mean
+from loci.memory.stores import Episode, Evidence, Query, Store, Tree, Write
+from loci.rules.retention import Retention
+from loci.rules.rule import WRITTEN, Kind, Rule
+from loci.rules.spans import TokenSpans, token_spans
+from loci.streaming.kv_view import (
+    CachedAttention,
+    KVView,
+    Rows,
+    look,
+    see_each_other,
+    side_by_side,
+)
+from loci.streaming.span_table import LEFT, Block, SpanTable
 
-FIELDS = ("frame", "row", "col", "kind")
 # Buffers are made and renewed under this, whatever the caller's mode is: a stream begun in
 # inference mode can go on outside it, and a graph that somebody else keeps is never cut.
 ordinary = partial(torch.inference_mode, mode=False)
+FORMS = ("windowed", "dense", "flex")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tokens of each frame stand, by arithmetic alone. L tokens and M gists a frame, and
-    n executed actions between two frames, where these are kept."""
+class KVShape:
+    """Of a transformer's keys and values, and of the tokens that a stream keeps: how many of each
+    kind a block has."""
 
-    plan: Plan
-    tokens: int
-    gists: int
-    actions: int = 0
-
-    def __post_init__(self) -> None:
-        if self.stack and self.plan.clean.recent is None:
-            raise LociError(
-                "frames that stay for ever and gists that are summed up cannot both be last in the "
-                "cache; give the memory a window, or keep every gist"
-            )
-        if self.actions and (self.stack or self.plan.executed.recent is not None):
-            raise LociError(
-                "executed actions stay for ever, last in the cache; let the rule show all of them, "
-                "and sum up no gists"
-            )
+    layers: int
+    heads: int
+    head_dim: int
+    sizes: Mapping[Kind, int]
 
     @property
-    def stack(self) -> Stack | None:
-        """How gists are summed up, if they are."""
-        return self.plan.gist if isinstance(self.plan.gist, Stack) else None
-
-    @property
-    def rings(self) -> int:
-        """Slots in front of the part that grows; behind a stack, anchors would be in its way."""
-        whole = (self.plan.clean.recent or 0) + (self.plan.clean.anchors if self.stack else 0)
-        return (self.plan.gist.recent or 0) * self.gists + whole * self.tokens
-
-    def _kept(self, frames: int) -> int:
-        """Slots in use of the part that grows after `frames` frames."""
-        clean, gist = self.plan.clean, self.plan.gist
-        if self.stack:
-            return self.stack.held(frames) * self.gists
-        whole = frames if clean.recent is None else min(frames, clean.anchors)
-        marks = frames if gist.recent is None else min(frames, gist.anchors)
-        return whole * self.tokens + marks * self.gists + max(frames - 1, 0) * self.actions
-
-    def end(self, frames: int) -> int:
-        """One past the last slot in use after `frames` frames: where the scratch begins."""
-        return self.rings + self._kept(frames)
-
-    def room(self, frames: int) -> int:
-        """The most slots in use on the way to `frames` frames."""
-        if self.stack:
-            return self.rings + self.stack.peak(frames) * self.gists
-        return self.end(frames)
-
-    def sums_up(self, frame: int) -> bool:
-        """Whether a frame that is about to be written still sees tokens that it evicts."""
-        return self.stack is not None and (frame + 1) % self.stack.base == 0
-
-    def place(self, frame: int) -> list[tuple[Kind, int, int]]:
-        """(kind, first slot, count) for each part of a frame that is about to be written, the
-        actions that led to it first."""
-        clean, gist = self.plan.clean, self.plan.gist
-        stays = clean.recent is None or frame < clean.anchors
-        kept, parts = self.end(frame), []
-        if self.actions and frame:
-            parts.append((Kind.EXECUTED, kept, self.actions))
-            kept += self.actions
-        if stays and self.stack:
-            # From the right, as in the ring, so that what is alive is one slice from the start.
-            parts.append((Kind.CLEAN, self.rings - (frame + 1) * self.tokens, self.tokens))
-        elif stays:
-            parts.append((Kind.CLEAN, kept, self.tokens))
-            kept += self.tokens
-        elif clean.recent:
-            slot = _ring(frame, clean.anchors, clean.recent, self.tokens)
-            slot += (gist.recent or 0) * self.gists
-            parts.append((Kind.CLEAN, slot, self.tokens))
-        if self.stack:
-            # On top of all that it does not sum up.
-            parts.append((Kind.GIST, self.end(frame + 1) - self.gists, self.gists))
-        elif self.gists:
-            if gist.recent is None or frame < gist.anchors:
-                parts.append((Kind.GIST, kept, self.gists))
-            elif gist.recent:
-                slot = _ring(frame, gist.anchors, gist.recent, self.gists)
-                parts.append((Kind.GIST, slot, self.gists))
-        return parts
+    def written(self) -> list[Kind]:
+        """Kinds of tokens of a frame that is being written."""
+        return [kind for kind in WRITTEN if self.sizes.get(kind, 0)]
 
 
-def _ring(frame: int, anchors: int, recent: int, size: int) -> int:
-    """First slot of a frame in a ring that fills from the right and then starts over."""
-    return (recent - 1 - (frame - anchors) % recent) * size
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Runs (first, first slot, count) that all rows of a batch share, or for each row its own
+    tokens and slots (B, T)."""
+
+    runs: list[tuple[int, int, int]]
+    tokens: Tensor | None
+    slots: Tensor | None
+
+    def take(self, source: Tensor, rows: Rows, first: int) -> list[Tensor]:
+        """Copies of the tokens, of `rows` of `source` (B, N, S, d), counted from `first`."""
+        if self.tokens is None:
+            return [source[rows, :, first + a : first + a + n].clone() for a, _, n in self.runs]
+        return [source.transpose(1, 2)[_column(rows, source), first + self.tokens]]
+
+    def put(self, buffer: Tensor, streams: Rows, parts: list[Tensor], pivot: int) -> None:
+        """Tokens that were taken, into the slots of `streams`."""
+        if self.slots is None:
+            for (_, to, count), part in zip(self.runs, parts, strict=True):
+                buffer[streams, :, pivot + to : pivot + to + count] = part
+        else:
+            buffer.transpose(1, 2)[_column(streams, buffer), pivot + self.slots] = parts[0]
 
 
-class Cache:
-    """Keys and values of `streams` streams in `layers` layers.
+def _column(rows: Rows, of: Tensor) -> Tensor:
+    """Rows as an index (B, 1)."""
+    if isinstance(rows, slice):
+        rows = torch.arange(*rows.indices(len(of)), device=of.device)
+    return rows[:, None]
 
-    keys, values: for each layer (B, N, S, d). slots: (B, S, 4) frame, row, column and kind of the
-    token in each slot, kind -1 where it is free; always on the CPU, where masks and plans are
-    worked out. written: frames each stream has seen.
+
+class KVCache(Store):
+    """Keys and values of `batch` streams.
+
+    keys, values: for each layer (B, N, S, d), of which slot `pivot` is where counting begins.
+    tables: for each stream, which blocks it keeps and where; always on the CPU. Streams of one
+    length share a table. frames: as many fit before the buffers grow, by doubling. scratch: slots
+    for tokens that are being denoised.
     """
+
+    name = "kv"
 
     @ordinary()
     def __init__(
-        self, layout: Layout, layers: int, streams: int, heads: int, width: int, slots: int,
-        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+        self, rule: Rule, retention: Retention, shape: KVShape, batch: int, frames: int = 0,
+        scratch: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ):
-        self.layout = layout
-        shape = (streams, heads, slots, width)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.slots = torch.full((streams, slots, len(FIELDS)), int(Kind.EMPTY))
-        self.written = [0] * streams
+        self.rule, self.retention, self.shape, self.batch = rule, retention, shape, batch
+        self.tables = [SpanTable(retention, shape.sizes)] * batch
+        left, right = (
+            retention.peak({k: n for k, n in shape.sizes.items() if (k in LEFT) == whole}, frames)
+            for whole in (True, False)
+        )
+        self.pivot = left
+        buffer = (batch, shape.heads, left + right + scratch, shape.head_dim)
+        self.keys, self.values = (
+            [torch.zeros(buffer, device=device, dtype=dtype) for _ in range(shape.layers)]
+            for _ in range(2)
+        )
+        self._scratch = scratch
+        self._keeps = any(retention.growth(kind) != "never" for kind in retention.kinds)
+        self._device = torch.device(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.keys[0].device
+
+    def write(self, write: Write, found: Evidence) -> Evidence:
+        """The pass commits layer by layer. A new frame sees what stays beside it; where it sums up
+        what it lets go, and where several come at once, they see the past as it was, and each
+        other."""
+        if write.frames is None:
+            return self._write_actions(write, found)
+        old, new = self._advanced(write.streams, len(write.frames))
+        if not self._keeps:
+            self._take(write.streams, new)
+            return found
+        spans, streams = token_spans(write.coords), side_by_side(write.streams)
+        self._reserve([*old, *new], 0)
+        view = None
+        if len(write.frames) == 1 and self._sees_what_stays(old, new):
+            view = self._look(write.streams, new, write, own=False)
+        # What has to be copied is copied before the pass: too early for the frame's own tokens.
+        settled = view is not None and all(part.copies is None for part in view.parts)
+        if not settled:
+            view = self._look(write.streams, old, write)
+        puts, moves = self._plan(write, old, new, spans)
+        attend = CachedAttention(self, view)
+        self._take(write.streams, new)
+
+        def run(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+            ((_, k, v),) = qkv
+            if settled:
+                self._commit(layer, streams, moves, puts, k, v)
+            seen = attend(layer, qkv)
+            if not settled:
+                self._commit(layer, streams, moves, puts, k, v)
+            return seen
+
+        return replace(found, attention=run)
+
+    def _write_actions(self, write: Write, found: Evidence) -> Evidence:
+        """Actions that were carried out after the last frame: they attend, then stand behind all
+        that is in use, where they count once the next frame is written."""
+        tables, size = [self.tables[stream] for stream in write.streams], len(write.coords)
+        self._reserve(tables, size)
+        attend = CachedAttention(self, self._look(write.streams, tables, write))
+        streams = side_by_side(write.streams)
+        behind = max(table.high for table in tables) + size
+        puts = self._slots([[(0, table.high, size)] for table in tables], behind)
+
+        def run(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+            ((_, k, v),) = qkv
+            seen = attend(layer, qkv)
+            self._commit(layer, streams, None, puts, k, v)
+            return seen
+
+        return replace(found, attention=run)
+
+    def query(self, query: Query, found: Evidence) -> Evidence:
+        """Chunks see what the rule shows of the past, and their own tokens; they leave no trace."""
+        tables = [self.tables[stream] for stream in query.streams]
+        self._reserve(tables, len(query.coords))
+        view = self._look(query.streams, tables, query, found.selected)
+        return replace(found, attention=CachedAttention(self, view))
+
+    def packed(self, episode: Episode, found: Evidence) -> Evidence:
+        """All tokens of an episode side by side, under the rule."""
+        parts = [] if episode.coords is None else [episode.coords]
+        parts += [chunks.coords for chunks in episode.chunks]
+        parts = [part.with_selected(found.selected) for part in parts]
+        if episode.form == "dense":
+            return replace(found, attention=Dense(self.rule, parts, self._device))
+        if episode.form == "flex":
+            return replace(found, attention=Flex(self.rule, parts, self._device))
+        if episode.form != "windowed":
+            raise LociError(f"attention is '{episode.form}'{did_you_mean(episode.form, FORMS)}")
+        streams, frames = episode.frames.latents.shape[:2]
+        groups = [len(chunks.before) for chunks in episode.chunks]
+        if episode.coords is not None:
+            groups.insert(0, frames)
+        return replace(found, attention=Gather(self.rule, parts, groups, streams, self._device))
+
+    def _look(
+        self, streams: Sequence[int], tables: Sequence[SpanTable], asked: Write | Query,
+        selected: Tensor | None = None, own: bool = True,
+    ) -> KVView:
+        """What tokens see of these tables, and of each other where they are not in them."""
+        view = look(self, streams, tables, asked.coords, asked.written, selected,
+                    own and isinstance(asked, Query))
+        if not own:
+            return view
+        scratch = isinstance(asked, Query)
+        return see_each_other(
+            view, self.rule, asked.coords, asked.written, self.device, scratch
+        )
+
+    def _advanced(
+        self, streams: Sequence[int], frames: int
+    ) -> tuple[list[SpanTable], list[SpanTable]]:
+        """The tables of streams before and after so many more frames."""
+        known = {table.written: table for table in self.tables}
+        before: dict[SpanTable, SpanTable] = {}
+        after: dict[SpanTable, SpanTable] = {}
+        for table in dict.fromkeys(self.tables[stream] for stream in streams):
+            before[table] = table.arrive()
+            after[table] = known.get(table.written + frames) or before[table].copy()
+            if after[table].written == table.written:
+                after[table].advance(frames)
+        tables = [self.tables[stream] for stream in streams]
+        return [before[table] for table in tables], [after[table] for table in tables]
+
+    def _take(self, streams: Sequence[int], tables: Sequence[SpanTable]) -> None:
+        for stream, table in zip(streams, tables, strict=True):
+            self.tables[stream] = table
+
+    def _sees_what_stays(self, old: Sequence[SpanTable], new: Sequence[SpanTable]) -> bool:
+        """Whether a frame sees itself, and only blocks that stay beside it."""
+        pairs = dict(zip(old, new, strict=True))
+        return not any(
+            any(self.retention.sees_off(*block) for block in before.leaving())
+            or any(Block(kind, before.written) not in after.start for kind in self.shape.written)
+            for before, after in pairs.items()
+        )
+
+    def _plan(
+        self, write: Write, old: Sequence[SpanTable], new: Sequence[SpanTable], spans: TokenSpans
+    ) -> tuple[Slots | None, Slots | None]:
+        """Where new tokens go, and blocks that stay: (first token or slot, first slot, count)."""
+        pairs = dict.fromkeys(zip(old, new, strict=True))
+        parts = list(zip(
+            spans.coords.frame.tolist(), spans.coords.kind.tolist(), spans.starts.tolist(),
+            spans.sizes.tolist(), strict=True,
+        ))
+        puts, moves = {}, {}
+        for before, after in pairs:
+            puts[before, after] = [
+                (start, after.start[block], size) for frame, kind, start, size in parts
+                if (block := Block(Kind(kind), before.written + frame)) in after.start
+            ]
+            moves[before, after] = [
+                (at, after.start[block], after.sizes[block.kind])
+                for block, at in before.start.items() if after.start.get(block, at) != at
+            ]
+        rows, behind = list(zip(old, new, strict=True)), max(t.high for t in (*old, *new))
+        return (self._slots([puts[pair] for pair in rows], behind),
+                self._slots([moves[pair] for pair in rows], behind))
+
+    def _slots(self, rows: list[list[tuple[int, int, int]]], behind: int) -> Slots | None:
+        """Runs of tokens and slots, a list for each row of a batch; what is in use ends at slot
+        `behind`."""
+        if not any(rows):
+            return None
+        if all(row == rows[0] for row in rows):
+            return Slots(rows[0], None, None)
+        tokens = [torch.cat([torch.arange(a, a + n) for a, _, n in row] or [_NONE]) for row in rows]
+        slots = [torch.cat([torch.arange(b, b + n) for _, b, n in row] or [_NONE]) for row in rows]
+        most = max(len(each) for each in slots)
+        # Rows that move fewer tokens move some more, to slots that nobody reads.
+        self._grow(0, behind + most)
+        slots = [torch.cat([each, behind + torch.arange(len(each), most)]) for each in slots]
+        tokens = [torch.cat([each, torch.zeros(most - len(each), dtype=torch.long)])
+                  for each in tokens]
+        return Slots([], torch.stack(tokens).to(self.device), torch.stack(slots).to(self.device))
+
+    def _commit(
+        self, layer: int, streams: Rows, moves: Slots | None, puts: Slots | None, k: Tensor,
+        v: Tensor,
+    ) -> None:
+        """Move what stays, then put new keys and values (B, N, S, d) where they belong: in place,
+        or in a copy where a gradient flows."""
+        if isinstance(streams, Tensor):
+            streams = streams.to(self.device)
+        self._commit_one(self.keys, layer, streams, moves, puts, k)
+        self._commit_one(self.values, layer, streams, moves, puts, v)
+
+    def _commit_one(
+        self, buffers: list[Tensor], layer: int, streams: Rows, moves: Slots | None,
+        puts: Slots | None, new: Tensor,
+    ) -> None:
+        buffer = buffers[layer]
+        if new.requires_grad or buffer.requires_grad:
+            # Earlier passes have saved this buffer for their backward, so it must stay as it is;
+            # and a write without gradients keeps those of the other slots.
+            with ordinary():
+                buffers[layer] = buffer.clone()
+                self._apply(buffers[layer], streams, moves, puts, new)
+        else:
+            self._apply(buffer, streams, moves, puts, new)
+
+    def _apply(
+        self, buffer: Tensor, streams: Rows, moves: Slots | None, puts: Slots | None, new: Tensor
+    ) -> None:
+        if moves is not None:
+            moves.put(buffer, streams, moves.take(buffer, streams, self.pivot), self.pivot)
+        if puts is not None:
+            puts.put(buffer, streams, puts.take(new, slice(None), 0), self.pivot)
+
+    def _reserve(self, tables: Sequence[SpanTable], own: int) -> None:
+        """Room for what these tables hold, and for so many tokens behind it."""
+        self._grow(-min(table.low for table in tables), max(table.high for table in tables) + own)
 
     @ordinary()
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` slots, at least doubling, so that growth stays rare."""
-        have = self.slots.shape[1]
-        if slots <= have:
-            return
-        more = max(slots, 2 * have) - have
-        self.keys = [pad(k, (0, 0, 0, more)) for k in self.keys]
-        self.values = [pad(v, (0, 0, 0, more)) for v in self.values]
-        self.slots = pad(self.slots, (0, 0, 0, more), value=int(Kind.EMPTY))
+    def _grow(self, left: int, right: int) -> None:
+        """Room for slots -left to right, at least doubling what has to grow."""
+        behind = self.keys[0].shape[2] - self.pivot
+        more = [0 if want <= have else max(want, 2 * have) - have
+                for want, have in ((left, self.pivot), (right, behind))]
+        if any(more):
+            self.keys = [pad(k, (0, 0, *more)) for k in self.keys]
+            self.values = [pad(v, (0, 0, *more)) for v in self.values]
+            self.pivot += more[0]
 
-    def coords(self, stream: int, stop: int | None = None) -> Coords:
-        """Coordinates of the slots before `stop`, free ones (of kind -1) included.
-
-        Default: all that the stream uses.
-        """
-        stop = self.layout.end(self.written[stream]) if stop is None else stop
-        # A copy: the coordinates stay what they are when the slots are given to others.
-        frame, row, col, kind = self.slots[stream, :stop].clone().unbind(-1)
-        return Coords(frame, row, col, kind, frame, torch.full_like(frame, -1))
-
-    def mark(self, streams: slice, coords: Coords, frame: int) -> list[tuple[slice, int]]:
-        """Give a frame its slots (evicting whoever stood there) and say which token goes where.
-
-        coords: tokens (S,), those of one frame and kind side by side: all of the frame's own, or
-        the actions that led to it, which bear the number of the frame before. Returns (tokens,
-        first slot) pairs.
-        """
-        executed = bool((coords.kind == int(Kind.EXECUTED)).all())
-        number, moves = frame - executed, []
-        for kind, start, count in self.layout.place(frame):
-            if (kind == Kind.EXECUTED) != executed:
-                continue  # it goes through the network in a pass of its own
-            begin = int(((coords.frame == number) & (coords.kind == int(kind))).nonzero()[0, 0])
-            which = slice(begin, begin + count)
-            values = torch.stack([getattr(coords, name)[which] for name in FIELDS], dim=-1)
-            self.slots[streams, start : start + count] = values
-            moves.append((which, start))
-        return moves
-
-    @ordinary()
-    def fill(self, coords: Coords, frames: int) -> None:
-        """Stand as if `frames` frames had been written to every stream, which are empty: slots and
-        counts are those of a true history, keys and values are noise.
-
-        coords: the tokens of a first frame. For measuring costs, which do not depend on what keys
-        and values hold.
-        """
-        self.reserve(self.layout.room(frames))
-        for frame in range(frames):
-            self.mark(slice(None), coords.later(frame), frame)
-        self.written = [frames] * len(self.written)
+    def fill(self, frames: int) -> None:
+        """Stand as if `frames` frames had been written to every stream, which are empty: tables are
+        those of a true history, keys and values are noise. For measuring costs, which do not depend
+        on what keys and values hold."""
+        table = self.table(frames)
+        self._reserve([table], self._scratch)
+        self.tables = [table] * self.batch
+        low, high = self.pivot + table.low, self.pivot + table.high
         for buffer in (*self.keys, *self.values):
-            buffer[:, :, : self.layout.end(frames)].normal_()
+            buffer[:, :, low:high].normal_()
 
-    def put(self, layer: int, streams: slice, start: int, keys: Tensor, values: Tensor) -> None:
-        """Overwrite slots from `start` on: in place, or in a copy where a gradient flows."""
-        stop = start + keys.shape[2]
-        for buffers, new in ((self.keys, keys), (self.values, values)):
-            if new.requires_grad or buffers[layer].requires_grad:
-                # Earlier passes have saved this buffer for their backward, so it must stay as it
-                # is; and a write without gradients keeps those of the other slots.
-                with ordinary():
-                    buffers[layer] = buffers[layer].clone()
-                    buffers[layer][streams, :, start:stop] = new
-            else:
-                buffers[layer][streams, :, start:stop] = new
+    def table(self, frames: int) -> SpanTable:
+        """The table of streams that have seen so many frames."""
+        known = {table.written: table for table in self.tables}
+        if frames in known:
+            return known[frames]
+        table = SpanTable(self.retention, self.shape.sizes)
+        table.advance(frames)
+        return table
 
-    def committed(self) -> dict[str, Tensor]:
-        """All that counts, free slots and scratch zeroed, so that equal memories compare equal."""
-        ends = torch.tensor([self.layout.end(n) for n in self.written])
-        stop = int(ends.max())
-        slots = self.slots[:, :stop].clone()
-        slots[torch.arange(stop) >= ends[:, None]] = int(Kind.EMPTY)
-        tree = {"slots": slots, "written": torch.tensor(self.written)}
-        free = (slots[..., -1] < 0)[:, None, :, None].to(self.keys[0].device)
-        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
-            tree[f"keys.{layer}"] = k[:, :, :stop].masked_fill(free, 0)
-            tree[f"values.{layer}"] = v[:, :, :stop].masked_fill(free, 0)
-        return tree
-
-    def restore(self, tree: Mapping[str, Tensor]) -> None:
-        """Take over a `committed` tree (copied). LociError, and nothing changed, if it does not
-        fit."""
-        self.check(tree)
-        stop = tree["slots"].shape[1]
-        self._leave_graph()
-        self.reserve(stop)
-        self.written = [int(n) for n in tree["written"]]
-        self.slots.fill_(int(Kind.EMPTY))
-        self.slots[:, :stop] = tree["slots"]
-        for layer in range(len(self.keys)):
-            self.put(layer, slice(None), 0, tree[f"keys.{layer}"], tree[f"values.{layer}"])
-
-    def check(self, tree: Mapping[str, Tensor]) -> None:
-        """LociError where a `committed` tree does not fit these streams."""
-        missing = {"slots", "written", f"keys.{len(self.keys) - 1}"} - tree.keys()
-        if missing or f"keys.{len(self.keys)}" in tree:
-            raise LociError("this is no memory of this model; restore it where it was taken")
-        streams, heads, _, width = self.keys[0].shape
-        batch, slots = tree["slots"].shape[:2]
-        if batch != streams:
-            raise LociError(
-                f"a memory of {batch} streams does not fit a session of {streams}; "
-                f"make one with batch={batch}"
-            )
-        there, here = tuple(tree["keys.0"].shape), (streams, heads, slots, width)
-        ends = [self.layout.end(int(n)) for n in tree["written"]]
-        if there != here or max(ends) != slots:
-            raise LociError(
-                f"the memory of another model or row: keys are {there}, and {max(ends)} slots of "
-                f"{heads} heads x {width} are wanted; restore it where it was taken"
-            )
-
-    def forget(self, stream: int) -> None:
-        """Empty one stream."""
-        self.written[stream] = 0
-        self.slots[stream] = int(Kind.EMPTY)
-        if not any(self.written):
-            self._leave_graph()
+    def reset(self, streams: Sequence[int]) -> None:
+        empty = self.table(0)
+        for stream in streams:
+            self.tables[stream] = empty
 
     @ordinary()
-    def _leave_graph(self) -> None:
-        """Where nothing held will be read again, the graph that made it must not live on."""
+    def leave_graph(self) -> None:
         self.keys = [torch.zeros_like(k) if k.requires_grad else k for k in self.keys]
         self.values = [torch.zeros_like(v) if v.requires_grad else v for v in self.values]
 
+    def snapshot(self, written: Sequence[int]) -> Tree:
+        """keys.LAYER and values.LAYER (B, N, slots, d): what is in use of all streams, the left
+        of the pivot first; what one of them does not use is zero."""
+        low, high = self._extent(self.tables)
+        slots = torch.arange(low, high)
+        free = torch.stack([(slots < t.low) | (slots >= t.high) for t in self.tables])
+        free = free[:, None, :, None].to(self.device)
+        part = slice(self.pivot + low, self.pivot + high)
+        return {
+            f"{name}.{layer}": buffer[:, :, part].masked_fill(free, 0)
+            for name, buffers in (("keys", self.keys), ("values", self.values))
+            for layer, buffer in enumerate(buffers)
+        }
+
+    def check(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        layers, heads, width = self.shape.layers, self.shape.heads, self.shape.head_dim
+        low, high = self._extent([self.table(frames) for frames in set(written)])
+        shape = (self.batch, heads, high - low, width)
+        names = {f"{name}.{layer}" for name in ("keys", "values") for layer in range(layers)}
+        there = {name: tuple(value.shape) for name, value in tree.items()}
+        if there != dict.fromkeys(names, shape):
+            found = sorted({*there.values()})
+            raise LociError(
+                f"the memory of another model or row: keys and values of {len(there) // 2} layers, "
+                f"{found}, and {layers} of {shape} are wanted; restore it where it was taken"
+            )
+
+    def restore(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        self.leave_graph()
+        self.tables = [SpanTable(self.retention, self.shape.sizes)] * self.batch
+        for stream, frames in enumerate(written):
+            self.tables[stream] = self.table(frames)
+        low, high = self._extent(self.tables)
+        self._reserve(self.tables, self._scratch)
+        slots = Slots([(0, low, high - low)], None, None)
+        for name, buffers in (("keys", self.keys), ("values", self.values)):
+            for layer in range(self.shape.layers):
+                new = tree[f"{name}.{layer}"].to(self.device)
+                self._commit_one(buffers, layer, slice(0, self.batch), None, slots, new)
+
+    @staticmethod
+    def _extent(tables: Sequence[SpanTable]) -> tuple[int, int]:
+        """The slots that some of these tables use."""
+        return min(table.low for table in tables), max(table.high for table in tables)
+
     def tokens(self, stream: int) -> int:
-        """Tokens held for a stream."""
-        return int((self.coords(stream).kind >= 0).sum())
+        """Tokens kept for a stream."""
+        table = self.tables[stream]
+        return table.high - table.low
 
     def bytes(self, stream: int) -> int:
-        """Bytes of keys and values held for a stream, over all layers."""
+        """Bytes of keys and values kept for a stream, over all layers."""
         k = self.keys[0]
         return 2 * len(self.keys) * self.tokens(stream) * k.shape[1] * k.shape[3] * k.element_size()
+
+
+_NONE = torch.zeros(0, dtype=torch.long)

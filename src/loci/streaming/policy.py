@@ -1,17 +1,17 @@
 """A policy in closed loop: observe, act, observe.
 
-What the cameras saw is encoded and committed to a `Session` by one clean pass of the video
+What the cameras saw is encoded and committed to a stream by one clean pass of the video
 transformer; an act is Euler over action tokens alone, which read the cached keys, values and
 states and leave no trace. No video is generated (MemoryWAM, arXiv 2606.20562, Inference). Where the
 memory keeps action history, the chunk that was carried out goes once through the expert, and then
-what was seen after it through the video transformer. `packed_actions` executes the same model under
-the same rule over a whole episode.
+what was seen after it through the video transformer. `WorldActionModel.forward` executes the same
+model under the same rule over a whole episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,17 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from loci.attention.cross import Text
-from loci.attention.dense import AttentionFn
+from loci.attention.cross import CrossKV
+from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
-from loci.flow import times
-from loci.memory.recurrent import StateHook
-from loci.models.mot import Lane, run
+from loci.memory.stores import Evidence, Tree, below
 from loci.rules.rule import Kind
-from loci.streaming import attend as streaming
-from loci.streaming import files as memory_file
-from loci.streaming.kv_cache import ordinary
-from loci.streaming.session import Session
+from loci.streaming import files
+from loci.streaming.stream import Stream, modulation
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
@@ -38,18 +34,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What the chunks of the robots `streams` may see of the past. It holds until one of them
-    observes again, is reset or restored; `stamps` tell.
+    observes again, is reset or restored; `versions` tell.
 
-    angles: rotary ones of their actions; context: the text that they read, their state included.
+    rotary: angles of their actions; context: the text that they read, their state included;
+    modulations: what the expert makes of the times that the chunk is known to be denoised at.
     """
 
     streams: list[int]
-    stamps: list[object]
-    views: list[streaming.View]
-    attend: AttentionFn
-    recall: StateHook
-    angles: Tensor
-    context: Text
+    versions: list[object]
+    evidence: Evidence
+    rotary: RotaryCosSin
+    context: CrossKV
+    modulations: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Policy:
@@ -62,36 +58,42 @@ class Policy:
         self, model: WorldActionModel, batch: int = 1, capacity: int | None = None,
         gradients: bool = False,
     ):
-        self.model = model
-        self.session = Session(model.world, batch, capacity, gradients, model.history)
-        self.batch, self.gradients = batch, gradients
-        self.text: Text | None = None
-        self.proprio = torch.zeros(batch, model.config.expert.proprio, device=self.session.device)
+        self.model, self.batch = model, batch
+        self.stream = Stream(
+            model.world, batch, 1 + model.config.world.chunk if capacity is None else capacity,
+            gradients, model.history, model.config.expert.horizon,
+        )
+        self._coords = {
+            kind: model.expert.coords(torch.tensor([-1]), kind=kind)
+            for kind in (Kind.ACTION, Kind.EXECUTED)
+        }
+        self.text: CrossKV | None = None
+        self.proprio = torch.zeros(batch, model.config.expert.proprio, device=self.stream.device)
+        # What an encoder carries through time is each robot's own; latents that were encoded
+        # elsewhere leave none.
         self._encoder: list[Any] = [None] * batch
-        self._sixes: dict[float, Tensor] = {}
 
     @property
     def lengths(self) -> list[int]:
         """Frames observed by each robot."""
-        return self.session.lengths
+        return list(self.stream.written)
 
     def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Policy:
         """Start all robots over, with instructions as embeddings (B, S, text_dim), read once."""
         if text is not None and len(text) != self.batch:
             raise LociError(f"{len(text)} instructions for {self.batch} robots; give one each")
         if text is not None:
-            text = text.to(self.session.device, self.session.dtype)
-        with self._graph():
+            text = text.to(self.stream.device, self.stream.dtype)
+        with self.stream.graph():
             texts = self.model.read_text(text, lengths)
         self.reset()
-        self.session.text, self.text = texts.video, texts.actions
+        self.stream.text, self.text = texts.video, texts.actions
         return self
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Forget the episodes of some robots (default: all). Instructions stay: see `init`."""
         names = list(range(self.batch)) if streams is None else list(streams)
-        self.session.reset(names)
-        self._sixes.clear()  # the model may have been trained on meanwhile
+        self.stream.reset(names)
         for name in names:
             self._encoder[name] = None
             self.proprio[name] = 0
@@ -120,17 +122,21 @@ class Policy:
                 f"{camera.width}, 3) uint8, its mosaic of all cameras"
             )
         for name in names:
-            wanted = codec.images_per_frame if self.session.cache.written[name] else 1
+            wanted = codec.images_per_frame if self.stream.written[name] else 1
             if images.shape[1] != wanted:
                 raise LociError(
                     f"{images.shape[1]} images for robot {name}; give {wanted}: one at the start "
                     f"of an episode, then {codec.images_per_frame} for each chunk"
                 )
-        images = images.to(self.session.device)
+            if wanted > 1 and self._encoder[name] is None:
+                raise LociError(
+                    f"robot {name} was shown latents that were encoded elsewhere, and this codec "
+                    "goes on from what its encoder carries: observe latents again, or start over"
+                )
+        images = images.to(self.stream.device)
         if codec.images_per_frame == 1:
             latents, states = codec.encode(images), [()] * len(names)
         else:
-            # What an encoder carries through time is each robot's own.
             pushed = [
                 codec.push(self._encoder[name], images[row : row + 1])
                 for row, name in enumerate(names)
@@ -149,6 +155,8 @@ class Policy:
         names = self._names(streams, len(latents))
         proprio = self._check_proprio(proprio, len(names))
         self._commit(latents, proprio, self._check_executed(executed, names), names)
+        for name in names:
+            self._encoder[name] = None
 
     def act(
         self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None,
@@ -169,8 +177,10 @@ class Policy:
         if not 0 <= scale <= 1:
             raise LociError(f"temperature {scale} scales noise; use 0 to 1")
         with torch.no_grad():
-            predict = partial(self.denoise, self.read(names))
-            start = noise.to(self.session.device) * scale
+            reading = self.read(names)
+            reading.modulations.update(self.model.expert.modulations(config.flow.grid(steps)))
+            predict = partial(self.denoise, reading)
+            start = noise.to(self.stream.device) * scale
             return self.model.actions.inverse(
                 config.flow.euler(predict, start, steps)
             ).to(noise.dtype)
@@ -179,8 +189,7 @@ class Policy:
         """What the next chunks of some robots (default: all) may see of the past, looked up once
         for all steps. Changes nothing. Raises LociError for a robot that has seen nothing."""
         names = self._names(streams, self.batch if streams is None else len(streams))
-        if not all(self.session.cache.written[name] for name in names):
-            raise LociError("nothing to act on: observe the scene before acting")
+        self.stream.check_begun(names, "nothing to act on: observe the scene before acting")
         return self._look(names, Kind.ACTION)
 
     def denoise(self, reading: Reading, actions: Tensor, time: float | Tensor) -> Tensor:
@@ -192,14 +201,15 @@ class Policy:
                 f"actions of shape {tuple(actions.shape)}; this model acts in chunks of "
                 f"({rows}, {config.horizon}, {config.actions})"
             )
-        self.session.check(reading.streams, reading.stamps)
-        with self._graph():
-            tokens = self._forward(reading, actions, time)
+        self.stream.check_version(reading.streams, reading.versions)
+        with self.stream.graph():
+            _, six = modulation(self.model.expert, reading.modulations, time, rows)
+            tokens = self._forward(reading, actions, six)
             return self.model.expert.head(tokens)[:, 0].to(actions.dtype)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> Tree:
         """The whole memory as a plain tree of tensors, copied."""
-        tree = {f"session.{name}": value for name, value in self.session.snapshot().items()}
+        tree = {f"stream.{name}": value for name, value in self.stream.snapshot().items()}
         tree["proprio"] = self.proprio.clone()
         for name, state in enumerate(self._encoder):
             for part, value in dict(state or {}).items():
@@ -211,29 +221,29 @@ class Policy:
         and batch."""
         if "proprio" not in tree:
             raise LociError("this is no snapshot of a policy; give what `snapshot` returned")
-        self.session.restore(_below(tree, "session"))
-        self.proprio = tree["proprio"].to(self.session.device, copy=True)
+        self.stream.restore(below(tree, "stream"))
+        self.proprio = tree["proprio"].to(self.stream.device, copy=True)
         self._encoder = [
-            {part: value.to(self.session.device, copy=True)
-             for part, value in _below(tree, f"encoder.{name}").items()}
-            if written else None
-            for name, written in enumerate(self.session.lengths)
+            {part: value.to(self.stream.device, copy=True)
+             for part, value in below(tree, f"encoder.{name}").items()} or None
+            for name in range(self.batch)
         ]
-        self.text = Text.from_tree(tree, "text", self.session.device)
+        self.text = CrossKV.from_tree(tree, "text", self.proprio)
         return self
 
     def fork(self) -> Policy:
         """An independent policy with the same past."""
-        return Policy(self.model, self.batch, None, self.gradients).restore(self.snapshot())
+        fork = Policy(self.model, self.batch, None, self.stream.gradients)
+        return fork.restore(self.snapshot())
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file, whole or not at all."""
-        memory_file.save(path, self.model, self.snapshot())
+        files.save(path, self.model, self.snapshot())
 
     @classmethod
     def load(cls, model: WorldActionModel, path: str | Path) -> Policy:
         """Continue from a saved memory. LociError for a damaged file or another model's."""
-        tree = memory_file.load(path, model)
+        tree = files.load(path, model)
         return cls(model, len(tree["proprio"])).restore(tree)
 
     def _commit(
@@ -247,63 +257,39 @@ class Policy:
         still = torch.eye(4, dtype=torch.float64).expand(*latents.shape[:2], 4, 4)
         if executed is not None:
             # They count once the frame is written: until then, nothing is changed.
-            with self._graph():
-                self._forward(self._look(names, Kind.EXECUTED), executed, 0.0, silent=True)
-        self.session.write(latents, still, names)
+            with self.stream.graph():
+                expert = self.model.expert
+                reading = self._look(names, Kind.EXECUTED)
+                clean = torch.zeros(1, 1, device=self.stream.device)
+                self._forward(reading, executed, expert.modulate(clean)[1], kv_only=True)
+        self.stream.write(latents, still, names)
         self.proprio[names] = proprio
 
     def _look(self, names: list[int], kind: Kind) -> Reading:
         """For passes of the expert over the chunks after the last frames: noisy actions leave no
         trace, executed ones stay."""
-        model, session = self.model, self.session
-        cache, written = session.cache, [session.cache.written[name] for name in names]
-        cache.reserve(cache.layout.room(max(written)) + model.config.expert.horizon)
-        coords = model.expert.coords(torch.tensor([-1]), kind=kind)
-        groups = streaming.group(cache, names)
-        places, views = [coords.later(g.written) for g in groups], []
-        if kind == Kind.EXECUTED:
-            jobs = [
-                streaming.keep(cache, session.rule, g, place)
-                for g, place in zip(groups, places, strict=True)
-            ]
-        else:
-            views = [
-                streaming.look(cache, session.rule, g, place)
-                for g, place in zip(groups, places, strict=True)
-            ]
-            jobs = [streaming.denoise(cache, view) for view in views]
+        model, stream = self.model, self.stream
+        coords = self._coords[kind]
         text = None if self.text is None else self.text.rows(names)
-        with self._graph():
-            state = self.proprio[names][:, None].to(session.dtype)
+        with stream.graph():
+            state = self.proprio[names][:, None].to(stream.dtype)
             context = model.expert.context(state, text)
-        angles = model.expert.angles(coords.later(torch.tensor(written)[:, None]))
-        return Reading(
-            names, session.stamps(names), views, streaming.attend(groups, jobs),
-            session.carried.reading(names, model.read_carry), angles.to(session.device), context,
-        )
+            if kind == Kind.EXECUTED:
+                evidence = stream.write_actions(names, coords, model.read_state)
+            else:
+                evidence = stream.query(names, coords, read=model.read_state)
+        rotary = model.expert.rotary(stream.shifted(coords, names))
+        return Reading(names, stream.versions(names), evidence, rotary, context)
 
     def _forward(
-        self, reading: Reading, actions: Tensor, time: float | Tensor, silent: bool = False
+        self, reading: Reading, actions: Tensor, six: Tensor, kv_only: bool = False
     ) -> Tensor:
-        """The expert over normalised chunks (B, n, A): tokens (B, 1, n, D)."""
-        levels = times(time, len(actions), self.session.device)
-        segment = self.model.expert.segment(
-            actions.to(self.session.dtype)[:, None], levels[:, None], reading.angles,
-            self._six(time), silent=silent,
+        """The expert over normalised chunks (B, n, A): tokens (B, 1, n, D); six (B or 1, 1, 6, D):
+        of their times."""
+        return self.model.denoise(
+            actions.to(self.stream.dtype)[:, None], reading.rotary, six, reading.context,
+            reading.evidence, kv_only,
         )
-        lane = Lane(self.model.expert, segment, reading.context)
-        return run([lane], reading.attend, reading.recall)[0]
-
-    def _six(self, time: float | Tensor) -> Tensor | None:
-        """What the expert makes of a time, worked out once for the fixed times of Euler's grid."""
-        if isinstance(time, Tensor) or torch.is_grad_enabled():
-            return None
-        if time not in self._sixes:
-            # `ordinary` alone would turn gradients on, and keep the graph of each time.
-            with ordinary(), torch.no_grad():
-                levels = times(time, 1, self.session.device)[:, None]
-                self._sixes[time] = self.model.expert.modulate(levels)[1]
-        return self._sixes[time]
 
     def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
         names = [int(name) for name in (range(self.batch) if streams is None else streams)]
@@ -323,12 +309,12 @@ class Policy:
             )
         if not bool(torch.isfinite(proprio).all()):
             raise LociError("proprioception holds NaN or infinity; check the robot's joints")
-        return self.model.proprio(proprio.to(self.session.device, torch.float32))
+        return self.model.proprio(proprio.to(self.stream.device, torch.float32))
 
     def _check_executed(self, executed: Tensor | None, names: list[int]) -> Tensor | None:
         """The actions that were carried out, normalised; None where they are not kept."""
         config, history = self.model.config.expert, self.model.history
-        begun = [name for name in names if self.session.cache.written[name]]
+        begun = [name for name in names if self.stream.written[name]]
         if executed is None:
             if history and begun:
                 raise LociError(
@@ -352,13 +338,4 @@ class Policy:
             raise LociError("executed actions hold NaN or infinity; check what was carried out")
         if not history:
             return None
-        return self.model.actions(executed.to(self.session.device, torch.float32))
-
-    def _graph(self) -> torch.set_grad_enabled:
-        return torch.set_grad_enabled(self.gradients and torch.is_grad_enabled())
-
-
-def _below(tree: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a tree whose names begin with `prefix`, without it."""
-    cut = len(prefix) + 1
-    return {name[cut:]: value for name, value in tree.items() if name.startswith(f"{prefix}.")}
+        return self.model.actions(executed.to(self.stream.device, torch.float32))

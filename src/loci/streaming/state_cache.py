@@ -1,109 +1,175 @@
-"""The states that the streams of a session carry, block by block."""
+"""What the blocks of a stream carry from frame to frame, as a store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
-from loci.memory.recurrent import Carry, Read, State, StateHook, own
+from loci.memory.recurrent import RecurrentState, State, StateKey, stack
+from loci.memory.stores import Episode, Evidence, Query, Store, Tree, Write
 
 
-class Carried:
-    """The states that the streams of a session carry, block by block."""
+class StateCache(Store):
+    """The states of `batch` streams, block by block; a block may carry several."""
 
-    def __init__(self, carries: Mapping[int, Carry], batch: int):
-        self.carries = carries
-        self.states = {k: c.init(batch) for k, c in carries.items() if c.source is None}
-        self._empty = {k: c.init(1) for k, c in carries.items() if c.source is None}
+    name = "states"
 
-    def writing(self, names: list[int], frames: int) -> tuple[StateHook, dict[int, State]]:
-        """For a pass over `frames` clean frames of streams `names`; fills the states after it."""
-        after: dict[int, State] = {}
+    def __init__(self, modules: Mapping[StateKey, RecurrentState], batch: int):
+        self.modules = modules
+        own = {key: module for key, module in modules.items() if module.source is None}
+        self.states = {key: module.init(batch) for key, module in own.items()}
+        self._empty = {key: module.init(1) for key, module in own.items()}
+        self._pending: tuple[list[int], dict[StateKey, State]] = ([], {})
 
-        def recall(layer: int, xs: list[Tensor], turns: list[RotaryCosSin]) -> list[Tensor]:
-            if layer not in self.states:
-                return xs
-            (x,) = xs
-            seen, (after[layer],) = self.carries[layer].write(
-                x, self._rows(layer, names), [frames - 1], *turns
-            )
-            return [x + seen]
+    def write(self, write: Write, found: Evidence) -> Evidence:
+        """Frames advance the states; actions that were carried out read them."""
+        if write.frames is None:
+            return found
+        names, last = write.streams, len(write.frames) - 1
+        after: dict[StateKey, State] = {}
+        self._pending = names, after
 
-        return recall, after
+        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+            added = None
+            for key, module in self._at(layer, own=True):
+                seen, (after[key],) = module.write(
+                    x.flatten(1, 2), self._rows(key, names), [last], _flat(rotary)
+                )
+                added = _sum(added, seen.view_as(x))
+            return added
 
-    def commit(self, names: list[int], after: Mapping[int, State]) -> None:
-        """Take over the states after a pass, once it is through."""
-        # Whatever mode this is called in, what other streams hold keeps its graph.
-        with torch.inference_mode(False):
-            for layer, state in after.items():
-                for name, rows in state.items():
-                    held, rows = _ordinary(self.states[layer][name]), _ordinary(rows)
-                    index = torch.tensor(names, device=held.device)
-                    self.states[layer][name] = held.index_copy(0, index, rows)
+        return replace(found, states=hook)
 
-    def reading(self, names: list[int], read: Read = own) -> StateHook:
-        """For a pass over noisy chunks of streams `names`: what they read, and nothing changes."""
+    def commit(self) -> None:
+        self._keep(*self._pending)
+        self._pending = [], {}
 
-        def recall(layer: int, xs: list[Tensor], turns: list[RotaryCosSin]) -> list[Tensor]:
-            if layer not in self.carries:
-                return xs
-            carry, (x,) = self.carries[layer], xs
-            source = layer if carry.source is None else carry.source
-            return [x + read(layer, carry, x, self._rows(source, names), *turns)]
+    def query(self, query: Query, found: Evidence) -> Evidence:
+        """Chunks read the states after the last frame."""
 
-        return recall
+        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+            added = None
+            for key, module in self._at(layer):
+                state = self._rows(_source(key, module), query.streams)
+                seen = query.read(key, module, x.flatten(0, 1), state, _rows(rotary, len(x)))
+                added = _sum(added, seen.view_as(x))
+            return added
 
-    def forget(self, name: int) -> None:
-        """Empty one stream."""
-        for layer, state in self._empty.items():
-            self.commit([name], {layer: state})
+        return replace(found, states=hook)
+
+    def packed(self, episode: Episode, found: Evidence) -> Evidence:
+        """Clean frames advance the states once; each chunk reads the one before its start."""
+        moments = sorted({frame for chunks in episode.chunks for frame in chunks.before})
+        states: dict[StateKey, list[State]] = {}
+
+        def write(layer: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+            added = None
+            for key, module in self._at(layer, own=True):
+                start = module.init(len(x))
+                seen, at = module.write(x.flatten(1, 2), start, moments, _flat(rotary))
+                after = dict(zip(moments, at, strict=True))
+                states[key] = [
+                    stack([after[frame] for frame in chunks.before]) for chunks in episode.chunks
+                ]
+                added = _sum(added, seen.view_as(x))
+            return added
+
+        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+            if stream == 0:
+                return write(layer, x, rotary)
+            chunks, added = episode.chunks[stream - 1], None
+            for key, module in self._at(layer):
+                state = states[_source(key, module)][stream - 1]
+                seen = chunks.read(key, module, x.flatten(0, 1), state, _rows(rotary, len(x)))
+                added = _sum(added, seen.view_as(x))
+            return added
+
+        return replace(found, states=hook)
+
+    def reset(self, streams: Sequence[int]) -> None:
+        for name in streams:
+            self._keep([name], self._empty)
 
     def leave_graph(self) -> None:
-        """Where all streams are empty, the graph that made their states must not live on."""
         for state in self.states.values():
             for name, value in state.items():
                 state[name] = value.detach()
 
-    def snapshot(self) -> State:
-        return {
-            f"carried.{layer}.{name}": value.clone()
-            for layer, state in self.states.items()
-            for name, value in state.items()
-        }
+    def snapshot(self, written: Sequence[int]) -> Tree:
+        """LAYER.NAME.PART (B, ...), or LAYER.PART where a block carries one state."""
+        return {name: value.clone() for name, _, _, value in self._parts()}
 
-    def check(self, tree: Mapping[str, Tensor]) -> None:
-        """LociError where a snapshot carries something else."""
-        here = {name: value.shape for name, value in self.snapshot().items()}
-        there = {k: v.shape for k, v in tree.items() if k.startswith("carried.")}
+    def check(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        here = {name: value.shape for name, _, _, value in self._parts()}
+        there = {name: value.shape for name, value in tree.items()}
         if here != there:
             raise LociError(
                 f"a memory that carries {_list(there)} does not fit a model that carries "
                 f"{_list(here)}; restore it where it was taken"
             )
 
-    def restore(self, tree: Mapping[str, Tensor]) -> None:
-        """Take over a snapshot that `check` let pass."""
-        for layer, state in self.states.items():
-            for name, value in state.items():
-                state[name] = tree[f"carried.{layer}.{name}"].to(value.device, copy=True)
+    def restore(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        for name, state, part, value in list(self._parts()):
+            state[part] = tree[name].to(value.device, copy=True)
 
-    def bytes(self) -> int:
+    def bytes(self, stream: int = 0) -> int:
         """Bytes of state a stream."""
-        return sum(
-            value[0].numel() * value.element_size()
-            for state in self.states.values()
-            for value in state.values()
-        )
+        return sum(value[0].numel() * value.element_size() for *_, value in self._parts())
 
-    def _rows(self, layer: int, names: list[int]) -> State:
-        state = self.states[layer]
+    def _parts(self) -> Iterator[tuple[str, State, str, Tensor]]:
+        for (layer, name), state in self.states.items():
+            for part, value in state.items():
+                yield ".".join(filter(None, (str(layer), name, part))), state, part, value
+
+    def _at(self, layer: int, own: bool = False) -> Iterator[tuple[StateKey, RecurrentState]]:
+        """What block `layer` carries, or of that what it has a state of its own for."""
+        for key, module in self.modules.items():
+            if key[0] == layer and not (own and module.source is not None):
+                yield key, module
+
+    def _keep(self, names: Sequence[int], after: Mapping[StateKey, State]) -> None:
+        """Take over states of some streams."""
+        # Whatever mode this is called in, what other streams hold keeps its graph.
+        with torch.inference_mode(False):
+            for key, state in after.items():
+                for part, rows in state.items():
+                    held, rows = _ordinary(self.states[key][part]), _ordinary(rows)
+                    index = torch.tensor(names, device=held.device)
+                    self.states[key][part] = held.index_copy(0, index, rows)
+
+    def _rows(self, key: StateKey, names: list[int]) -> State:
+        state = self.states[key]
         if all(names == list(range(len(value))) for value in state.values()):
             return state  # no copy a step; states are replaced, never changed
-        return {name: value[names] for name, value in state.items()}
+        return {part: value[names] for part, value in state.items()}
+
+
+def _source(key: StateKey, module: RecurrentState) -> StateKey:
+    """Whose state is read."""
+    return key if module.source is None else (module.source, key[1])
+
+
+def _flat(rotary: RotaryCosSin) -> RotaryCosSin:
+    """Groups of frames in a row: (B or 1, G * S, d / 2)."""
+    cos, sin = rotary
+    return cos.flatten(1, 2), sin.flatten(1, 2)
+
+
+def _rows(rotary: RotaryCosSin, batch: int) -> RotaryCosSin:
+    """Groups as rows, (B * G, S, d / 2), or (1, S, d / 2) where there is one for all."""
+    cos, sin = (
+        part if part.shape[:2] == (1, 1) else part.expand(batch, -1, -1, -1) for part in rotary
+    )
+    return cos.flatten(0, 1), sin.flatten(0, 1)
+
+
+def _sum(added: Tensor | None, more: Tensor) -> Tensor:
+    return more if added is None else added + more
 
 
 def _ordinary(value: Tensor) -> Tensor:

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from loci.config import added_field
 from loci.data.demonstrations import DemonstrationConfig
 from loci.errors import LociError
-from loci.memory import ActionHistory, Memory
+from loci.memory import Compose, Memory
 from loci.models.world_action import KIND, WorldActionConfig, WorldActionModel
 from loci.seeds import seed_for
-from loci.training.packed import packed_actions
 from loci.training.run import RunConfig
 from loci.training.sampler import picked_alike
 from loci.training.world import initialise, xavier
@@ -48,7 +47,7 @@ class PolicyRun(RunConfig, name="policy"):
     many times more, for every wait: what it waits for takes longer than in any demonstration.
     alike: the episodes of so many steps are dealt out by their lengths, so that those of a step are
     about equally long, and little is filled up. windows: where given, each step picks the memory's
-    window among these. attention, recompute: see `packed_actions`.
+    window among these. attention, recompute: see `WorldActionModel.forward`.
     """
 
     kind: ClassVar[str] = KIND
@@ -200,8 +199,8 @@ class PolicyTask:
             truth, levels = latents[:, ahead], batch["noisy_time"]
             mixed = video.path(truth, batch["noisy"], levels[:, :, None, None, None])
             extra = {"noisy": mixed, "time": levels, "ahead": ahead}
-        output, guess = packed_actions(
-            model, clean, flow.path(target, noise, time[:, :, None, None]), time,
+        output, guess = model(
+            clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]),
             after=list(range(first, frames)) * config.draws, clean_time=clean_time,
             executed=model.actions(batch["actions"]), pauses=batch.get("pauses"),
@@ -230,8 +229,11 @@ class PolicyTask:
 def with_window(memory: Memory, window: int) -> Memory:
     """The same memory with another window. LociError for one that has none."""
     changes: dict[str, Any] = {"window": window}
-    if isinstance(memory, ActionHistory):
-        changes = {"memory": with_window(memory.memory, window)}
+    if isinstance(memory, Compose):
+        varied = [with_window(m, window) if hasattr(m, "window") else m for m in memory.members]
+        if varied == list(memory.members) and all(not hasattr(m, "window") for m in varied):
+            raise LociError("none of the composed memories has a window; leave `windows` out")
+        changes = {"members": tuple(varied)}
     elif not hasattr(memory, "window"):
         raise LociError(f"{type(memory).__name__} has no window to vary; leave `windows` out")
     return dataclasses.replace(memory, **changes)

@@ -28,7 +28,6 @@ from loci.models.codecs.base import Codec, CodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import KIND, WorldConfig, WorldModel
 from loci.seeds import seed_for
-from loci.training.packed import packed_pass
 from loci.training.run import RunConfig
 from loci.training.sampler import picked
 
@@ -123,8 +122,8 @@ class WorldTask:
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
         clean_time = batch["clean_time"]
         clean = flow.path(latents, batch["clean_noise"], clean_time[:, :, None, None, None])
-        output = packed_pass(
-            self.model, clean, noisy, time, batch["poses"], self.starts,
+        output = self.model(
+            clean, noisy, time, batch["poses"], self.starts,
             clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
         )
         loss = flow.loss(output, target, noise, time)  # (B, G)
@@ -146,6 +145,7 @@ def initialise(model: WorldModel) -> None:
     look at the same place. Training then refines what would take it long to find (ours).
     """
     xavier(model.dit)
+    model.dit.open_ports()
     if model.dit.head is not None:
         nn.init.zeros_(model.dit.head.head.weight)
     if model.config.dit.camera == "rotary":

@@ -25,10 +25,10 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.models.trunk import Segment
+from loci.models.trunk import TokenStream
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
-from loci.streaming.kv_cache import Layout
+from loci.rules.rule import Kind
 from loci.streaming.policy import Policy
 from loci.study.bench.bench import REPEATS, SEED, cell, checked, machine, spread
 from loci.study.bench.cost import allocated, graphed, in_turns, milliseconds
@@ -93,7 +93,7 @@ class Row:
     def stand(self, frames: int) -> None:
         """Stand as if this many frames had been observed."""
         self.policy = self.model.policy(capacity=frames + 1).init(self.text)
-        self.policy.session.fill(frames)
+        self.policy.stream.fill(frames)
 
     def leave(self) -> None:
         """Forget everything, and give its memory back."""
@@ -106,14 +106,20 @@ class Row:
     def read(self) -> None:
         self.reading = self._robot.read()
 
+    def ready(self) -> None:
+        """Read, and take the step once: what is made of its time is made once a reading."""
+        self.read()
+        self.step()
+
     def prepare(self) -> None:
         """Find the keys that a step sees, and how many calls make a timing long enough."""
-        self.read()
-        (view,), cache = self.reading.views, self._robot.session.cache
-        if view.copies is not None:
+        self.ready()
+        cache, (part,) = self._robot.stream.kv, self.reading.evidence.attend.view.parts
+        if part.copies is not None:
             raise LociError("a row whose keys are no single slice cannot be compared with one call")
-        self.visible = view.stop - view.start + self.qkv[1].shape[2]
-        seen = slice(view.start, view.start + self.visible)
+        self.visible = part.stop - part.start + self.qkv[1].shape[2]
+        start = cache.pivot + part.start
+        seen = slice(start, start + self.visible)
         self.keys, self.values = cache.keys[0][:, :, seen], cache.values[0][:, :, seen]
         self.loops = 1
         self.bare()
@@ -127,7 +133,7 @@ class Row:
 
     def attention(self) -> None:
         for _ in range(self.loops):
-            self.reading.attend(0, [self.qkv])
+            self.reading.evidence.attend(0, [self.qkv])
 
     def bare(self) -> None:
         for _ in range(self.loops):
@@ -140,8 +146,10 @@ class Row:
         dit = world.config.dit
         each = 2 * dit.num_layers * dit.dim * self.dtype.itemsize
         tokens = memory.tokens_held(frames, world.tokens)
-        carried = world.session().carried.bytes()
-        room = Layout(memory.plan(), world.tokens, memory.gists).room(frames) + world.tokens
+        stores = world.stores(1)
+        carried = sum(store.bytes(0) for store in stores if store.name == "states")
+        sizes = {Kind.CLEAN: world.tokens, Kind.GIST: memory.gists}
+        room = memory.retention().peak(sizes, frames) + world.tokens
         return tokens, tokens * each + carried, room * each + carried
 
     @property
@@ -153,12 +161,12 @@ class Row:
 def _goes_all_the_way(model: WorldModel) -> None:
     """The last block of a clean pass stops at its keys and values. One block that stands for all of
     a deep model must not."""
-    plain = model.clean_segment
+    plain = model.clean_stream
 
-    def whole(*arguments: Any) -> Segment:
-        return replace(plain(*arguments), silent=False)
+    def whole(*arguments: Any) -> TokenStream:
+        return replace(plain(*arguments), kv_only=False)
 
-    model.clean_segment = whole
+    model.clean_stream = whole
 
 
 def run_policy_bench(
@@ -298,7 +306,7 @@ def _measure(
     for (name, act), taken in in_turns(acts, repeats, device, done=progress.advance).items():
         times.setdefault(act, {})[name] = [each / rows[name].loops for each in taken]
     for name, row in rows.items():
-        session = row._robot.session
+        session = row._robot.stream
         costs: dict[str, Any] = {
             "tokens": session.tokens(), "bytes": session.bytes(), "visible": row.visible,
             "step_bytes": allocated(row.step),

@@ -36,7 +36,7 @@ def hold(model: WorldActionModel) -> dict[str, dict[str, Any]]:
             policy.observe_latents(latents[:, : frames - written], state)
         times = in_turns({"act": lambda: policy.act(noise)}, REPEATS, device)["act"]
         found[str(frames)] = {
-            "tokens": int(policy.session.tokens()), "bytes": int(policy.session.bytes()),
+            "tokens": int(policy.stream.tokens()), "bytes": int(policy.stream.bytes()),
             "milliseconds": round(statistics.median(times), 2),
         }
     return found

@@ -33,7 +33,7 @@ BATCH, FRAMES, PLACES, WIDTH = 2, 5, 4, 16
 
 def a_carry(spread: float = 0.3) -> DeltaState:
     torch.manual_seed(0)
-    carry = GatedDelta().carry(0, WIDTH, 2, (2, 2))
+    carry = GatedDelta().state(0, WIDTH, 2, (2, 2))
     assert isinstance(carry, DeltaState)
     disturb(carry, spread)
     return carry
@@ -201,7 +201,7 @@ def test_half_precision_keeps_the_state_in_fp32() -> None:
 
 def test_nothing_is_added_at_birth() -> None:
     torch.manual_seed(0)
-    carry = GatedDelta().carry(0, WIDTH, 2, (2, 2))
+    carry = GatedDelta().state(0, WIDTH, 2, (2, 2))
     assert carry is not None
     x, angle = frames(3)
     x, turn = x.float(), turn_of(angle.float())

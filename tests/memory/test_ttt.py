@@ -33,7 +33,7 @@ FORMS = [
 
 def carry_of(memory: TTT, spread: float = 0.3) -> FastWeights:
     torch.manual_seed(0)
-    carry = memory.carry(0, WIDTH, HEADS, (2, 2))
+    carry = memory.state(0, WIDTH, HEADS, (2, 2))
     assert isinstance(carry, FastWeights)
     disturb(carry, spread)
     return carry
@@ -172,7 +172,7 @@ def test_reading_depends_on_the_state_and_leaves_it(memory):
 @pytest.mark.parametrize("memory", FORMS, ids=str)
 def test_nothing_is_added_at_birth_and_yet_something_is_learned(memory):
     torch.manual_seed(0)
-    carry = memory.carry(0, WIDTH, HEADS, (2, 2))
+    carry = memory.state(0, WIDTH, HEADS, (2, 2))
     assert carry is not None
     x, angle = frames()
     x, turn = x.float(), turn_of(angle.float())

@@ -18,7 +18,6 @@ from loci.memory import Context, Memory
 from loci.memory.overlap import frustum_points
 from loci.memory.retrieval import RETRIEVALS
 from loci.study.rooms.coverage import best_frames, covered, visibility
-from loci.training.packed import packed_pass
 from loci.worlds.render.geom import Geom
 from loci.worlds.render.renderer import Scene
 from loci.worlds.rooms.paths import make_path, wander
@@ -153,7 +152,7 @@ def test_what_training_retrieves_the_stream_retrieves(name):
             session.write(latents[:, :start], poses[:, :start])
             ahead = session.read(poses[:, start : start + 2])
             got = session.denoise(ahead, noise[:, 0], time[:, 0])
-            wanted = packed_pass(model, latents, noise, time, poses, [start])[:, 0]
+            wanted = model(latents, noise, time, poses, [start])[:, 0]
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 

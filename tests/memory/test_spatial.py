@@ -9,6 +9,7 @@ import torch
 
 from loci.errors import LociError
 from loci.memory.spatial import SpatialGrid, pooling
+from oracles import state_bytes
 from tiny_world import STILL, data, tiny_world
 
 WIDTH, HEADS, BATCH = 8, 2, 2
@@ -18,7 +19,7 @@ GRID = (3, 5)
 def carries(memory, blocks: int = 2, grid=GRID):
     """All carries of a model, every weight random."""
     torch.manual_seed(0)
-    found = {n: memory.carry(n, WIDTH, HEADS, grid) for n in range(-1, blocks)}
+    found = {n: memory.state(n, WIDTH, HEADS, grid) for n in range(-1, blocks)}
     found = {n: carry for n, carry in found.items() if carry is not None}
     with torch.no_grad():
         for carry in found.values():
@@ -154,7 +155,7 @@ def test_a_fresh_model_is_one_without_memory(readout):
     """All read-outs start from zero, so that the row starts as `none` does."""
     found = SpatialGrid(grid=2, readout=readout)
     for layer in range(-1, 3):
-        carry = found.carry(layer, WIDTH, HEADS, GRID)
+        carry = found.state(layer, WIDTH, HEADS, GRID)
         if carry is not None:
             state = {"sum": torch.randn(BATCH, 4, WIDTH), "count": torch.ones(BATCH)}
             assert carry.read(frames(2), state, STILL).abs().max() == 0
@@ -171,10 +172,10 @@ def test_a_withheld_grid_is_carried_and_never_read():
         with torch.no_grad():
             session.write(past[:, :8], poses[:, :8])
             outs.append(session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.5))
-        grids.append(session.snapshot()["carried.-1.sum"])
+        grids.append(session.snapshot()["states.-1.sum"])
     assert torch.equal(*outs)
     assert not torch.allclose(*grids)
-    assert not list(model.carries[-1].parameters())
+    assert not list(model.states[-1, ""].parameters())
 
 
 @pytest.mark.parametrize("readout", ["cross", "concat"])
@@ -225,6 +226,6 @@ def test_the_state_is_the_grid_and_does_not_grow():
     session = model.session(2)
     with torch.no_grad():
         session.write(latents[:, :3], poses[:, :3])
-        before = session.carried.bytes()
+        before = state_bytes(session)
         session.write(latents[:, 3:], poses[:, 3:])
-    assert session.carried.bytes() == before == (64 * model.config.dit.dim + 1) * 4
+    assert state_bytes(session) == before == (64 * model.config.dit.dim + 1) * 4

@@ -12,9 +12,7 @@ from loci.attention.flex import Flex
 from loci.errors import LociError
 from loci.memory import ROWS, Tower
 from loci.rules import drawing
-from loci.rules.rule import Coords, Keep, Kind, Plan, Stack, compile_plan
-from loci.streaming.kv_cache import Cache, Layout
-from loci.training.packed import packed_pass
+from loci.rules.rule import Coords, Kind
 from tiny_world import same, tiny_world, walk
 
 
@@ -67,13 +65,14 @@ def test_visibility_is_that_of_the_oracle(branching, frames):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 12), st.integers(1, 900))
 def test_as_many_sets_as_the_digits_add_up_to(branching, frames):
-    stack = Stack(base=branching)
+    memory = Tower(anchors=0, gists_per_frame=1, branching=branching)
+    kept = memory.retention()
     _, left = simulate(branching, frames)
     sizes = [len(sets) for sets in left]
     assert sizes == [digits(n + 1, branching) for n in range(frames)]
-    assert sizes == [stack.held(n + 1) for n in range(frames)]
-    assert stack.peak(frames) == max(sizes)
-    assert stack.held(0) == stack.peak(0) == 0
+    assert sizes == [kept.kept(Kind.GIST, n + 1) for n in range(frames)]
+    assert kept.peak({Kind.GIST: 1}, frames) == max(sizes)
+    assert kept.kept(Kind.GIST, 0) == kept.peak({Kind.GIST: 1}, 0) == 0
     for n, sets in enumerate(left):
         # Every frame is stood for exactly once, and the sets come in order.
         assert sum(width for _, width in sets) == n + 1
@@ -82,45 +81,12 @@ def test_as_many_sets_as_the_digits_add_up_to(branching, frames):
         ]
 
 
-@pytest.mark.parametrize(
-    ("branching", "anchors", "window", "gists"),
-    [(2, 0, 1, 1), (2, 3, 2, 2), (3, 1, 1, 3), (4, 2, 3, 1)],
-)
-def test_the_cache_holds_what_the_oracle_has_left_side_by_side(branching, anchors, window, gists):
-    """Over more than b^3 frames, and one slice of the buffer from the first frame on."""
-    memory, size = Tower(
-        anchors=anchors, window=window, gists_per_frame=gists, branching=branching
-    ), 2
-    layout = Layout(memory.plan(), size, gists)
-    total = branching**3 + branching + 3
-    cache = Cache(layout, layers=1, streams=1, heads=1, width=2, slots=layout.room(total))
-    _, left = simulate(branching, total)
-    for frame in range(total):
-        number, nobody = torch.tensor([frame]), torch.tensor([-1])
-        coords = Coords.cat([
-            Coords.grid(number, (1, size), Kind.CLEAN, number, nobody),
-            Coords.grid(number, (1, gists), Kind.GIST, number, nobody),
-        ])
-        cache.mark(slice(None), coords, frame)
-        cache.written[0] += 1
-        held = cache.coords(0)
-        alive = (held.kind >= 0).nonzero()[:, 0]
-        assert alive.tolist() == list(range(int(alive[0]), layout.end(frame + 1)))
-        columns = (getattr(held, name)[alive].tolist() for name in ("kind", "frame", "col"))
-        found = list(zip(*columns, strict=True))
-        whole = {f for f in range(frame + 1) if f < anchors or f > frame - window}
-        expected = {(int(Kind.CLEAN), f, col) for f in whole for col in range(size)}
-        expected |= {(int(Kind.GIST), f, col) for f, _ in left[frame] for col in range(gists)}
-        assert set(found) == expected
-        assert len(found) == len(expected) == memory.tokens_held(frame + 1, size)
-
-
 def test_flex_sees_what_the_dense_mask_shows():
     rule = Tower(anchors=1, window=2, gists_per_frame=1, branching=2).rule()
     coords = drawing.episode_coords(9, tokens=2, gists=1, chunk=2)
     q, k, v = torch.randn(3, 1, 2, len(coords), 8)
     dense = Dense(rule, [coords])(0, [(q, k, v)])[0]
-    flex = Flex(rule, [coords])(0, [(q, k, v)])[0]
+    flex = Flex(rule, [coords], torch.device("cpu"))(0, [(q, k, v)])[0]
     torch.testing.assert_close(dense, flex, atol=1e-5, rtol=1e-5)
 
 
@@ -154,7 +120,7 @@ def test_packed_equals_stream_over_many_sums(branching, anchors, window):
         return run
 
     def packed(form: str):
-        return lambda z: packed_pass(model, z, noisy, time, poses, starts, attention=form)
+        return lambda z: model(z, noisy, time, poses, starts, attention=form)
 
     results = []
     for run in (packed("dense"), packed("windowed"), streamed([1]), streamed([3, 1, 2])):
@@ -211,7 +177,7 @@ def test_a_sum_of_sums_passes_on_what_it_saw_a_layer_later(layers, reached):
     model = tiny_world(memory, layers=layers)
     latents, noisy, time, poses = episode(model, 10, [8])
     z = latents.clone().requires_grad_()
-    packed_pass(model, z, noisy, time, poses, [8]).square().sum().backward()
+    model(z, noisy, time, poses, [8]).square().sum().backward()
     assert z.grad is not None
     reach = z.grad.abs().amax(dim=(0, 2, 3, 4)) > 0
     assert bool(reach[0]) == reached
@@ -227,9 +193,8 @@ def test_the_state_grows_with_the_logarithm():
     assert not memory.bounded
     assert memory.tokens_held(400, 16) == 2 * 16 + 8 * 4
     assert memory.tokens_held(6400, 16) == 2 * 16 + 9 * 4
-    layout = Layout(memory.plan(), 16, 4)
-    assert layout.room(400) == 2 * 16 + 19 * 4  # 383 is 577: five and two sevens
-    assert layout.room(10**9) <= 2 * 16 + 4 * 7 * 10
+    kept, sizes = memory.retention(), {Kind.CLEAN: 16, Kind.GIST: 4}
+    assert kept.peak(sizes, 400) == 2 * 16 + 19 * 4  # 383 is 577: five and two sevens
 
 
 def test_seven_hundred_frames_in_the_buffer_of_the_arithmetic():
@@ -237,24 +202,17 @@ def test_seven_hundred_frames_in_the_buffer_of_the_arithmetic():
     model = tiny_world(memory, layers=1)
     latents, _, _, poses = episode(model, 702, [1], batch=1)
     session = model.session(1, capacity=700)
-    size, most = session.cache.slots.shape[1], 0
+    size, most = session.stream.kv.keys[0].shape[2], 0
     for frame in range(700):
         session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
         assert session.tokens() == memory.tokens_held(frame + 1, model.tokens)
         most = max(most, session.tokens())
         if frame % 50 == 0:
             session.generate(poses[:, -2:], latents[:, -2:], steps=1)
-    assert session.cache.slots.shape[1] == session.cache.keys[0].shape[2] == size
-    assert most == session.cache.layout.room(700)
+    assert session.stream.kv.keys[0].shape[2] == size
+    sizes = {Kind.CLEAN: model.tokens, Kind.GIST: 2}
+    assert most == memory.retention().peak(sizes, 700)
     assert size == most + 2 * model.tokens
-
-
-def test_a_rule_that_was_not_understood_keeps_everything():
-    """Without `plan`, a tower would stream the same from a cache that keeps every gist."""
-    for branching in (2, 3, 8, 10, 33):
-        rule = Tower(branching=branching).rule()
-        assert compile_plan(rule).gist == Keep(anchors=0, recent=None)
-        assert compile_plan(rule).clean == Keep(anchors=1, recent=1)
 
 
 def test_mistakes_are_refused_in_one_line():
@@ -266,5 +224,3 @@ def test_mistakes_are_refused_in_one_line():
         with pytest.raises(LociError, match=words) as error:
             Tower(**wrong)
         assert "\n" not in str(error.value)
-    with pytest.raises(LociError, match="give the memory a window"):
-        Layout(Plan(clean=Keep(anchors=0, recent=None), gist=Stack(base=3)), 2, 1)

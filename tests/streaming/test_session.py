@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from loci.errors import LociError
-from loci.memory import ROWS, Memory
+from loci.memory import Memory
 from loci.memory.base import together
 from loci.models.trunk import Block
-from loci.rules.rule import Kind, Rule, key, query, recent, same_frame
-from loci.streaming import attend as streaming
+from loci.rules.rule import FOREVER, Kind, Rule, key, query, recent, same_frame
+from loci.streaming import kv_view
 from loci.streaming.session import Session
-from loci.training.packed import packed_pass
-from tiny_world import ROW_NAMES, data, same, started, tiny_world, walk
+from oracles import state_bytes
+from tiny_world import MEMORIES, ROW_NAMES, data, same, started, tiny_world, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class Dilated(Memory, name="test-dilated"):
     """Every other frame of the last five: what is seen is no single slice."""
 
     def rule(self) -> Rule:
-        even = Rule(lambda q, k, s: (q.now - k.frame) % 2 == 0, "even")
+        even = Rule(lambda q, k, s: (q.now - k.frame) % 2 == 0, "even",
+                    lambda frame: torch.full_like(frame, FOREVER))
         return key(Kind.CLEAN) & recent(5) & even | together
 
 
@@ -61,8 +62,7 @@ def test_rules_of_any_shape_stream_as_they_train(memory, pieces):
                 session.write(latents[:, at:stop], poses[:, at:stop])
             ahead = poses[:, start : start + 2]
             got = session.denoise(session.read(ahead), noise[:, 0], time[:, 0])
-            wanted = packed_pass(
-                model, latents, noise, time, poses, [start], attention="dense"
+            wanted = model(latents, noise, time, poses, [start], attention="dense"
             )[:, 0]
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
@@ -70,7 +70,7 @@ def test_rules_of_any_shape_stream_as_they_train(memory, pieces):
 @pytest.mark.parametrize("name", ROW_NAMES)
 def test_it_does_not_matter_where_the_world_begins(name):
     """Poses count relative to the first frame, in retrieval too."""
-    model = tiny_world(ROWS[name])
+    model = tiny_world(MEMORIES[name])
     latents, poses = data(model)
     frame = walk(1, 1, seed=5)[0, 0]
     frame[:3, 3] = torch.tensor([30.0, -2.0, 9.0], dtype=torch.float64)
@@ -149,27 +149,63 @@ def test_a_reading_survives_writes_to_other_streams(name):
     session, latents, poses = started(name, capacity=5)
     alone = session.read(poses[1:, 5:7], streams=[1])
     expected = session.denoise(alone, latents[1:, 5:7], 0.5)
-    size = session.cache.keys[0].shape[2]
+    size = session.stream.kv.keys[0].shape[2]
     for _ in range(10):
         session.write(latents[:1], poses[:1], streams=[0])
     if name != "none":
-        assert session.cache.keys[0].shape[2] > size
+        assert session.stream.kv.keys[0].shape[2] > size
     assert torch.equal(session.denoise(alone, latents[1:, 5:7], 0.5), expected)
     assert session.lengths == [125, 5]
 
 
-def test_ragged_streams_go_in_as_few_groups_as_possible():
-    session, latents, poses = started(batch=5)
-    session.write(latents[2:4, 5:7], poses[2:4, 5:7], streams=[2, 3])
-    assert session.lengths == [5, 5, 7, 7, 5]
-    groups = streaming.group(session.cache, range(5))
-    assert [(g.streams, g.rows, g.written) for g in groups] == [
-        (slice(0, 2), slice(0, 2), 5), (slice(2, 4), slice(2, 4), 7), (slice(4, 5), slice(4, 5), 5),
-    ]
-    groups = streaming.group(session.cache, [3, 2, 0, 1])
-    assert [(g.streams, g.rows) for g in groups] == [
-        (slice(3, 4), slice(0, 1)), (slice(2, 3), slice(1, 2)), (slice(0, 2), slice(2, 4)),
-    ]
+def calls(act, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often `act` attends."""
+    count, real = 0, kv_view.F.scaled_dot_product_attention
+
+    def attend(*arguments):
+        nonlocal count
+        count += 1
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv_view.F, "scaled_dot_product_attention", attend)
+        act()
+    return count
+
+
+@pytest.mark.parametrize("name", ["hybrid", "full", "window", "tower", "context-5"])
+def test_streams_of_many_lengths_attend_in_few_calls(name, monkeypatch):
+    """A layer's attention is one call, or a few where lengths are far apart, in any order."""
+    model = tiny_world(MEMORIES[name])
+    latents, poses = data(model, batch=8)
+    session = model.session(8)
+    for stream in range(8):
+        session.write(latents[:1, : stream + 2], poses[:1, : stream + 2], [stream])
+    for streams in (range(8), [3, 2, 0, 5]):
+        rows = list(streams)
+        reading = session.read(poses[rows, -2:], rows)
+        found = session.denoise(reading, latents[rows, :2], 0.5)
+        attended = calls(lambda r=reading, n=rows: session.denoise(r, latents[n, :2], 0.5),
+                         monkeypatch)
+        assert attended == model.config.dit.num_layers
+        for row, stream in enumerate(rows):
+            alone = session.denoise(session.read(poses[[stream], -2:], [stream]),
+                                    latents[[stream], :2], 0.5)
+            torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+    # One of them very long: it goes by itself, so that the others are not filled up to it.
+    monkeypatch.setattr(kv_view, "SLOTS", 64)
+    if name == "full":
+        for _ in range(8):
+            session.write(latents[:1], poses[:1], [4])
+        reading = session.read(poses[:, -2:])
+        found = session.denoise(reading, latents[:, :2], 0.5)
+        sizes = [part.stop - part.start for part in reading.evidence.attend.view.parts]
+        assert sum(sizes) < 3 * max(sizes)
+        assert len(sizes) > 1
+        for stream in range(8):
+            alone = session.denoise(session.read(poses[[stream], -2:], [stream]),
+                                    latents[[stream], :2], 0.5)
+            torch.testing.assert_close(found[stream : stream + 1], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ROW_NAMES)
@@ -212,13 +248,12 @@ def test_a_chunk_may_be_longer_than_the_models():
 
 @pytest.mark.parametrize("name", ROW_NAMES)
 def test_nothing_is_allocated_where_there_is_room(name):
-    model = tiny_world(ROWS[name])
+    model = tiny_world(MEMORIES[name])
     latents, poses = data(model)
     session = model.session(2, capacity=12)
 
     def addresses() -> list[int]:
-        return [t.data_ptr() for t in (*session.cache.keys, *session.cache.values,
-                                       session.cache.slots, session.bank.poses)]
+        return [t.data_ptr() for t in (*session.stream.kv.keys, *session.stream.kv.values)]
 
     start = addresses()
     for frame in range(12):
@@ -234,7 +269,7 @@ def test_gradients_are_kept_only_where_they_are_wanted():
     assert torch.is_grad_enabled()
     out = plain.denoise(plain.read(poses[:, 5:7]), latents[:, :2], 0.5)
     assert not out.requires_grad
-    assert not plain.cache.keys[0].requires_grad
+    assert not plain.stream.kv.keys[0].requires_grad
     session, *_ = started(gradients=True)
     session.model.zero_grad()
     with torch.no_grad():
@@ -251,7 +286,7 @@ def test_gradients_are_kept_only_where_they_are_wanted():
     assert bank is not None
     assert bank.abs().max() > 0
     session.reset()
-    assert not session.cache.keys[0].requires_grad
+    assert not session.stream.kv.keys[0].requires_grad
 
 
 def test_times_of_other_rows_are_refused():
@@ -276,7 +311,7 @@ def test_modes_may_change_on_the_way():
 @pytest.mark.parametrize("name", ["hybrid", "window", "tower", "delta", "joint-5"])
 def test_long_writes_go_in_pieces_that_fit(name, monkeypatch):
     """What tokens see of each other is a square: it is never larger than that of one pass."""
-    model = tiny_world(ROWS[name])
+    model = tiny_world(MEMORIES[name])
     latents, poses = data(model)
     sizes, project = [], Block.project
 
@@ -287,7 +322,7 @@ def test_long_writes_go_in_pieces_that_fit(name, monkeypatch):
     monkeypatch.setattr(Block, "project", watched)
     trees = []
     for limit in (8192, 20):
-        monkeypatch.setattr("loci.streaming.session.TOKENS", limit)
+        monkeypatch.setattr("loci.streaming.stream.TOKENS", limit)
         session = model.session(2)
         session.write(latents[:, :11], poses[:, :11])
         trees.append(session.snapshot())
@@ -305,12 +340,12 @@ def test_half_precision_streams(name):
     expected = session.generate(poses[:, 5:7], noise)
     half = session.model.to(torch.bfloat16).session(2)
     half.write(latents[:, :5], poses[:, :5])
-    assert half.cache.keys[0].dtype == torch.bfloat16
+    assert half.stream.kv.keys[0].dtype == torch.bfloat16
     out = half.generate(poses[:, 5:7], noise)
     assert out.dtype == noise.dtype
     assert (out - expected).abs().mean() < 0.05 * expected.abs().mean()
-    carried = session.carried.bytes()  # in fp32, whatever the model is in
-    assert half.carried.bytes() == carried
+    carried = state_bytes(session)  # in fp32, whatever the model is in
+    assert state_bytes(half) == carried
     assert 2 * (half.bytes() - carried) == session.bytes() - carried
 
 
@@ -318,7 +353,7 @@ def test_half_precision_streams(name):
 @pytest.mark.parametrize("name", ROW_NAMES)
 def test_a_gpu_streams_what_a_cpu_streams(name, tmp_path):
     torch.set_float32_matmul_precision("highest")
-    model, outs = tiny_world(ROWS[name], camera="inject"), []
+    model, outs = tiny_world(MEMORIES[name], camera="inject"), []
     latents, poses = data(model)
     for device in ("cpu", "cuda"):
         session = model.to(device).session(2)

@@ -18,12 +18,12 @@ from tiny_world import data, same, started, tiny_world
 def test_forks_part_and_snapshots_of_nothing_are_nothing():
     session, latents, poses = started()
     fork = session.fork(capacity=40)
-    size = fork.cache.keys[0].shape[2]
-    assert size > session.cache.keys[0].shape[2]
+    size = fork.stream.kv.keys[0].shape[2]
+    assert size > session.stream.kv.keys[0].shape[2]
     assert same(fork.snapshot(), session.snapshot())
     for frame in range(5, 12):
         fork.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
-    assert fork.cache.keys[0].shape[2] == size
+    assert fork.stream.kv.keys[0].shape[2] == size
     assert session.lengths == [5, 5]
     empty = session.model.session(2)
     nothing = empty.snapshot()
@@ -59,7 +59,7 @@ def test_foreign_snapshots_are_refused_untouched():
         (one.snapshot(), "a memory of 1 streams does not fit a session of 2"),
         (other.snapshot(), "another model or row"),
         ({}, "no snapshot"),
-        ({"reference": before["reference"], "poses": before["poses"]}, "no memory"),
+        ({name: before[name] for name in ("written", "reference")}, "another model or row"),
     ):
         with pytest.raises(LociError, match=words):
             session.restore(tree)
@@ -111,7 +111,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path):
         (file("empty", b""), model, "cannot read memory"),
         (file("damaged", bytes(damaged)), model, "damaged"),
         (noted("foreign", format="pt"), model, "not a saved memory"),
-        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 2"),
+        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 3"),
         (good, tiny_world(ROWS["none"]), "another model or memory row"),
         (good, tiny_world(ROWS["hybrid"], camera="inject"), "another model or memory row"),
         (good, other_weights, "other weights"),

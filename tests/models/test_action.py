@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from figures import figure_3
 from loci.errors import LociError
 from loci.memory import ROWS, Hybrid
 from loci.models.action import ActionConfig, ActionExpert, interpolated, mirror
 from loci.models.normalisation import Normalisation, Normaliser
-from loci.models.rope import wan_angles
 from loci.models.wan import Wan, WanConfig
 from loci.models.world_action import WorldActionConfig, WorldActionModel
-from loci.training.packed import packed_actions
-from test_visibility import figure_3
 from tiny_policy import (
     ACTIONS,
     HORIZON,
@@ -55,9 +53,13 @@ def test_the_models_own_coordinates_give_the_published_mask():
 def test_no_two_kinds_of_tokens_stand_at_one_place():
     model = tiny_policy(MEMORIES["hybrid"])
     frames = torch.arange(6)
-    video = model.world._angles(model.world.clean_coords(frames), [])[0]
-    actions = wan_angles(model.expert.coords(frames), model.expert.sizes.head_dim)
-    apart = (video[:, None] - actions).abs().amax(-1)
+    dit, coords = model.config.world.dit, model.world.clean_coords(frames)
+    still = torch.eye(4, dtype=torch.float64).expand(1, 6, 4, 4)
+    cos, sin = model.world._rotary(coords, [(still, torch.zeros(1, 3))])
+    turned, wanted = model.expert.rotary(model.expert.coords(frames)), (cos, sin)
+    apart = sum((a[0, :, None] - b[0]).abs() for a, b in zip(wanted, turned, strict=True)).amax(-1)
+    assert apart.shape == (len(coords), 6 * HORIZON)
+    assert cos.shape[-1] == dit.head_dim // 2
     assert apart.min() > 1e-6
 
 
@@ -128,7 +130,8 @@ def test_the_robots_state_is_one_more_token_of_the_text():
     with torch.no_grad():
         context = expert.context(proprio, expert.encode_text(words, lengths))
         x = torch.randn(2, 3, HORIZON, expert.sizes.dim)
-        six = expert.blocks[0].six(torch.zeros(2, 3, 6, expert.sizes.dim))
+        six = [part.unsqueeze(-2).expand(2, 3, 1, -1)
+               for part in expert.blocks[0].modulation.unbind(-2)]
         block = expert.blocks[0]
         found = block.update(x, six, context, 0)
         for row in range(2):
@@ -221,14 +224,17 @@ def test_shared_modulation_of_fixed_times_is_that_of_each_row():
     torch.testing.assert_close(known, fresh, atol=1e-6, rtol=1e-6)
 
 
-def test_times_that_are_remembered_keep_no_graph():
+def test_times_that_are_known_beforehand_change_nothing():
     model = tiny_policy(MEMORIES["hybrid"])
     data = episodes(model, 3)
     policy = model.policy(2)
     policy.observe_latents(data["latents"], data["proprio"][:, 2])
-    policy.act(data["actions"][:, 0])
-    assert policy._sixes
-    assert not any(six.requires_grad for six in policy._sixes.values())
+    reading = policy.read()
+    reading.modulations.update(model.expert.modulations([1.0, 0.5]))
+    with torch.no_grad():
+        known = policy.denoise(reading, data["actions"][:, 0], 0.5)
+        fresh = policy.denoise(policy.read(), data["actions"][:, 0], 0.5)
+    torch.testing.assert_close(known, fresh, atol=1e-6, rtol=1e-6)
     with torch.inference_mode():
         inside = tiny_policy(MEMORIES["hybrid"]).policy(2)
         inside.observe_latents(data["latents"], data["proprio"][:, 2])
@@ -236,29 +242,31 @@ def test_times_that_are_remembered_keep_no_graph():
     assert torch.equal(found, policy.act(data["actions"][:, 0]))
 
 
-def test_times_are_forgotten_with_the_episode_since_weights_may_change():
+def test_an_act_is_made_with_the_weights_and_the_precision_of_now():
+    """What is made of the times belongs to the reading: nothing of an earlier act is left."""
     model = tiny_policy(MEMORIES["hybrid"])
     data = episodes(model, 3)
-
-    def act(policy):
-        policy.observe_latents(data["latents"], data["proprio"][:, 2])
-        return policy.act(data["actions"][:, 0])
-
-    policy = model.policy(2)
-    before = act(policy)
+    noise, policy = data["actions"][:, 0], model.policy(2)
+    policy.observe_latents(data["latents"], data["proprio"][:, 2])
+    before = policy.act(noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        policy.act(noise)
+    assert torch.equal(policy.act(noise), before)
     with torch.no_grad():
-        model.expert.time_projection[1].weight.mul_(1.5)
-    policy.reset()
-    after = act(policy)
-    assert not torch.equal(after, before)
-    assert torch.equal(after, act(model.policy(2)))
+        model.expert.time_embedding[0].weight.add_(1.0)
+    after = policy.act(noise)
+    assert not torch.allclose(after, before, atol=1e-2)
+    assert torch.equal(after, policy.act(noise))
+    with torch.no_grad():
+        model.expert.time_embedding[0].weight.sub_(1.0)
+    torch.testing.assert_close(policy.act(noise), before)
 
 
 def test_states_of_other_frames_are_refused():
     model = tiny_policy(MEMORIES["hybrid"])
     data = episodes(model, 4)
     with pytest.raises(LociError, match="give one a frame"):
-        packed_actions(model, data["latents"][:, :3], data["actions"][:, :3],
+        model(data["latents"][:, :3], data["actions"][:, :3],
                        torch.rand(2, 3), data["proprio"])
 
 
@@ -290,11 +298,11 @@ def test_a_memory_in_place_of_the_models_own_is_another_rule_for_the_same_weight
     data = episodes(model, 8)
     inputs = [data[name] for name in ("latents", "actions", "time", "proprio")]
     with torch.no_grad():
-        expected, _ = packed_actions(model, *inputs)
+        expected, _ = model(*inputs)
         for form in ("dense", "windowed"):
-            found, _ = packed_actions(wide, *inputs, memory=narrow, attention=form)
+            found, _ = wide(*inputs, memory=narrow, attention=form)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        assert not torch.allclose(packed_actions(wide, *inputs)[0], expected)
+        assert not torch.allclose(wide(*inputs)[0], expected)
 
 
 def test_pauses_move_later_frames_in_time_and_change_nothing_else():
@@ -307,10 +315,10 @@ def test_pauses_move_later_frames_in_time_and_change_nothing_else():
     first, middle = torch.zeros(2, 2, 8, dtype=torch.long)
     first[:, 0], middle[1, 4] = 9, 6
     with torch.no_grad():
-        plain = packed_actions(model, *inputs, **ahead)
-        early = packed_actions(model, *inputs, **ahead, pauses=first)
-        later = packed_actions(model, *inputs, **ahead, pauses=middle)
-        dense = packed_actions(model, *inputs, **ahead, pauses=middle, attention="dense")
+        plain = model(*inputs, **ahead)
+        early = model(*inputs, **ahead, pauses=first)
+        later = model(*inputs, **ahead, pauses=middle)
+        dense = model(*inputs, **ahead, pauses=middle, attention="dense")
     for found, expected in zip(early, plain, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     for found, expected in zip(later, dense, strict=True):

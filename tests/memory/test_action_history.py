@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from figures import figure_3
 from loci.errors import LociError
-from loci.memory import ROWS, ActionHistory, FullHistory, Hybrid, Memory, NoMemory, Tower
+from loci.memory import ROWS, ActionHistory, Compose, FullHistory, Hybrid, Memory, NoMemory, Tower
 from loci.rules import drawing
-from loci.rules.rule import Coords, Keep, Kind, Plan
-from loci.streaming.kv_cache import Layout
-from loci.training.packed import packed_actions
-from test_visibility import figure_3
+from loci.rules.rule import Coords, Kind
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, episodes, tiny_policy, watch
 from tiny_world import same
 
@@ -40,7 +38,7 @@ def figure_3_with_history() -> torch.Tensor:
 
 
 def test_the_mask_is_the_published_one_with_what_was_done_in_it():
-    memory = ActionHistory(memory=SMALL)
+    memory = Compose(members=(SMALL, ActionHistory()))
     coords = drawing.episode_coords(3, tokens=1, gists=1, actions=1, executed=1)
     coords = coords[coords.kind != int(Kind.NOISY)]
     assert " ".join(drawing.labels(coords)) == "f0 g0 e0 f1 g1 e1 f2 g2 a0 a1 a2"
@@ -54,7 +52,7 @@ def test_the_mask_is_the_published_one_with_what_was_done_in_it():
 
 
 def test_predicted_frames_see_what_was_done_before_the_last_frame_that_they_know():
-    memory = ActionHistory(memory=FullHistory())
+    memory = Compose(members=(FullHistory(), ActionHistory()))
     coords = drawing.episode_coords(4, tokens=1, gists=0, executed=1)
     names = drawing.labels(coords)
     mask = memory.rule().mask(coords, coords)
@@ -67,7 +65,7 @@ def test_predicted_frames_see_what_was_done_before_the_last_frame_that_they_know
 
 
 def test_the_models_own_coordinates_give_that_mask():
-    model = tiny_policy(ActionHistory(memory=SMALL))
+    model = tiny_policy(Compose(members=(SMALL, ActionHistory())))
     frames = torch.arange(3)
     parts = [
         model.world.clean_coords(frames), model.expert.coords(frames[:2], 3, Kind.EXECUTED),
@@ -82,17 +80,17 @@ def test_the_models_own_coordinates_give_that_mask():
     assert (mask[15:, 15:].diagonal()).all()
 
 
-@pytest.mark.parametrize("memory", [SMALL, FullHistory(), NoMemory(), MEMORIES["ttt"]])
-def test_the_plan_keeps_every_chunk_and_all_else_as_before(memory):
-    kept = ActionHistory(memory=memory)
-    plan = kept.plan()
-    assert plan.executed == Keep(anchors=0, recent=None)
-    assert (plan.clean, plan.gist) == (memory.plan().clean, memory.plan().gist)
-    assert memory.plan().executed == Keep(anchors=0, recent=0)
-    assert kept.growth == "linear"
+@pytest.mark.parametrize("memory", [SMALL, FullHistory(), NoMemory(), MEMORIES["ttt"], Tower()])
+def test_a_stream_keeps_every_chunk_and_all_else_as_before(memory):
+    composed = Compose(members=(memory, ActionHistory()))
+    kept, alone = composed.retention(), memory.retention()
+    assert kept.kept(Kind.EXECUTED, 50) == 49
+    assert alone.kept(Kind.EXECUTED, 50) == 0
     for frames in (1, 2, 50):
-        here, there = (m.tokens_held(frames, 16, 4) for m in (kept, memory))
+        assert kept.kept(Kind.CLEAN, frames) == alone.kept(Kind.CLEAN, frames)
+        here, there = (m.tokens_held(frames, 16, 4) for m in (composed, memory))
         assert here == there + 4 * (frames - 1)
+    assert composed.growth == "linear"
 
 
 @pytest.mark.parametrize("name", sorted(MEMORIES))
@@ -104,12 +102,9 @@ def test_a_stream_holds_what_the_memory_promises(name):
     for frame in range(9):
         watch(policy, data, range(frame, frame + 1))
         held = memory.tokens_held(frame + 1, tokens, HORIZON)
-        assert policy.session.tokens(1) == held
-        kinds = policy.session.cache.coords(0).kind
-        assert int((kinds == int(Kind.EXECUTED)).sum()) == (model.history > 0) * HORIZON * frame
-        # Like the published A L + R L + M N, one slice without holes.
-        if model.history and frame > 4:
-            assert policy.session.cache.layout.end(frame + 1) == held
+        assert policy.stream.tokens(1) == held
+        kinds = policy.stream.kv.tables[0].spans.coords.kind
+        assert int((kinds == int(Kind.EXECUTED)).sum()) == (model.history > 0) * frame
 
 
 def test_what_was_done_is_read_with_the_state_that_it_was_begun_in():
@@ -206,7 +201,7 @@ def test_packed_episodes_want_what_was_done_between_their_frames(change, message
     data = episodes(model, 4)
     inputs = [data[name] for name in ("latents", "actions", "time", "proprio")]
     with pytest.raises(LociError, match=message):
-        packed_actions(model, *inputs, **change)
+        model(*inputs, **change)
 
 
 def test_chunks_in_any_order_are_told_the_state_of_their_frame():
@@ -218,9 +213,9 @@ def test_chunks_in_any_order_are_told_the_state_of_their_frame():
     )
     order, done = [3, 0, 2], torch.randn(2, 3, HORIZON, ACTIONS)
     with torch.no_grad():
-        whole, _ = packed_actions(model, latents, actions, time, proprio, executed=done)
-        some, _ = packed_actions(
-            model, latents, actions[:, order], time[:, order], proprio, after=order, executed=done
+        whole, _ = model(latents, actions, time, proprio, executed=done)
+        some, _ = model(
+            latents, actions[:, order], time[:, order], proprio, after=order, executed=done
         )
     torch.testing.assert_close(some, whole[:, order], atol=1e-5, rtol=1e-5)
 
@@ -230,34 +225,25 @@ def test_the_chunk_after_the_last_frame_is_seen_by_nobody():
     data = episodes(model, 4)
     inputs = [data[name] for name in ("latents", "actions", "time", "proprio")]
     with torch.no_grad():
-        all_, _ = packed_actions(model, *inputs, executed=data["executed"])
-        between, _ = packed_actions(model, *inputs, executed=data["executed"][:, :3])
+        all_, _ = model(*inputs, executed=data["executed"])
+        between, _ = model(*inputs, executed=data["executed"][:, :3])
         assert torch.equal(all_, between)
         # An episode of one frame has no history.
-        short, _ = packed_actions(model, *(x[:, :1] for x in inputs))
+        short, _ = model(*(x[:, :1] for x in inputs))
     torch.testing.assert_close(short, all_[:, :1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("memory", "message"), [
-    (ROWS["context-5"], "camera poses"), (ROWS["joint-5"], "camera poses"),
-    (Tower(), "sums its gists up"), (ActionHistory(memory=SMALL), "already"),
-])
-def test_memories_that_have_no_place_for_it(memory, message):
-    with pytest.raises(LociError, match=message):
-        ActionHistory(memory=memory)
-
-
-def test_a_layout_keeps_all_actions_or_none():
-    forever = Keep(anchors=0, recent=None)
-    with pytest.raises(LociError, match="for ever"):
-        Layout(Plan(clean=forever, gist=forever, executed=Keep(0, 4)), 2, 1, 3)
-    with pytest.raises(LociError, match="for ever"):
-        Layout(Plan(Keep(0, 1), Tower().plan().gist, forever), 2, 1, 3)
+def test_a_robot_has_no_poses_to_retrieve_by():
+    for row in ("context-5", "joint-5"):
+        with pytest.raises(LociError, match="camera poses"):
+            tiny_policy(Compose(members=(ROWS[row], ActionHistory())))
 
 
 def test_its_configuration_round_trips_and_leaves_those_of_others_alone():
     memory = MEMORIES["hybrid-acts"]
     assert Memory.from_dict(memory.to_dict()) == memory
     assert memory.hash() != Hybrid(anchors=2, window=2, gists_per_frame=3).hash()
-    # What was saved before there were action histories is still read.
+    # What was saved before memories were composed is still read.
+    old = {"type": "action-history", "memory": memory.members[0].to_dict()}
+    assert Memory.from_dict(old) == memory
     assert ROWS["hybrid"].hash() == "ffc58d4282b5"

@@ -10,8 +10,9 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.memory import ROWS
 from loci.models.trunk import Block
+from loci.streaming.frame_buffer import FrameBuffer
 from loci.streaming.session import Session
-from loci.streaming.state_cache import Carried
+from loci.streaming.state_cache import StateCache
 from tiny_world import data, same, started, tiny_world
 
 NAMES = ["hybrid", "tower", "context-5", "joint-5", "learned-4", "ssm", "ssm-legacy", "delta",
@@ -76,8 +77,8 @@ def test_a_write_that_was_cut_short_is_not_gone_on_with(name, monkeypatch):
         rows = slice(None) if streams is None else streams
         session.write(latents[rows, start:stop], poses[rows, start:stop], streams)
 
-    monkeypatch.setattr(Block if name != "joint-5" else type(session.bank),
-                        "update" if name != "joint-5" else "put", dying)
+    monkeypatch.setattr(Block if name != "joint-5" else FrameBuffer,
+                        "update" if name != "joint-5" else "write", dying)
     with pytest.raises(KeyboardInterrupt):
         write(5, 8, [1])
     monkeypatch.setattr(Block, "update", done)
@@ -93,9 +94,9 @@ def test_a_write_that_was_cut_short_is_not_gone_on_with(name, monkeypatch):
     assert session.lengths == [8, 0]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if tiny_world(ROWS[name]).carries])
+@pytest.mark.parametrize("name", [name for name in NAMES if tiny_world(ROWS[name]).states])
 def test_carried_states_live_where_the_model_does(name):
     """On a device that computes nothing, which refuses indices of another as a GPU does."""
-    carried = Carried(tiny_world(ROWS[name]).to("meta").carries, 2)
-    carried.forget(1)
+    carried = StateCache(tiny_world(ROWS[name]).to("meta").states, 2)
+    carried.reset([1])
     assert all(value.is_meta for state in carried.states.values() for value in state.values())

@@ -6,43 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
-from loci.rules.rule import Coords, Kind, Rule, first, key, past, query, recent
-from loci.rules.spans import stretches
-from loci.streaming import attend as streaming
-from loci.training.packed import packed_pass
+from loci.rules.rule import FOREVER, Kind, Rule, first, key, past, query, recent
+from loci.streaming import kv_view
 from tiny_world import data, tiny_world
-
-# Frame and kind of neighbouring stretches, and their lengths.
-PIECES = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from([-1, 0, 2]), st.integers(1, 4)), min_size=1
-)
-
-
-@given(PIECES, st.data())
-def test_stretches_are_runs_of_one_frame_and_kind(pieces, draws) -> None:
-    places = [(frame, kind) for frame, kind, size in pieces for _ in range(size)]
-    frame, kind = torch.tensor(places).unbind(-1)
-    found = stretches(Coords(frame, frame, frame, kind, frame, frame))
-    stops = found.starts + found.sizes
-    assert stops.tolist() == [*found.starts[1:].tolist(), len(places)]
-    for start, stop in zip(found.starts.tolist(), stops.tolist(), strict=True):
-        assert len(set(places[start:stop])) == 1
-        assert start == 0 or places[start - 1] != places[start]
-    assert [*zip(found.coords.frame.tolist(), found.coords.kind.tolist(), strict=True)] == [
-        places[start] for start in found.starts.tolist()
-    ]
-    some = torch.tensor(draws.draw(st.lists(st.booleans(), min_size=len(found),
-                                            max_size=len(found))))
-    spread = some.repeat_interleave(found.sizes)
-    tokens = found.tokens(some)
-    assert tokens.tolist() == spread.nonzero()[:, 0].tolist()
-    one = len(tokens) > 0 and int(tokens[-1] - tokens[0]) + 1 == len(tokens)
-    assert found.span(some) == ((int(tokens[0]), int(tokens[-1]) + 1) if one else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +25,18 @@ class Scattered(Memory, name="scattered-for-tests"):
 
     def rule(self) -> Rule:
         def every(count: int) -> Rule:
-            return Rule(lambda q, k, s: (k.frame % count == 0) & (k.frame <= q.now), "every")
+            return Rule(
+                lambda q, k, s: k.frame % count == 0, "every",
+                lambda frame: torch.where(frame % count == 0, FOREVER, -1),
+            )
 
-        parity = Rule(lambda q, k, s: (k.frame - q.now) % 2 == 0, "parity")
-        frames = key(Kind.CLEAN) & (query(Kind.GIST) & past & ~every(3) | recent(1))
+        parity = Rule(lambda q, k, s: (k.frame - q.now) % 2 == 0, "parity",
+                      lambda frame: torch.full_like(frame, FOREVER))
+        between = Rule(
+            lambda q, k, s: k.frame % 3 != 0, "between",
+            lambda frame: torch.where(frame % 3 != 0, FOREVER, -1),
+        )
+        frames = key(Kind.CLEAN) & (query(Kind.GIST) & past & between | recent(1))
         frames = frames | key(Kind.CLEAN) & ~query(Kind.GIST) & (every(3) | recent(1) | first(1))
         return frames | key(Kind.GIST) & past & parity | together
 
@@ -68,7 +45,7 @@ def test_what_is_seen_in_pieces_is_what_training_sees() -> None:
     model = tiny_world(Scattered())
     latents, poses = data(model, frames=13)
     noise, time = torch.randn(2, 1, 2, *model.latent_shape), torch.full((2, 1), 0.5)
-    wanted = packed_pass(model, latents, noise, time, poses, [11], attention="dense")[:, 0]
+    wanted = model(latents, noise, time, poses, [11], attention="dense")[:, 0]
     for cuts in ([1] * 11, [11], [3, 1, 5, 2], [1, 7, 3]):
         session, at = model.session(2, capacity=1), 0
         for count in cuts:
@@ -86,14 +63,14 @@ def test_a_write_attends_to_what_it_can_see(
     model = tiny_world(ROWS[name])
     latents, poses = data(model, frames=8, batch=1)
     attended: list[int] = []
-    real = streaming.F.scaled_dot_product_attention
+    real = kv_view.F.scaled_dot_product_attention
 
     def attend(q, k, *rest):
         attended.append(k.shape[2])
         return real(q, k, *rest)
 
     session = model.session(1)
-    monkeypatch.setattr(streaming.F, "scaled_dot_product_attention", attend)
+    monkeypatch.setattr(kv_view.F, "scaled_dot_product_attention", attend)
     found = []
     for _ in range(5):
         attended.clear()

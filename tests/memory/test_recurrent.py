@@ -7,13 +7,12 @@ import torch
 
 from loci.attention.rotary import rotate
 from loci.memory.base import Memory, together
-from loci.memory.recurrent import Carry
+from loci.memory.recurrent import RecurrentState
 from loci.rules.rule import Kind, key, recent
-from loci.training.packed import packed_pass
 from tiny_world import data, tiny_world
 
 
-class TurnedSum(Carry):
+class TurnedSum(RecurrentState):
     """The sum of all tokens, each turned into the world; who reads it turns it into its view."""
 
     def init(self, batch):
@@ -46,7 +45,7 @@ def test_chunks_and_frames_bring_their_own_angles(camera):
     latents, poses = data(model)
     with torch.no_grad():
         noisy, time = latents[:, [[3, 4], [8, 9]]].flip(1), torch.full((2, 2), 0.5)
-        packed = packed_pass(model, latents, noisy, time, poses, [3, 8])
+        packed = model(latents, noisy, time, poses, [3, 8])
         session = model.session(2)
         for group, (before, start) in enumerate(((0, 3), (3, 8))):
             session.write(latents[:, before:start], poses[:, before:start])
@@ -56,5 +55,5 @@ def test_chunks_and_frames_bring_their_own_angles(camera):
         # The same chunk, looking somewhere else.
         poses = poses.clone()
         poses[:, 8:10, :3, :3] = poses[:, 8:10, :3, :3].mT
-        other = packed_pass(model, latents, noisy, time, poses, [3, 8])[:, 1]
+        other = model(latents, noisy, time, poses, [3, 8])[:, 1]
     assert ((other - packed[:, 1]).abs().max() > 1e-3) == (camera != "none")

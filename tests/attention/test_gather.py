@@ -7,7 +7,6 @@ import torch
 
 from loci.attention import gather as attention
 from loci.memory import ROWS
-from loci.training.packed import packed_pass
 from tiny_world import tiny_world, walk
 
 FRAMES, CHUNK, BATCH = 23, 2, 2
@@ -22,8 +21,7 @@ def results(model, form: str) -> list[torch.Tensor]:
     noisy = torch.randn(BATCH, len(STARTS), CHUNK, *shape, generator=draw).requires_grad_()
     time = torch.rand(BATCH, len(STARTS), generator=draw)
     model.zero_grad()
-    output = packed_pass(
-        model, latents, noisy, time, walk(BATCH, FRAMES), STARTS, attention=form
+    output = model(latents, noisy, time, walk(BATCH, FRAMES), STARTS, attention=form
     )
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
     weights = [p.grad for p in model.parameters() if p.grad is not None]

@@ -20,7 +20,7 @@ FORMS = [BlockSSM(), BlockSSM(residual="scale"), ShortConv(), ShortConv(kernel=5
 def carry_of(memory):
     """The carry of block 0, every weight random."""
     torch.manual_seed(0)
-    carry = memory.carry(0, WIDTH, 2, GRID)
+    carry = memory.state(0, WIDTH, 2, GRID)
     with torch.no_grad():
         for parameter in carry.parameters():
             parameter.add_(0.7 * torch.randn_like(parameter))
@@ -126,9 +126,9 @@ def test_a_decay_near_0_or_1_stays_finite_over_a_long_episode():
 def test_a_fresh_gate_changes_nothing_and_a_fresh_scale_is_015():
     x = frames(5)
     for memory in (BlockSSM(), ShortConv()):
-        carry = memory.carry(0, WIDTH, 2, GRID)
+        carry = memory.state(0, WIDTH, 2, GRID)
         assert carry.write(x, carry.init(BATCH), [], STILL)[0].abs().max() == 0
-    carry = BlockSSM(residual="scale").carry(0, WIDTH, 2, GRID)
+    carry = BlockSSM(residual="scale").state(0, WIDTH, 2, GRID)
     assert carry.decay_logit.sigmoid().eq(0.5).all()
     got = carry.write(x[:, :1], carry.init(BATCH), [], STILL)[0]
     u, g = carry.in_proj(carry.norm(x[:, :1])).chunk(2, dim=-1)
@@ -161,7 +161,7 @@ def predict(model):
 def test_each_ablation_changes_what_is_computed(changed):
     """With the same weights wherever both have any, and open gates."""
     base = tiny_world(BlockSSM(), layers=3)
-    for carry in base.carries.values():
+    for carry in base.states.values():
         carry.gate.data.fill_(1.0)
     other = tiny_world(BlockSSM(**changed), layers=3)
     shared = base.state_dict()
@@ -174,7 +174,7 @@ def test_each_ablation_changes_what_is_computed(changed):
 def test_every_says_which_blocks_carry():
     for every, blocks in ((1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (4, [0, 4])):
         for memory in (BlockSSM(every=every), ShortConv(every=every)):
-            found = [n for n in range(-1, 5) if memory.carry(n, WIDTH, 2, GRID) is not None]
+            found = [n for n in range(-1, 5) if memory.state(n, WIDTH, 2, GRID) is not None]
             assert found == blocks
 
 
@@ -197,9 +197,9 @@ def test_a_state_brings_back_what_attention_has_let_go():
 @pytest.mark.parametrize(
     ("memory", "settings", "word"),
     [
-        (BlockSSM, {"every": 0}, "every"), (BlockSSM, {"hint": 0}, "hint"),
+        (BlockSSM, {"every": 0}, "every"), (BlockSSM, {"hint": -1}, "hint"),
         (BlockSSM, {"context": -1}, "context"), (BlockSSM, {"residual": "gated"}, "'gate'"),
-        (ShortConv, {"every": -2}, "every"), (ShortConv, {"hint": 0}, "hint"),
+        (ShortConv, {"every": -2}, "every"), (ShortConv, {"hint": -1}, "hint"),
         (ShortConv, {"context": -1}, "context"), (ShortConv, {"kernel": 1}, "kernel"),
     ],
 )
@@ -214,5 +214,5 @@ def test_the_state_does_not_grow_and_its_size_is_that_of_the_grid():
         model = tiny_world(ROWS[name])
         width = model.config.dit.dim
         each = 2 * 2 * width if isinstance(ROWS[name], ShortConv) else width
-        total = len(model.carries) * model.tokens * each * 4
+        total = len(model.states) * model.tokens * each * 4
         assert sizes_over_ten_frames(model) == {total}

@@ -14,9 +14,9 @@ from loci.memory import ROWS, Compressed, Joint, Mixture
 from loci.memory.base import pick
 from loci.memory.compression import multiscale
 from loci.memory.frames import Frames
-from loci.models.trunk import Segment
+from loci.models.trunk import TokenStream
 from loci.models.world import WorldConfig
-from loci.training.packed import packed_pass
+from oracles import store
 from tiny_world import data, tiny_world, walk
 
 JOINT = [name for name, memory in ROWS.items() if memory.joint]
@@ -129,7 +129,7 @@ def test_context_and_chunk_see_each_other(name: str) -> None:
     session.write(1.5 * latents[:, :8], poses[:, :8])
     after = session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.7)
     assert not torch.allclose(before, after)
-    assert session.bytes() >= session.bank.bytes(8) == 8 * latents[0, 0].numel() * 4
+    assert session.bytes() >= store(session, "frames").bytes(0) == 8 * latents[0, 0].numel() * 4
 
 
 def test_joint_and_cached_forms_differ_although_they_pick_the_same() -> None:
@@ -184,11 +184,11 @@ def test_frames_beside_a_chunk_go_no_further_than_somebody_reads(
 
     def run() -> tuple[torch.Tensor, int]:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            out = packed_pass(model, latents, noisy, time, poses, [6, 8], text=text)
+            out = model(latents, noisy, time, poses, [6, 8], text=text)
         return out, counter.get_total_flops()
 
     heard, less = run()
-    monkeypatch.setattr(Segment, "read", lambda self, x, dim=1: x)
+    monkeypatch.setattr(TokenStream, "narrow", lambda self, x, dim=1: x)
     whole, more = run()
     torch.testing.assert_close(heard, whole, atol=1e-6, rtol=1e-6)
     dit, memory = model.config.dit, ROWS[name]
@@ -206,7 +206,7 @@ def test_dropped_episodes_retrieve_nothing(name: str) -> None:
     noisy, time = latents[:, None, 8:10], torch.full((2, 1), 0.5)
 
     def out(z, dropped):
-        return packed_pass(model, z, noisy, time, poses, [8], dropped=dropped)
+        return model(z, noisy, time, poses, [8], dropped=dropped)
 
     other = latents.clone()
     other[:, 2:6] += 1.0

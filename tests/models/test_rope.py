@@ -76,7 +76,7 @@ def test_a_rotation_turns_each_pair_of_channels(dtype):
 @given(st.lists(st.integers(0, 5000), min_size=2, max_size=4, unique=True), st.integers(0, 10**6))
 def test_wan_scores_depend_on_differences_only(frames, shift):
     coords = coordinates(frames)
-    far = scores(wan_angles(coords.later(shift), WIDTH)[None])
+    far = scores(wan_angles(coords.shift(shift), WIDTH)[None])
     torch.testing.assert_close(far, scores(wan_angles(coords, WIDTH)[None]), atol=1e-7, rtol=1e-7)
 
 
