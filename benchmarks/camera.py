@@ -9,6 +9,7 @@ of 64 episodes' chunks, where memory can know most). Lower is better.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, replace
 
@@ -17,12 +18,12 @@ import tyro
 
 from loci.io.checkpoint import commit
 from loci.memory import row
-from loci.recipes.registry import rooms
-from loci.seeds import seed_for
-from loci.training import world
+from loci.recipes.rooms import rooms
+from loci.training import initialise
 from loci.training.ema import Ema
 from loci.training.muon import build_optimizer
 from loci.training.numerics import device_name
+from loci.training.sampler import Sampler
 
 HELD = 64  # the last episodes of the training set, kept out here
 
@@ -39,7 +40,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     variants = {
-        "rotary, heads start aligned": ("rotary", world.ALIGNED),
+        "rotary, heads start aligned": ("rotary", initialise.ALIGNED),
         "rotary, plain start": ("rotary", 0.0),
         "inject (Echo-Memory)": ("inject", 0.0),
     }
@@ -59,20 +60,21 @@ def score(options: Options, camera: str, aligned: float) -> float:
     dit = replace(run.world.dit, camera=camera)
     train = replace(run.train, steps=options.steps, warmup=min(20, options.steps))
     run = replace(run, world=replace(run.world, dit=dit), train=train, batch=options.batch)
-    world.ALIGNED, before = aligned, world.ALIGNED
+    initialise.ALIGNED, before = aligned, initialise.ALIGNED
     try:
         torch.manual_seed(0)
-        task = world.WorldTask(run)
+        task = run.task()
     finally:
-        world.ALIGNED = before
-    held = {"latents": task.latents[-HELD:].float(), "poses": task.poses[-HELD:]}
-    task.latents, task.poses = task.latents[:-HELD], task.poses[:-HELD]
+        initialise.ALIGNED = before
+    judge, episodes = copy.copy(task), range(len(task.data))
+    for part, own in ((task, episodes[:-HELD]), (judge, episodes[-HELD:])):
+        part.data = part.data.rows(own)
+        part.sampler = Sampler(0, options.batch, part.data.frames.tolist())
     optimizer, ema = build_optimizer(task.module, train), Ema(task.module, 0.98)
     for step in range(options.steps):
-        torch.manual_seed(seed_for(0, step))
-        loss, _ = task.loss(task.batch(step))
+        losses, _ = task.loss(task.batch(step))
         optimizer.zero_grad()
-        loss.backward()
+        losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(
             [p for p in task.module.parameters() if p.requires_grad], train.clip
         )
@@ -81,13 +83,9 @@ def score(options: Options, camera: str, aligned: float) -> float:
         optimizer.step()
         ema.update(step)
     ema.copy_to_module()
-    losses = []
     with torch.no_grad():
-        for start in range(0, HELD, 8):
-            torch.manual_seed(seed_for(1, start))
-            batch = {k: v[start : start + 8] for k, v in held.items()}
-            losses.append(task.loss(batch)[1]["late"])
-    return sum(losses) / len(losses)
+        late = [judge.loss(judge.batch(step))[1]["late"] for step in range(HELD // options.batch)]
+    return float(torch.cat(late).mean())
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from loci.memory import row
 from loci.models.world import WorldModel
 from loci.recipes.registry import recipes
 from loci.study.bench.policy_sizes import policy_config
-from loci.training.microbatches import Parts
+from loci.training.microbatches import Microbatches
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
+from loci.training.task import Losses
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -76,7 +77,7 @@ def main(options: Options) -> None:
 
 @dataclass
 class Task:
-    """A model, a batch of its episodes, the tokens in it, and the loss of a part of it."""
+    """A model, a batch of its episodes, the tokens in it, and the losses of a part of it, (b,)."""
 
     model: nn.Module
     batch: dict[str, Tensor]
@@ -91,10 +92,10 @@ def compare(name: str, length: int, dtype: torch.dtype, options: Options) -> dic
     trained = [p for p in task.model.parameters() if p.requires_grad]
     plain = torch.optim.AdamW(trained, foreach=False)
     loci = torch.optim.AdamW(trained, fused=True)
-    ours = Parts(options.threads)
+    alone, ours = Microbatches(trained), Microbatches(trained, options.threads)
     steps = {
-        "plain": lambda: step(task, "dense", dtype, Parts(1), trained, plain),
-        "loci": lambda: step(task, "windowed", dtype, ours, trained, loci),
+        "plain": lambda: step(task, "dense", dtype, alone, plain),
+        "loci": lambda: step(task, "windowed", dtype, ours, loci),
     }
     times: dict[str, list[float]] = {key: [] for key in steps}
     for repeat in range(options.repeats + 1):
@@ -135,7 +136,7 @@ def rooms(name: str, length: int) -> Task:
         target = torch.stack([latents[:, s : s + span] for s in starts], dim=1)
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
         output = model(latents, noisy, time, part["poses"], starts, attention=form)
-        return flow.loss(output, target, noise, time).mean()
+        return flow.loss(output, target, noise, time).mean(1)
 
     tokens = length * (model.tokens + config.world.memory.gists)
     return Task(model, held, batch * (tokens + len(starts) * span * model.tokens), loss)
@@ -167,22 +168,27 @@ def robots(name: str, length: int) -> Task:
             noisy=config.world.flow.path(target, part["noise"], time[..., None, None, None]),
         )
         assert video is not None
-        return (config.flow.loss(found, acts, eps, late).mean()
-                + config.world.flow.loss(video, target, part["noise"], time).mean())
+        return (config.flow.loss(found, acts, eps, late).mean(1)
+                + config.world.flow.loss(video, target, part["noise"], time).mean(1))
 
     tokens = model.world.tokens
     each = length * (tokens + config.world.memory.gists + expert.horizon) + len(ahead) * tokens
     return Task(model, held, batch * each, loss)
 
 
-def step(task: Task, form: str, dtype: torch.dtype, parts: Parts, trained, optimizer) -> None:
-    """One optimiser step with attention in the given form, the batch in the given parts."""
+def step(
+    task: Task, form: str, dtype: torch.dtype, microbatches: Microbatches,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """One optimiser step with attention in the given form, the batch in the given microbatches."""
 
-    def loss(part: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    def loss(part: dict[str, Tensor]) -> Losses:
+        half = dtype == torch.bfloat16
+        threads = microbatches.threads
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=threads == 1):
             return task.loss(part, form), {}
 
-    parts.backward(loss, task.batch, trained)
+    microbatches.backward(loss, task.batch)
     optimizer.step()
 
 

@@ -16,7 +16,7 @@ import torch
 from loci.errors import LociError
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
-from loci.recipes.registry import rooms
+from loci.recipes.rooms import rooms
 from loci.rules import drawing
 from loci.rules.rule import FOREVER, Kind, Rule, first, key, query, recent, same_frame
 

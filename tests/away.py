@@ -31,9 +31,9 @@ class _Apart(TorchDispatchMode):
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Input is checked for NaN, and what a step lost is logged, which may take a wait: both are let
-    through. The meta device has no autocast."""
-    finite, autocast, number = torch.isfinite, torch.autocast, Tensor.__float__
+    """Input is checked for NaN, which may take a wait: that is let through. The meta device has no
+    autocast."""
+    finite, autocast = torch.isfinite, torch.autocast
 
     def isfinite(x: Tensor) -> Tensor:
         return finite(torch.zeros(()) if x.device == AWAY else x)
@@ -44,7 +44,6 @@ def apart() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "isfinite", isfinite)
         patch.setattr(torch, "autocast", without)
-        patch.setattr(Tensor, "__float__", lambda x: 0.0 if x.device == AWAY else number(x))
         with _Apart():
             yield
 
@@ -52,9 +51,14 @@ def apart() -> Iterator[None]:
 def learn(task) -> None:
     """A step's gradient, away from the host where its batch is made."""
     task.module.to(AWAY)
-    batch = {name: value.to(AWAY) for name, value in task.batch(0).items()}
+    batch = {
+        name: value.to(AWAY) if isinstance(value, Tensor) else value
+        for name, value in task.batch(0).items()
+    }
     with apart():
-        task.loss(batch)[0].backward()
+        losses, metrics = task.loss(batch)
+        losses.mean().backward()
+    assert {value.device for value in metrics.values()} == {AWAY}
     grads = [p.grad for p in task.module.parameters() if p.grad is not None]
     assert grads
     assert {grad.device for grad in grads} == {AWAY}

@@ -10,6 +10,7 @@ them, since they share what its fixtures made; those of the rows, about half of 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ import torch
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "add_a_memory.py"
 os.environ["LOCI_ROWS"] = os.pathsep.join(filter(None, (os.getenv("LOCI_ROWS"), str(EXAMPLE))))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests render is not kept among the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -50,7 +50,7 @@ def finish(
     entry = PolicyRow(task, row, run, note, None)
     for hold, count in hits.items():
         config = make_task(task, hold)
-        key = entry.key(config, Loop(cameras=run.data.cameras))
+        key = entry.key(config, Loop(cameras=run.data.camera_names))
         lines = [_line(config.stages, n, n < count) for n in range(cases)]
         atomic_write(
             out / "episodes" / f"{task}-{row}-hold{hold}" / "episodes.jsonl",

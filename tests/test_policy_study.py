@@ -15,7 +15,7 @@ from rich.console import Console
 
 import demonstrations as made
 from finished_policies import finish
-from loci.data.demonstrations import DemonstrationConfig
+from loci.data.sources import LeRobotData
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.models.action import ActionConfig
@@ -101,7 +101,7 @@ def small(dataset: Path) -> Iterator[dict[str, Any]]:
             run.model, world=world, steps=2,
             expert=ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8),
         )
-        data = DemonstrationConfig(folder=str(dataset), cameras=("head",))
+        data = LeRobotData(folder=str(dataset), cameras=("head",))
         train = replace(run.train, steps=2, warmup=1, log_every=1)
         return replace(run, model=model, data=data, train=train, **{"batch": 2, **changes})
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from loci.config import Config
 from loci.training.run import RunConfig
-from loci.training.trainer import TrainConfig
+from loci.training.task import Batch, Losses, Task
+from loci.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Tiny(nn.Module):
         return self.outer(self.inner(x).tanh())
 
 
-class TinyTask:
+class TinyTask(Task):
     """Regression; inputs and their noise from (seed, step)."""
 
     def __init__(self, config: TinyRun):
@@ -47,19 +48,19 @@ class TinyTask:
         self.module = Tiny(config.model)
         self.seen: list[int] = []
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
         draw = torch.Generator().manual_seed(1000 * self.config.train.seed + step)
         x = torch.randn(8, 6, generator=draw)
         self.seen.append(step)
         noisy = x + 0.1 * torch.randn(8, 6, generator=draw)
         return {"x": noisy, "y": torch.stack([x.sum(1), x[:, 0] * x[:, 1]], dim=1)}
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> Losses:
         time.sleep(self.config.pause)
-        loss = (self.module(batch["x"]) * self.module.scale - batch["y"]).square().mean()
+        loss = (self.module(batch["x"]) * self.module.scale - batch["y"]).square().mean(1)
         if self.seen[-1] == self.config.poison:
             loss = loss * float("nan")
-        return loss, {"root": float(loss.detach().sqrt())}
+        return loss, {"root": loss.detach().sqrt()}
 
 
 @dataclass(frozen=True, kw_only=True)

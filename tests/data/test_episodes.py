@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from loci.commands.render_room import render_room
-from loci.data import episodes
-from loci.data.episodes import EpisodeCache, render_episode, render_training_set
+from loci.data import episodes, rooms
+from loci.data.episodes import EpisodeCache, render_episode
+from loci.data.rooms import render_training_set
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.pictures import contact_sheet, write_frames, write_video
@@ -72,7 +73,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path, damage, word):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(LociError, match=word) as caught:
         cache.get("train", 1, "right45-return", SMALL)
-    assert f"delete {file}; it is rendered again" in str(caught.value)
+    assert f"delete {file}; it is made again" in str(caught.value)
     assert "\n" not in str(caught.value)
     file.unlink()
     cache.get("train", 1, "right45-return", SMALL)
@@ -89,7 +90,7 @@ def test_a_renamed_file_is_refused(tmp_path):
 
 
 def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(episodes, "SHARD", 2)
+    monkeypatch.setattr(rooms, "SHARD", 2)
     seeds = range(5)
     rgb, poses = render_training_set(seeds, 9, SMALL, tmp_path, workers=1)
     assert rgb.shape == (5, 9, 16, 16, 3)
@@ -107,7 +108,7 @@ def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
 def test_what_is_rendered_first_is_said_once_with_time_size_and_place(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(episodes, "SHARD", 2)
+    monkeypatch.setattr(rooms, "SHARD", 2)
     with caplog.at_level("INFO", logger="loci"):
         render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
         render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
@@ -124,7 +125,7 @@ def test_what_is_rendered_first_is_said_once_with_time_size_and_place(
 
 
 def test_two_workers_render_the_same(monkeypatch):
-    monkeypatch.setattr(episodes, "SHARD", 2)
+    monkeypatch.setattr(rooms, "SHARD", 2)
     one = render_training_set(range(4), 5, SMALL, workers=1)
     two = render_training_set(range(4), 5, SMALL, workers=2)
     np.testing.assert_array_equal(one[0], two[0])

@@ -17,7 +17,7 @@ from unittest import mock
 from safetensors import safe_open
 
 from loci.commands.main import main
-from loci.data.demonstrations import DemonstrationConfig
+from loci.data.sources import LeRobotData
 from loci.geometry import Camera
 from loci.io import bundled
 from loci.io.checkpoint import digest, load_checkpoint
@@ -119,7 +119,7 @@ def tiny_recipe(dataset: Path, task: str, memory: Any) -> Any:
     return replace(
         run,
         model=replace(run.model, world=world, steps=2, expert=expert),
-        data=DemonstrationConfig(folder=str(dataset), cameras=("head",)),
+        data=LeRobotData(folder=str(dataset), cameras=("head",)),
         train=replace(run.train, steps=2, warmup=1, log_every=1, dtype="fp32"),
         batch=2,
     )

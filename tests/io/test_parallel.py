@@ -9,11 +9,9 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from loci.io.parallel import parallel_map
-from loci.worlds.tabletop.demonstration import Perturbation, watch
 
 
 def noted(number: int, folder: str) -> tuple[int, int]:
@@ -55,15 +53,3 @@ def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
     assert ran.stdout == ""
     assert ran.stderr.count("Traceback") == 1
     assert 'put what your program does under `if __name__ == "__main__":`' in ran.stderr
-
-
-def test_demonstrations_are_the_same_however_many_render_them():
-    one, two = (
-        list(watch("put-back-block", 3, 16, ("head", "left_wrist"), Perturbation(), workers))
-        for workers in (1, 2)
-    )
-    assert len(one) == len(two) == 3
-    for (views, joints, actions), (others, bends, moves) in zip(one, two, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(views, others, strict=True))
-        assert np.array_equal(joints, bends)
-        assert np.array_equal(actions, moves)

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import loci
+import made_up_rooms
 from loci.commands import main as cli
+from loci.data.sources import RoomsData
 from loci.errors import LociError
 from loci.io.checkpoint import load_checkpoint
 from loci.io.user_code import source_files
@@ -26,8 +28,7 @@ from loci.models.world import WorldModel
 from loci.recipes import registry as recipes
 from loci.study import study as studies
 from loci.study.runner import Contender
-from loci.training import world
-from test_world_task import fake_episodes
+from loci.training.world import WorldRun
 from tiny_world import tiny_world
 
 SOURCE = Path(loci.__file__).parents[1]
@@ -76,16 +77,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes and studies of a second."""
     real = recipes.rooms
 
-    def rooms(memory: Memory) -> world.WorldRun:
+    def rooms(memory: Memory) -> WorldRun:
         run = real(memory)
         dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
         return replace(
-            run, world=replace(run.world, dit=dit, steps=1), episodes=2, length=9, batch=2,
-            train=replace(run.train, steps=2, warmup=1),
+            run, world=replace(run.world, dit=dit, steps=1), batch=2,
+            data=RoomsData(episodes=2, length=9), train=replace(run.train, steps=2, warmup=1),
         )
 
     monkeypatch.setattr(recipes, "rooms", rooms)
-    monkeypatch.setattr(world, "latent_episodes", fake_episodes)
+    monkeypatch.setattr(RoomsData, "load", made_up_rooms.load)
 
 
 def digest(file: Path) -> str:

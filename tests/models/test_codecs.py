@@ -21,9 +21,6 @@ from loci.models.codecs.base import (
     to_float,
     to_uint8,
 )
-from loci.training.codec import CodecRun, image_codec, recolour
-from loci.training.run import RunConfig
-from loci.training.trainer import TrainConfig
 
 TINY = ImageCodecConfig(channels=4, width=8)
 TINY_21 = {
@@ -287,50 +284,6 @@ def test_wan_settings_must_agree():
         WanCodecConfig(**TINY_21 | {"scale_factor_spatial": 16}).build()
     with pytest.raises(LociError, match="latents_mean"):
         WanCodecConfig(**TINY_21 | {"latents_mean": (0.0,)}).build()
-
-
-# Training
-
-
-def test_batches_depend_on_seed_and_step_alone():
-    config = CodecRun(train=TrainConfig(steps=1), codec=TINY, rooms=3, views=2, batch=4)
-    torch.manual_seed(0)
-    one = config.task()
-    torch.manual_seed(0)
-    two = config.task()
-    one.batch(0)
-    for key, value in one.batch(5).items():
-        assert torch.equal(value, two.batch(5)[key])
-    assert not torch.equal(one.batch(5)["images"], one.batch(6)["images"])
-    for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_training_learns():
-    task = CodecRun(train=TrainConfig(steps=1), codec=TINY, rooms=4, views=2, batch=8).task()
-    optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
-    history = []
-    for step in range(120):
-        loss, values = task.loss(task.batch(step))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(values["psnr"])
-    assert sum(history[-10:]) / 10 > sum(history[:10]) / 10 + 3
-
-
-def test_recipe_round_trips():
-    assert RunConfig.from_json(image_codec().to_json()) == image_codec()
-
-
-def test_recoloured_images_stay_in_range():
-    import numpy as np
-
-    images = to_float(video(6, 1, 16)[:, 0]).permute(0, 3, 1, 2)
-    changed = recolour(images, np.random.default_rng(0))
-    assert changed.shape == images.shape
-    assert changed.abs().max() <= 1
-    assert not torch.equal(changed, images)
 
 
 def test_pixels_as_they_are_come_back_to_the_last_bit():

@@ -93,8 +93,8 @@ def read_expected(path: str | Path) -> Expected:
         raise LociError(f'{path} holds no map of settings; give one, as {{"action": 14}}')
     if "type" not in data:
         return Expected.from_dict(data)
-    from loci.training.init_from import PolicyRun
+    from loci.training.policy import PolicyRun
 
     run = PolicyRun.from_dict(data)
     expert = run.model.expert
-    return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.cameras)
+    return Expected(action=expert.actions, state=expert.proprio, cameras=run.data.camera_names)

@@ -21,6 +21,7 @@ from loci.commands import data, worlds
 from loci.commands.messages import messages_shown
 from loci.commands.options import listed, maybe, named
 from loci.commands.spelling import CommandGroup, check_spelling
+from loci.commands.train import train
 from loci.errors import LociError
 from loci.io.extras import missing
 from loci.io.user_code import failing_line, one_line
@@ -31,40 +32,7 @@ USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
 WIDE = 150
 
 app = CommandGroup()
-
-
-@app.command
-def train(
-    recipe: Positional[Annotated[str, named("RECIPE")]],
-    /,
-    *,
-    out: Annotated[Path, named("DIR")],
-    resume: bool = False,
-    steps: Annotated[int | None, maybe("N", "the recipe's")] = None,
-    seed: Annotated[int | None, maybe("S", "the recipe's")] = None,
-    threads: Annotated[int | None, maybe("N", "all cores")] = None,
-    device: Annotated[Literal["cpu", "cuda"] | None, maybe("{cpu,cuda}", "cuda if usable")] = None,
-) -> None:
-    """Train a recipe to a checkpoint, DIR/model.safetensors.
-
-    Args:
-        recipe: rooms-ROW, returns-ROW, TASK-ROW (a policy), rooms-codec, or
-            path/to/file.py:function.
-        out: Folder of the run: settings, log, state and checkpoint.
-        resume: Continue the run that DIR holds, stopped or killed at any moment. On a CPU the
-            weights come out the same, bit for bit.
-        steps: Number of steps.
-        seed: Seed of weights, data and noise.
-        threads: On a CPU, each takes a part of the batch.
-        device: Where to train.
-    """
-    from loci.recipes.registry import run_recipe
-
-    summary = run_recipe(recipe, out, resume, steps, seed, threads, device)
-    print(
-        f"{out}: {summary.steps} steps in {summary.minutes:.1f} min, loss {summary.loss:.4f}, "
-        f"weights {summary.weights}"
-    )
+app.command(train)
 
 
 @app.command

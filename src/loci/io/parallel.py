@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +17,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Items that each process begins ahead of the caller: it never waits, and few results pile up.
 AHEAD = 2
+MOST = 16  # processes: more of them take memory rather than save time
+
+
+def worker_count(items: int) -> int:
+    """Processes worth starting for so many items of a second or more: a core each."""
+    return max(1, min(os.cpu_count() or 1, MOST, items))
 
 
 def parallel_map(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -79,3 +80,17 @@ def tracked(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
         for item in items:
             yield item
             progress.advance()
+
+
+def announce(what: str, count: int, each: float, size: int, folder: str | Path) -> None:
+    """Say before long work how long it takes and where its results are kept.
+
+    each: seconds for one of `count`, as the first one took; size: bytes of one.
+    """
+    seconds, room = count * each, count * size / 1e6
+    long = f"{seconds / 60:.0f} min" if seconds >= 100 else f"{max(1, round(seconds))} s"
+    large = f"{room / 1000:.1f} GB" if room >= 100 else f"{room:.0f} MB"
+    log.info(
+        "%s first: about %s; %s are kept in %s (LOCI_CACHE names another place)",
+        what, long, large, folder,
+    )

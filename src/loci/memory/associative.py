@@ -9,7 +9,7 @@ where a query found something in the state and the gate is 0 at the start. Besid
 
 The rotation R by the token's rotary angles is ours, that of the attention (GTA, arXiv 2310.10375):
 values turn with their keys into the world, and what is found turns back into the view of who asks.
-So are the biases c, which start heads as `training.world.initialise` starts those of the attention:
+So are the biases c, which start heads as `training.initialise` starts those of the attention:
 a constant in the first channel of each pair makes R k a code of where the token looks, and the
 state a map from there to values, before anything is learned. Where angles are Wan's own, it is a
 code of when and where in the frame.

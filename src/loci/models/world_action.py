@@ -30,6 +30,7 @@ from loci.memory.stores import Chunks, Episode, Evidence
 from loci.models.action import ActionConfig, ActionExpert
 from loci.models.mot import run
 from loci.models.normalisation import Normalisation, Normaliser
+from loci.models.text import TextEncoder
 from loci.models.trunk import TokenStream
 from loci.models.world import WorldConfig
 from loci.rules.rule import Coords, Kind
@@ -56,7 +57,8 @@ class WorldActionConfig(Config):
     flow: of the actions; the frames have `world.flow`. steps: Euler steps for a chunk of actions.
     temperature: the noise that they begin from is multiplied by it. At 1 a policy that is unsure
     does each of two things as often as it holds it right; towards 0, the likelier one. (Ours; flow
-    matching knows 1.) actions, proprio: how actions and the robot's state are normalised.
+    matching knows 1.) actions, proprio: how actions and the robot's state are normalised. text: how
+    an instruction becomes tokens (None: the model is not told any).
     """
 
     world: WorldConfig
@@ -66,6 +68,7 @@ class WorldActionConfig(Config):
     temperature: float = added_field(1.0)
     actions: Normalisation = field(default_factory=Normalisation)
     proprio: Normalisation = field(default_factory=Normalisation)
+    text: TextEncoder | None = added_field(None)  # noqa: RUF009 (a field)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -204,6 +207,13 @@ class WorldActionModel(nn.Module):
         for `ActionExpert.stream`."""
         stream = self.expert.stream(actions, rotary, six, context, kv_only)
         return run([stream], evidence.attend, evidence.states)[0]
+
+    def embed(self, instructions: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Embeddings (B, S, text_dim) of instructions and their lengths, as `read_text` and
+        `Policy.init` take them. LociError for a model that is told none."""
+        if self.config.text is None:
+            raise LociError("this model reads no instructions (its `text` is None); leave them out")
+        return self.config.text.encode(instructions, self.config.expert.text_dim)
 
     def read_text(self, text: Tensor | None, lengths: Sequence[int] | None = None) -> Texts:
         """Text embeddings (B, S, text_dim) as both transformers read them, once an episode."""

@@ -3,7 +3,7 @@
     loci train rooms-codec --out runs/codec        the small codec of the rooms
     loci train rooms-hybrid --out runs/hybrid      one memory row, and so for every other row
 
-    loci train returns-hybrid --out runs/hybrid    the same with the return loss
+    loci train returns-hybrid --out runs/hybrid    the same with the revisit loss
 
     loci train cover-blocks-hybrid --out runs/cover    a policy for a task of the tabletop
 
@@ -20,52 +20,29 @@ from functools import partial
 from pathlib import Path
 
 from loci.errors import LociError, did_you_mean
-from loci.flow import Flow
-from loci.geometry import Camera
 from loci.io.user_code import load_file
 from loci.memory import ROWS, Memory
-from loci.models.world import WorldConfig
+from loci.recipes.rooms import image_codec, rooms, with_revisit_loss
 from loci.recipes.tabletop import POLICY_ROWS, tabletop
-from loci.training.codec import image_codec
-from loci.training.objectives import returning
 from loci.training.run import RunConfig, run
-from loci.training.trainer import Summary, TrainConfig
-from loci.training.world import WorldRun, shipped_codec_config, small_transformer
+from loci.training.trainer import Summary
+from loci.training.world import WorldRun
 from loci.worlds.tabletop.tasks import TASKS
 
-AGAIN = "returns-"  # before a row's name: its recipe with the return loss
+REVISIT = "returns-"  # before a row's name: its recipe with the revisit loss
 
 
-def rooms(memory: Memory) -> WorldRun:
-    """The study's recipe: a world model of the rooms with the given memory."""
-    codec, digest = shipped_codec_config()
-    return WorldRun(
-        world=WorldConfig(
-            memory=memory,
-            dit=small_transformer(codec.channels),
-            codec=codec,
-            flow=Flow(shift=3.0, prediction="x", weighting="uniform"),
-            camera=Camera(),
-            chunk=4,
-            steps=10,
-        ),
-        codec=digest,
-        clean_noise=0.1,
-        train=TrainConfig(
-            steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
-        ),
-    )
-
-
-def _returning(memory: Memory) -> WorldRun:
-    return returning(rooms(memory))
+def _with_revisit_loss(memory: Memory) -> WorldRun:
+    return with_revisit_loss(rooms(memory))
 
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
     """All recipes by name: the codec's, two for each memory row that is known by now, and one for
     each task of the tabletop and row of the study of policies."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
-    again = {f"{AGAIN}{name}": partial(_returning, memory) for name, memory in ROWS.items()}
+    again = {
+        f"{REVISIT}{name}": partial(_with_revisit_loss, memory) for name, memory in ROWS.items()
+    }
     policies = {
         f"{task}-{name}": partial(tabletop, task, memory)
         for task in TASKS for name, memory in POLICY_ROWS.items()
@@ -79,7 +56,7 @@ Recipe = Callable[[], RunConfig]
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, or the function of a file given as `path/to/file.py:function`.
 
-    Raises LociError that names the nearest recipe, or what is wrong with the file.
+    Raises LociError that names the did_you_mean recipe, or what is wrong with the file.
     """
     known = recipes()
     if name in known:
@@ -90,6 +67,22 @@ def find_recipe(name: str) -> Recipe:
     if name.endswith(".py"):
         raise LociError(f"'{name}' names no function; give {name}:function")
     raise LociError(f"unknown recipe '{name}'{did_you_mean(name, known)}, or give file.py:function")
+
+
+def build_recipe(
+    name: str, small: bool = False, steps: int | None = None, seed: int | None = None
+) -> RunConfig:
+    """What the recipe of this name returns, in its small form where `small` says so; `steps` and
+    `seed` replace its own.
+
+    Raises LociError for an unknown recipe and for one that returns something else.
+    """
+    config = find_recipe(name)()
+    if not isinstance(config, RunConfig):
+        raise LociError(f"recipe '{name}' returned a {type(config).__name__}; return a RunConfig")
+    config = config.small() if small else config
+    changes = {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
 def run_recipe(
@@ -103,14 +96,9 @@ def run_recipe(
 ) -> Summary:
     """Train a recipe in the folder `out`, to its checkpoint. `steps` and `seed` replace its own.
 
-    Raises what `loci.training.trainer.train` raises.
+    Raises what `build_recipe` and `loci.training.run.run` raise.
     """
-    config = find_recipe(name)()
-    if not isinstance(config, RunConfig):
-        raise LociError(f"recipe '{name}' returned a {type(config).__name__}; return a RunConfig")
-    changes = {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
-    return run(config, out, resume, threads, device)
+    return run(build_recipe(name, steps=steps, seed=seed), out, resume, threads, device)
 
 
 def _from_file(path: Path, function: str) -> Recipe:

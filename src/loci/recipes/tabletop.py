@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loci.data.demonstrations import DemonstrationConfig
+from loci.data.sources import TabletopData
 from loci.flow import Flow
 from loci.geometry import Camera
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow
@@ -13,8 +13,10 @@ from loci.models.codecs.base import PixelCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig
+from loci.training.augmentation import PolicyAugmentation
+from loci.training.objectives import PolicyObjective
 from loci.training.policy import PolicyRun
-from loci.training.trainer import TrainConfig
+from loci.training.train_config import TrainConfig
 
 # The rows of the study of policies. A window of two frames reaches four frames back through four
 # layers: less than the six for which Put Back and Cover make a fact be held.
@@ -52,14 +54,14 @@ def tabletop(task: str, memory: Memory) -> PolicyRun:
             flow=Flow(shift=5.0, weighting="uniform"),
             steps=10,
         ),
-        data=DemonstrationConfig(task=task, episodes=300),
+        data=TabletopData(task=task, episodes=300),
+        objective=PolicyObjective(video=0.0),
+        augmentation=PolicyAugmentation(
+            clean_noise=0.1, pause_chance=0.25, pause_frames=32,
+            lead_frames=0 if memory.executed else 24,
+        ),
         batch=8,
         draws=2,
-        clean_noise=0.1,
-        video=0.0,
-        pause=0.25,
-        longest=32,
-        lead=0 if memory.executed else 24,
         train=TrainConfig(
             steps=1000, lr=3e-3, muon=0.02, warmup=50, final=0.02, betas=(0.9, 0.95), ema=0.995,
         ),
@@ -77,10 +79,9 @@ def _counting(run: PolicyRun) -> PolicyRun:
         run,
         # Ten counts an episode are to be right, and none is sure: what is likelier is done.
         model=replace(run.model, world=world, flow=flow, temperature=0.0),
-        data=replace(run.data, episodes=600, drift=0.01),
+        data=TabletopData(task="press-button", episodes=600, drift=0.01),
+        augmentation=replace(run.augmentation, pause_share=0.5, linger_frames=32),
         draws=1,
-        paused=0.5,
-        linger=32,
-        alike=8,
+        buckets=8,
         train=replace(run.train, steps=1500, lr=2e-3, muon=0.014),
     )

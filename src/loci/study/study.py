@@ -35,7 +35,7 @@ from loci.io.files import atomic_write
 from loci.io.user_code import describe_sources, source_files
 from loci.memory import ROWS
 from loci.models.world import WorldModel
-from loci.recipes.registry import AGAIN, find_recipe, run_recipe
+from loci.recipes.registry import REVISIT, find_recipe, run_recipe
 from loci.study import results as tables
 from loci.study.estimates import DRAWS, LEVEL
 from loci.study.estimates import SEED as BOOTSTRAP_SEED
@@ -51,7 +51,7 @@ from loci.training.numerics import (
     pick_device,
     reproducible,
 )
-from loci.training.world import WorldRun, shipped_codec
+from loci.training.world import WorldRun
 
 # Rooms a branch.
 CASES = 64
@@ -85,7 +85,8 @@ class Study:
     def rows(self) -> list[Row]:
         """Each name with its recipe: rooms-ROW, or its own where it names an objective too."""
         return [
-            Row(name, name if name.startswith(AGAIN) else f"rooms-{name}") for name in self.names()
+            Row(name, name if name.startswith(REVISIT) else f"rooms-{name}")
+            for name in self.names()
         ]
 
 
@@ -108,7 +109,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "returns",
             "Only the objective changes: what does a memory learn when returns count again?",
-            lambda: ("none", "tower", f"{AGAIN}tower", "spatial", f"{AGAIN}spatial"),
+            lambda: ("none", "tower", f"{REVISIT}tower", "spatial", f"{REVISIT}spatial"),
             trains=True,
             probes=True,
             page=2_000_000,
@@ -217,7 +218,7 @@ def finished_row(row: Row, out: Path) -> Contender | None:
     if note.get("files") != source_files(run.world.memory).get("files"):
         return None
     model = run.world.build().eval()
-    shipped_codec(model.codec, run.codec)
+    run.init.fill_codec(model.codec)
     return Contender(
         row.name, model, note["config"], note["checkpoint"], note["parameters"], note["codec"],
         finished=True,

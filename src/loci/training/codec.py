@@ -12,12 +12,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from loci.geometry import Camera
 from loci.models.codecs.base import ImageCodecConfig, to_float
 from loci.training.run import RunConfig
-from loci.training.trainer import TrainConfig
+from loci.training.task import Batch, Losses, Task
 from loci.worlds.rooms.room import camera_pose, room_rng, sample_room
 
 
@@ -43,19 +42,14 @@ class CodecRun(RunConfig, name="codec"):
         return CodecTask(self)
 
 
-def image_codec() -> CodecRun:
-    """The shipped codec: 8 channels; 18 minutes on two cores that other work shared."""
-    return CodecRun(
-        train=TrainConfig(steps=10_000, lr=3e-3, warmup=50, final=0.01, weight_decay=1e-4, clip=0.5)
-    )
-
-
-class CodecTask:
+class CodecTask(Task):
     """Views of training rooms in; the mean squared error of their reconstruction out.
 
     Renders its views when it is made (rooms x views images). A batch depends on the seed and the
     step alone, so that training resumes to the same weights.
     """
+
+    splits = False
 
     def __init__(self, config: CodecRun):
         self.config = config
@@ -65,7 +59,7 @@ class CodecTask:
             np.concatenate([random_views(config, room) for room in range(config.rooms)])
         )
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
         """images (N, 3, H, W) float in [-1, 1] and noise (N, C, h, w)."""
         config = self.config
         rng = np.random.default_rng([config.train.seed, step])
@@ -79,11 +73,14 @@ class CodecTask:
         noise = size * rng.standard_normal((config.batch, *self.latent), np.float32)
         return {"images": images, "noise": torch.from_numpy(noise)}
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """The mean squared error in [-1, 1], and the PSNR in dB that it amounts to."""
+    def loss(self, batch: Batch) -> Losses:
+        """The mean squared error of each image in [-1, 1], and the PSNR in dB that it amounts to.
+
+        The codec standardises its latents by the statistics of the batch: hence in one piece.
+        """
         rebuilt = self.module(batch["images"], batch["noise"])
-        loss = F.mse_loss(rebuilt, batch["images"])
-        return loss, {"psnr": -10 * float(torch.log10(loss.detach() / 4))}
+        losses = (rebuilt - batch["images"]).square().flatten(1).mean(1)
+        return losses, {"psnr": -10 * torch.log10(losses.detach() / 4)}
 
 
 def random_views(config: CodecRun, seed: int, split: str = "train") -> np.ndarray:

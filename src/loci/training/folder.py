@@ -8,60 +8,128 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from loci.config import Config
 from loci.errors import LociError
 from loci.io.files import atomic_write
+from loci.io.migrations import migrate, settings_hash
+from loci.io.output_folder import Kind, OutputFolder, difference
+
+log = logging.getLogger(__name__)
+Settings = TypeVar("Settings", bound=Config)
 
 
-class RunFolder:
-    """One run's folder. Make it with `open`."""
+class RunFolder(Generic[Settings]):
+    """One run's folder. `open` looks at it, `claim` makes it this run's."""
 
-    def __init__(self, path: Path, settings: Config):
-        self.path = path
-        self.settings = settings
+    def __init__(self, path: Path, settings: Settings, resume: bool = False):
+        self.path, self.settings, self.resume = path, settings, resume
         self.log_path = path / "train.jsonl"
         self.state_path = path / "state.safetensors"
+        self.config_path = path / "config.json"
 
     @classmethod
-    def open(cls, path: str | Path, settings: Config, resume: bool = False) -> Self:
-        """Claim a folder for a run with `settings`, or take up the run that it holds.
+    def open(cls, path: str | Path, settings: Settings, resume: bool = False) -> Self:
+        """The folder of a run with `settings`, new or with what was made of the run before.
 
-        Raises LociError where a run is there and `resume` was not asked for, or where its settings
-        are others. With `resume` an empty folder starts a run: a run may be killed that early.
+        Writes nothing. Raises LociError where a run is there and `resume` was not given, where its
+        settings are others, where another process writes it, and where nothing can be written.
+        With `resume` an empty folder starts a run: a run may be killed that early. A finished run
+        of fewer steps is extended: then `settings` of the result say after how many steps it was.
         """
-        folder = cls(Path(path), settings)
-        file = folder.path / "config.json"
-        if not file.exists():
-            atomic_write(file, settings.to_json() + "\n")
-            return folder
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LociError(f"{file} cannot be read ({error}); choose another folder") from error
-        here = json.loads(settings.to_json())
-        if there != here:
+        folder = cls(Path(path), settings, resume)
+        OutputFolder.open(path, Kind.TRAINING)
+        folder._check()
+        return folder
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Make the folder this run's, until the end of the block: lock it, write its settings, and
+        clear what a kill left behind. Raises what `open` raises: time has passed."""
+        with OutputFolder.open(self.path, Kind.TRAINING).begin():
+            extends = self._check()
+            text = self.settings.to_json() + "\n"
+            if self.recorded() != json.loads(text):
+                atomic_write(self.config_path, text)
+            if extends:
+                now = _length(json.loads(text))["steps"]
+                log.info(
+                    "%s was finished after %d steps and goes on to %d: the learning rate warms up "
+                    "again, then follows the schedule of %d steps", self.path, extends, now, now,
+                )
+            # A kill in the middle of a write leaves the unfinished temporary file: ours, or the
+            # one that the safetensors library writes first.
+            for pattern in (".*-*.safetensors", ".tmp??????"):
+                for stale in self.path.glob(pattern):
+                    stale.unlink()
+            yield
+
+    def _check(self) -> int:
+        """Compare with the run that is there, and take over its length. The number of steps that it
+        was finished after, where this makes it longer, or 0."""
+        there = self.recorded()
+        if there is None:
+            return 0
+        here = json.loads(self.settings.to_json())
+        if not same_run(there, here):
+            other = difference(_without_length(there), _without_length(here))
             raise LociError(
-                f"{path} holds a run with other settings ({_difference(there, here)}); "
+                f"{self.path} holds a run with other settings ({other}); "
                 "repeat its options or choose another folder"
             )
-        if not resume:
+        before, now = _length(there), _length(here)
+        steps = before["steps"]
+        finished = any(
+            line.get("event") == "end" and line["step"] == steps for line in self.lines()
+        )
+        if now["steps"] < steps or (now["steps"] > steps and not finished):
+            state = "" if finished else ", and is not finished"
             raise LociError(
-                f"{path} already holds this run; continue it with --resume "
+                f"{self.path} holds this run with other settings (train.steps: {steps} there, "
+                f"{now['steps']} now){state}; repeat its options or choose another folder"
+            )
+        if not self.resume:
+            raise LociError(
+                f"{self.path} already holds this run; continue it with --resume "
                 "or choose another folder"
             )
-        # A kill in the middle of a write leaves the unfinished temporary file: ours, or the one
-        # that the safetensors library writes first.
-        for pattern in (".*-*.safetensors", ".tmp??????"):
-            for stale in folder.path.glob(pattern):
-                stale.unlink()
-        return folder
+        longer = now["steps"] > steps
+        ends = [*before.get("extended", ()), *([steps] if longer else [])]
+        if ends:
+            now["extended"] = ends
+            self.settings = type(self.settings).from_dict(here)
+        return steps if longer else 0
+
+    def recorded(self) -> dict[str, Any] | None:
+        """The settings in config.json, in today's form; None where there is no run."""
+        data = self._read_config()
+        return None if data is None else migrate("run", data)
+
+    def holds(self, recipe: str) -> bool:
+        """Whether the folder's run is the one that `settings` describe, and went by the hash
+        `recipe`, today's or that of an earlier form of the same settings."""
+        data = self._read_config()
+        if data is None or migrate("run", data) != json.loads(self.settings.to_json()):
+            return False
+        return recipe in (self.settings.hash(), settings_hash(data))
+
+    def _read_config(self) -> dict[str, Any] | None:
+        if not self.config_path.exists():
+            return None
+        try:
+            return json.loads(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LociError(
+                f"{self.config_path} cannot be read ({error}); choose another folder"
+            ) from error
 
     def lines(self) -> list[dict[str, Any]]:
         """The log's lines, without what a kill left unfinished at its end."""
@@ -99,14 +167,22 @@ class RunFolder:
                 os.fsync(file.fileno())
 
 
+def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two trees of settings are of one run. How long it is, and was, may differ."""
+    return _without_length(migrate("run", there)) == _without_length(here)
+
+
+def _without_length(settings: dict[str, Any]) -> dict[str, Any]:
+    settings = json.loads(json.dumps(settings))
+    for name in ("steps", "extended"):
+        _length(settings).pop(name, None)
+    return settings
+
+
+def _length(settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's settings that says how long it is."""
+    return settings.get("train", settings)
+
+
 def _unsound(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _difference(there: Any, here: Any, where: str = "") -> str:
-    """The first setting in which two trees differ, and both its values."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            if there.get(key) != here.get(key):
-                return _difference(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))
-    return f"{where or 'all'}: {there!r} there, {here!r} now"

@@ -1,151 +1,214 @@
-"""A policy that begins from trained weights: MemoryWAM's way from a video model to a robot.
+"""What training starts from, and which parameters it trains.
 
-The video transformer takes over what a world model, another policy or Wan itself has learnt, and
-the action expert begins as its interpolation (`models.action.mirror`). Source: MemoryWAM (arXiv
-2606.20562, Implementation details).
+From scratch; from a checkpoint of ours; from Wan's released weights: a video transformer takes over
+what a world model, a policy or Wan has learnt, and a policy's action expert starts as its
+interpolation (`models.action.mirror`), which is MemoryWAM's way from a video model to a robot
+(arXiv 2606.20562, Implementation details).
 
     def my_recipe():
         run = tabletop("cover-blocks", POLICY_ROWS["hybrid"])
-        return begun(run, "put-back-block-hybrid")
+        return init_from(run, "put-back-block-hybrid")
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from loci.config import Config
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import FORMAT, digest, load_checkpoint, load_into
 from loci.models import world, world_action
 from loci.models.action import mirror
 from loci.models.codecs.base import Codec
+from loci.models.weights.diffusers import from_diffusers
+from loci.models.weights.shards import read_weights
 from loci.models.world_action import WorldActionModel
-from loci.training.policy import PolicyRun, PolicyTask
+
+if TYPE_CHECKING:
+    from loci.training.policy import PolicyRun
+    from loci.training.world import WorldRun
+
+    Run = TypeVar("Run", WorldRun, PolicyRun)
 
 # Where the world model is in checkpoints of these kinds.
 PLACES = {world.KIND: "", world_action.KIND: "world."}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BegunPolicyRun(PolicyRun, name="begun-policy"):
-    """`PolicyRun` from trained weights; `begun` makes one of it.
+class Weights(Config):
+    """Weights in a file or folder, or under the name of a checkpoint that ships.
 
-    start: a checkpoint of a world model or a policy (a file, or the name of one that ships), or
-    Wan's released weights, a .safetensors file or a folder of them. weights: their digest. codec:
-    where the codec's weights are, if `start` has none: a checkpoint of a codec (`codec` ships), or
-    a folder with diffusers' Wan VAE.
+    digest: of their tensors; other weights there are refused (None: any will do).
     """
 
-    start: str
-    weights: str
-    codec: str | None = None
+    path: str
+    digest: str | None = None
 
-    def task(self) -> BegunPolicyTask:
-        return BegunPolicyTask(self)
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise LociError where these are not the weights that are meant."""
+        found = digest(tensors)
+        if self.digest not in (None, found):
+            raise LociError(
+                f"{self.path} has other weights ({found}) than this run starts from "
+                f"({self.digest}); restore them, or start a new run in a new folder"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Config):
+    """What a model starts from.
+
+    weights: a world model, a policy, or Wan's released weights (None: at random). codec: where the
+    codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or a folder
+    with diffusers' Wan VAE. trains: patterns of the names of the parameters that are trained, with
+    `*` for anything; the others stay as they start. The codec is never trained here.
+    """
+
+    weights: Weights | None = None
+    codec: Weights | None = None
+    trains: tuple[str, ...] = field(default=("*",))
+
+    def fill(self, model: world.WorldModel) -> None:
+        """Fill in a world model's weights, over random ones. LociError for a codec that needs
+        weights and gets none, and for weights that do not fit."""
+        found: dict[str, Tensor] = {}
+        if self.weights is not None:
+            found = read_world(self.weights.path)
+            self.weights.check(found)
+        if self.codec is not None:
+            self.fill_codec(model.codec)
+            found |= {f"codec.{k}": v for k, v in model.codec.state_dict().items()}
+        elif self.weights is None and list(model.codec.parameters()):
+            raise LociError(
+                "the codec has weights, and this run says none: give init.codec (`codec` ships), "
+                "start from a checkpoint, or take the pixel codec"
+            )
+        if self.weights is not None:
+            take_over(model, found, self.weights.path)
+
+    def fill_policy(self, model: WorldActionModel) -> None:
+        """The same for a policy; where the video transformer is trained already, the action expert
+        becomes its interpolation."""
+        self.fill(model.world)
+        if self.weights is not None:
+            mirror(model.expert, model.world.dit)
+
+    def fill_codec(self, codec: Codec) -> None:
+        """The codec's weights alone, where `codec` says where they are."""
+        if self.codec is not None:
+            tensors = read_codec(self.codec.path)
+            self.codec.check(tensors)
+            load_into(codec, tensors, resolve_checkpoint(self.codec.path))
+
+    def freeze(self, module: nn.Module, codec: str) -> None:
+        """Let only the parameters train that `trains` names, and none below `codec`.
+
+        Raises LociError for a pattern that names none.
+        """
+        used = dict.fromkeys(self.trains, False)
+        for name, parameter in module.named_parameters():
+            fits = [pattern for pattern in self.trains if fnmatchcase(name, pattern)]
+            own = not name.startswith(codec)
+            used |= dict.fromkeys(fits if own else (), True)
+            parameter.requires_grad_(own and bool(fits))
+        for pattern, fits_one in used.items():
+            if not fits_one:
+                names = sorted({n.partition(".")[0] for n, _ in module.named_parameters()})
+                raise LociError(
+                    f"init.trains: no parameter is called '{pattern}'; names begin with "
+                    f"{', '.join(names)}, and * stands for anything"
+                )
 
     def notes(self) -> dict[str, object]:
-        return super().notes() | {"start": self.start, "start_weights": self.weights}
+        """What a checkpoint says of where it comes from."""
+        if self.weights is None:
+            return {}
+        return {"start": self.weights.path, "start_weights": self.weights.digest}
 
 
-class BegunPolicyTask(PolicyTask):
-    """`PolicyTask` that does not begin at random, but for what nobody has learnt yet: the expert's
-    encoder, head and state, and what the memory adds where `start` has another one."""
-
-    config: BegunPolicyRun
-
-    def begin(self, model: WorldActionModel) -> None:
-        self.draw(model)
-        config, found = self.config, trained(self.config.start)
-        if digest(found) != config.weights:
-            raise LociError(
-                f"{config.start} has other weights ({digest(found)}) than this run began from "
-                f"({config.weights}); restore them, or begin a new run in a new folder"
-            )
-        if config.codec is not None:
-            read_codec(model.world.codec, config.codec)
-            found |= {f"codec.{k}": v for k, v in model.world.codec.state_dict().items()}
-        take_over(model.world, found, config.start)
-        mirror(model.expert, model.world.dit)
-
-
-def begun(run: PolicyRun, start: str | Path, codec: str | Path | None = None) -> BegunPolicyRun:
-    """The same run from the weights in `start`; see `BegunPolicyRun`. LociError for none there."""
-    settings = {field.name: getattr(run, field.name) for field in fields(PolicyRun)}
-    return BegunPolicyRun(
-        **settings, start=str(start), weights=digest(trained(start)),
-        codec=None if codec is None else str(codec),
+def init_from(
+    run: Run, weights: str | Path, codec: str | Path | None = None,
+    trains: Sequence[str] = ("*",),
+) -> Run:
+    """The same run from the weights in a file or folder; see `Init`. LociError for none there."""
+    source = None if codec is None else Weights(
+        path=str(codec), digest=digest(read_codec(str(codec)))
     )
+    start = Weights(path=str(weights), digest=digest(read_world(str(weights))))
+    return replace(run, init=Init(weights=start, codec=source, trains=tuple(trains)))
 
 
-def trained(start: str | Path) -> dict[str, Tensor]:
-    """The tensors of a world model in `start`, by their names there: `dit.` and the rest.
+def read_world(source: str) -> dict[str, Tensor]:
+    """The tensors of a world model in `source`, by their names there: `dit.` and the rest.
 
     Raises LociError where there are none, and for a damaged file.
     """
-    path = resolve_checkpoint(start)
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise LociError(f"no weights at {path}; give a checkpoint, or a folder of .safetensors")
-    tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(files[0], "pt") as file:
-            notes = file.metadata() or {}
+    path = resolve_checkpoint(source)
+    if path.is_file():
+        try:
+            with safe_open(path, "pt") as file:
+                notes = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise LociError(f"weights in {path} cannot be read ({error}); fetch them") from error
         if notes.get("format") == FORMAT:
-            return _of_checkpoint(files[0], notes.get("kind", ""))
-        for each in files:
-            with safe_open(each, "pt") as file:
-                tensors |= {f"dit.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise LociError(f"weights in {path} cannot be read ({error}); fetch them again") from error
-    return tensors
+            return _of_checkpoint(path, notes.get("kind", ""))
+    # Names that are the released ones already stay as they are.
+    return {f"dit.{name}": tensor for name, tensor in from_diffusers(read_weights(path)).items()}
 
 
 def _of_checkpoint(path: Path, kind: str) -> dict[str, Tensor]:
     if kind not in PLACES:
-        raise LociError(f"{path} holds a {kind}; begin from a world model or a policy")
-    _, tensors, _ = load_checkpoint(path, kind)
-    place = PLACES[kind]
+        raise LociError(f"{path} holds a {kind}; start from a world model or a policy")
+    tensors, place = load_checkpoint(path, kind).tensors, PLACES[kind]
     return {name.removeprefix(place): t for name, t in tensors.items() if name.startswith(place)}
 
 
-def read_codec(codec: Codec, source: str | Path) -> None:
-    """Fill a codec from a checkpoint of one, or from a folder with diffusers' Wan VAE."""
+def read_codec(source: str) -> Mapping[str, Tensor]:
+    """The tensors of a codec: of a checkpoint, or of a folder with diffusers' Wan VAE."""
     path = resolve_checkpoint(source)
     if path.is_dir():
         from loci.models.codecs.wan import WanCodec
 
-        tensors: Mapping[str, Tensor] = WanCodec.from_folder(path).state_dict()
-    else:
-        tensors = load_checkpoint(path, "codec").tensors
-    load_into(codec, tensors, path)
+        return WanCodec.from_folder(path).state_dict()
+    return load_checkpoint(path, "codec").tensors
 
 
-def take_over(model: world.WorldModel, found: Mapping[str, Tensor], start: str) -> None:
+def take_over(model: world.WorldModel, found: Mapping[str, Tensor], source: str) -> None:
     """Fill a world model with trained weights: all of its transformer and codec, and of what its
-    memory adds whatever is there in the same size.
+    memory adds whatever is there in the same size. What injects cameras may be missing.
 
     Raises LociError, with nothing changed, for a tensor that is missing, has another shape, or
     belongs to a deeper transformer. A head that the model does not have is left.
     """
     own = model.state_dict()
-    fix = "begin from weights of the same sizes, or give the model theirs"
+    fix = "start from weights of the same sizes, or give the model theirs"
     taken = {}
     for name, tensor in own.items():
         if name in found and found[name].shape == tensor.shape:
             taken[name] = found[name]
         elif name not in found and name.startswith("codec."):
-            raise LociError(f"{start} has no weights of the codec; say where they are: `codec`")
-        elif name not in found and name.startswith("dit."):
-            raise LociError(f"{start} lacks the tensor '{name}': {fix}")
-        elif name.startswith(("codec.", "dit.")):
+            raise LociError(f"{source} has no weights of the codec; say where they are: init.codec")
+        elif name not in found and name.startswith("dit.") and ".camera." not in name:
+            raise LociError(f"{source} lacks the tensor '{name}': {fix}")
+        elif name in found and name.startswith(("codec.", "dit.")):
             there, here = tuple(found[name].shape), tuple(tensor.shape)
-            raise LociError(f"{start}: '{name}' is {there}, the model wants {here}: {fix}")
+            raise LociError(f"{source}: '{name}' is {there}, the model wants {here}: {fix}")
     for name in found:
         if name.startswith("dit.") and not name.startswith("dit.head.") and name not in own:
-            raise LociError(f"{start} has a tensor '{name}' that the model has not: {fix}")
+            raise LociError(f"{source} has a tensor '{name}' that the model has not: {fix}")
     model.load_state_dict(taken, strict=False)
+
+
+def shipped_codec() -> Weights:
+    """The codec of the rooms, which ships."""
+    return Weights(path="codec", digest=digest(read_codec("codec")))
+
+

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from loci.memory.newton_schulz import orthogonalise
 
 if TYPE_CHECKING:
-    from loci.training.trainer import TrainConfig
+    from loci.training.train_config import TrainConfig
 
 class Muon(torch.optim.AdamW):
     """Muon for the groups marked `muon`, fused AdamW for all others, as one optimiser.

@@ -1,14 +1,14 @@
 """From a recipe to a checkpoint: `loci train`.
 
-A recipe is a Python function without arguments that returns a `RunConfig`: everything that the run
-depends on. It is given by name, or as `path/to/file.py:function`.
+A recipe is a Python function without arguments that returns a `RunConfig`: everything that the
+training depends on. It is given by name, or as `path/to/file.py:function`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -16,9 +16,13 @@ from torch import nn
 from loci.config import Config
 from loci.errors import LociError
 from loci.io.checkpoint import save_checkpoint
+from loci.io.migrations import migrate
 from loci.seeds import seed_for
 from loci.training.folder import RunFolder
-from loci.training.trainer import Summary, Task, TrainConfig, fit
+from loci.training.numerics import pick_device, thread_count
+from loci.training.task import Task
+from loci.training.train_config import TrainConfig
+from loci.training.trainer import Summary, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +33,18 @@ class RunConfig(Config, family=True):
     kind: ClassVar[str] = ""
     train: TrainConfig
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """As for every configuration; settings of earlier versions are read too."""
+        return super().from_dict(migrate("run", data) if isinstance(data, dict) else data)
+
     def task(self) -> Task:
         """The task, with fresh weights; torch's generator was seeded with the run's seed."""
         raise NotImplementedError(f"{type(self).__name__} must build its task: define task()")
+
+    def small(self) -> Self:
+        """The same with less data and fewer steps, for a first try of minutes."""
+        raise LociError(f"{type(self).__name__} has no small form; leave --small out")
 
     def finish(self, module: nn.Module, out: Path, summary: Summary) -> None:
         """Write what the run is for: the averaged weights in bf16, `out/model.safetensors`, with
@@ -59,10 +72,17 @@ def run(
     threads: int | None = None,
     device: str | None = None,
 ) -> Summary:
-    """Train what `config` describes in the folder `out`, and let it write its result."""
+    """Train what `config` describes in the folder `out`, and let it write its result.
+
+    Everything is checked, and the data are there, before the folder is made.
+    """
     folder = RunFolder.open(out, config, resume)
-    torch.manual_seed(seed_for(config.train.seed, "weights"))
-    task = config.task()
-    summary = fit(task, config.train, folder, threads, device)
-    config.finish(task.module, folder.path, summary)
-    return summary
+    pick_device(device)
+    with thread_count(threads):
+        config = folder.settings
+        torch.manual_seed(seed_for(config.train.seed, "weights"))
+        task = config.task()
+    return fit(
+        task, config.train, folder, threads, device,
+        finish=lambda summary: config.finish(task.module, folder.path, summary),
+    )

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.io.extras import extra
 from loci.models.codecs.base import Codec, WanCodecConfig, to_float
+from loci.models.weights.shards import read_weights
 
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
 # is an empty tensor, so that state stays a plain map of tensors.
@@ -103,17 +102,8 @@ class WanCodec(Codec):
         folder = Path(folder)
         config = read_diffusers_config(folder / "config.json")
         codec = cls(config)
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise LociError(f"{folder} has no .safetensors weights; give a diffusers VAE folder")
-        weights: dict[str, Tensor] = {}
-        for file in files:
-            try:
-                weights |= load_file(file)
-            except SafetensorError as error:
-                raise LociError(f"{file} is damaged ({error}); fetch it again") from error
         try:
-            codec.vae.load_state_dict(weights)
+            codec.vae.load_state_dict(read_weights(folder))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise LociError(f"the weights in {folder} do not fit config.json: {reason}") from error

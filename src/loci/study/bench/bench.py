@@ -27,7 +27,7 @@ from loci.io.files import atomic_write
 from loci.io.progress import Progress
 from loci.io.user_code import source_files
 from loci.memory import ROWS, row
-from loci.recipes.registry import rooms
+from loci.recipes.rooms import rooms
 from loci.study.bench.cost import BLOCK, Stream, graphed, in_turns
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_device
 

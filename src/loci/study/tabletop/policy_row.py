@@ -29,6 +29,7 @@ from loci.models.world_action import WorldActionModel
 from loci.recipes.registry import find_recipe, run_recipe
 from loci.study.bench.policy_cost import hold as cost
 from loci.study.tabletop.closed_loop import Loop, read_lines, run_closed_loop
+from loci.training.folder import RunFolder
 from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
 from loci.training.policy import PolicyRun
 from loci.worlds.tabletop.env import ACTION, Tabletop
@@ -74,9 +75,10 @@ def _recipe(task: str, row: str) -> PolicyRun:
 def known(task: str, row: str, out: Path) -> PolicyRow | None:
     """The row at the task as out/training/TASK-ROW tells of it, without its weights; None where it
     was not trained there, or by another recipe."""
-    run = _recipe(task, row)
-    note = _note(out / "training" / f"{task}-{row}")
-    return PolicyRow(task, row, run, note, None) if note.get("recipe") == run.hash() else None
+    run, folder = _recipe(task, row), out / "training" / f"{task}-{row}"
+    note = _note(folder)
+    same = RunFolder(folder, run).holds(note.get("recipe", ""))
+    return PolicyRow(task, row, run, note, None) if same else None
 
 
 def trained(task: str, row: str, out: Path) -> PolicyRow:
@@ -105,13 +107,7 @@ def trained(task: str, row: str, out: Path) -> PolicyRow:
 def _put_aside(folder: Path, run: PolicyRun) -> None:
     """Make room where `folder` holds what another recipe has trained: it took long to make."""
     settings = folder / "config.json"
-    if not settings.exists():
-        return
-    try:
-        there = json.loads(settings.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LociError(f"{settings} is damaged ({error}); delete {folder}") from error
-    if there == json.loads(run.to_json()):
+    if RunFolder(folder, run).recorded() in (None, json.loads(run.to_json())):
         return
     old = hashlib.sha256(settings.read_bytes()).hexdigest()[:8]
     aside = folder.with_name(f"{folder.name}.{old}")
@@ -135,7 +131,7 @@ def _describe(
     """The note of a row whose weights are there."""
     metadata = load_checkpoint(file, PolicyRun.kind).metadata
     training = metadata["training"]
-    if training.get("protocol", {}).get("config") != run.hash():
+    if not RunFolder(file.parent, run).holds(training.get("protocol", {}).get("config", "")):
         raise LociError(f"{file} was made by another recipe; delete {file.parent} to train again")
     device = next(model.parameters()).device
     with matmul_precision("exact", device), reproducible(device):

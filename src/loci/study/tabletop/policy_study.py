@@ -144,7 +144,7 @@ def _finished(
 def _loop(found: PolicyRow, hold: int, seed: int, first: int) -> Loop:
     """How a row is played."""
     film = FILMS if hold == 1 else 0
-    return Loop(cameras=found.run.data.cameras, seed=seed, first=first, film=film)
+    return Loop(cameras=found.run.data.camera_names, seed=seed, first=first, film=film)
 
 
 def _baselines(task: str, hold: int, cases: int, first: int, out: Path) -> dict[str, Any]:

@@ -9,16 +9,13 @@ disturb what is executed and not what is learnt is DART's idea (Laskey et al. 20
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from loci.config import Config
 from loci.errors import LociError, did_you_mean
-from loci.io.parallel import parallel_map
 from loci.worlds.tabletop.arms import ARMS, JOINTS
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.table import CHUNK
@@ -59,8 +56,6 @@ class Perturbation(Config):
 
 
 STEADY = Perturbation.of(steady=True, drift=0.0)
-# Of so many episodes on, processes that render side by side are worth starting.
-MANY = 64
 # Pictures (N, h, w, 3) of each camera, joints (N, 14), actions (S, 14).
 Watched = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
@@ -100,39 +95,17 @@ def demonstrate(
         env.advance(executed)
 
 
-def watch(
-    task: str, episodes: int, every: int, cameras: Sequence[str], perturbation: Perturbation,
-    workers: int | None = None,
-) -> Iterator[Watched]:
-    """`episodes` demonstrations that succeed, seen only at every `every`-th step.
+def watched(
+    seed: int, task: str, every: int, cameras: Sequence[str], perturbation: Perturbation
+) -> Watched | None:
+    """Demonstration `seed` of a task, seen only at every `every`-th step; None where the expert
+    failed.
 
-    The seeds are those of `loci data record`, which renders every step and takes much longer.
-    workers: processes that render (default: as many as there are cores, one for a few episodes);
-    the demonstrations do not depend on them.
+    A recording of the same seed (`loci data record`) sees every step and takes much longer.
     """
     for name in cameras:
         if name not in CAMERAS:
             raise LociError(f"the tabletop has no camera '{name}'{did_you_mean(name, CAMERAS)}")
-    if workers is None:
-        workers = min(os.cpu_count() or 1, 16) if episodes >= MANY else 1
-    left = episodes
-    seeds = range(TRAINING, TRAINING + 3 * episodes + 10)
-    one = partial(
-        _watched, task=task, every=every, cameras=tuple(cameras), perturbation=perturbation
-    )
-    for episode in parallel_map(one, seeds, workers):
-        if episode is not None:
-            left -= 1
-            yield episode
-        if not left:
-            return
-    raise LociError(f"the expert failed too often at {task}: {left} of {episodes} are missing")
-
-
-def _watched(
-    seed: int, task: str, every: int, cameras: Sequence[str], perturbation: Perturbation
-) -> Watched | None:
-    """One demonstration; None where the expert failed."""
     env = Tabletop(task)
     pictures: list[list[np.ndarray]] = [[] for _ in cameras]
     joints, actions = [], []

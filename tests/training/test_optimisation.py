@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loci.errors import LociError
 from loci.io.checkpoint import digest
@@ -19,7 +20,9 @@ from loci.training.numerics import (
     product_error,
     reproducible,
 )
-from loci.training.trainer import TrainConfig, train
+from loci.training.task import Batch, Losses, Task
+from loci.training.train_config import TrainConfig
+from loci.training.trainer import train
 
 
 def test_the_average_is_the_textbook_one() -> None:
@@ -50,7 +53,7 @@ def test_the_rate_warms_up_and_falls_to_its_fraction() -> None:
     assert 0 < TrainConfig(steps=3, warmup=100).rate(2) < 1e-3
 
 
-class Still:
+class Still(Task):
     """A task without gradients: what moves is moved by the decay alone."""
 
     def __init__(self) -> None:
@@ -58,12 +61,12 @@ class Still:
         self.module = nn.Linear(3, 2)
         self.autocast: list[bool] = []
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
         return {"x": torch.zeros(4, 3)}
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> Losses:
         self.autocast.append(torch.is_autocast_enabled("cpu"))
-        return sum((p * 0).sum() for p in self.module.parameters()), {}  # type: ignore
+        return batch["x"].sum(1) + sum((p * 0).sum() for p in self.module.parameters()), {}
 
 
 def test_only_matrices_decay(tmp_path: Path) -> None:
@@ -123,3 +126,31 @@ def test_nothing_to_train_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="no parameters that need a gradient"):
         train(task, TrainConfig(steps=1), tmp_path, device="cpu")
     assert digest(task.module.state_dict()) == before
+
+
+class Twice(Task):
+    """A weight that is used twice, and microbatches of which one waits in the middle."""
+
+    def __init__(self, late: int) -> None:
+        torch.manual_seed(0)
+        self.module = nn.Linear(32, 32)
+        self.late = late
+
+    def batch(self, step: int) -> Batch:
+        draw = torch.Generator().manual_seed(step)
+        return {"x": torch.randn(8, 32, generator=draw), "place": [0] * 4 + [1] * 4}
+
+    def loss(self, batch: Batch) -> Losses:
+        out = self.module(batch["x"])
+        time.sleep(0.03 * (batch["place"][0] == self.late))
+        return self.module(out.tanh()).float().square().mean(1), {}
+
+
+@pytest.mark.filterwarnings("ignore:.*only emulates bf16")
+def test_runs_in_bf16_do_not_depend_on_which_thread_is_faster(tmp_path: Path) -> None:
+    config = TrainConfig(steps=3, lr=0.05, warmup=0, dtype="bf16")
+    weights = [
+        train(Twice(late), config, tmp_path / str(late), threads=2, device="cpu").weights
+        for late in (0, 1, 2)
+    ]
+    assert len(set(weights)) == 1

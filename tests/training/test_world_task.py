@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+import made_up_rooms
 from away import learn
+from loci.data.sources import RoomsData
 from loci.errors import LociError
-from loci.geometry import Camera
 from loci.io.checkpoint import digest
 from loci.memory import ROWS
-from loci.models.codecs.base import Codec
-from loci.recipes.registry import recipes, rooms
-from loci.training import world
+from loci.recipes.registry import recipes
+from loci.recipes.rooms import rooms
+from loci.training.augmentation import WorldAugmentation
 from loci.training.folder import RunFolder
-from loci.training.microbatches import Parts
+from loci.training.init_from import Init, Weights
+from loci.training.initialise import ALIGNED, initialise_world
+from loci.training.microbatches import Microbatches
+from loci.training.task import Batch, Losses
 from loci.training.trainer import fit
-from loci.training.world import WorldRun, WorldTask, initialise
-from tiny_world import data, tiny_world, walk
+from loci.training.world import WorldRun, WorldTask
+from tiny_world import data, tiny_world
 
 EPISODES, LENGTH, BATCH = 5, 9, 2
 
@@ -30,21 +32,15 @@ def small(name: str = "hybrid", **changes) -> WorldRun:
     """The study's recipe with a transformer that a test can wait for."""
     run = rooms(ROWS[name])
     dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
-    settings = {"episodes": EPISODES, "length": LENGTH, "batch": BATCH, **changes}
+    data = RoomsData(episodes=EPISODES, length=LENGTH)
+    settings = {"data": data, "batch": BATCH, **changes}
     return replace(run, world=replace(run.world, dit=dit), **settings)
-
-
-def fake_episodes(config: WorldRun, codec: Codec) -> tuple[Tensor, Tensor]:
-    shape = codec.latent_shape(config.camera)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(config.episodes, config.length, *shape, generator=generator)
-    return latents.half(), walk(config.episodes, config.length)
 
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch):
     """Build the task of a run on made-up latents."""
-    monkeypatch.setattr(world, "latent_episodes", fake_episodes)
+    monkeypatch.setattr(RoomsData, "load", made_up_rooms.load)
 
     def build(config: WorldRun) -> WorldTask:
         torch.manual_seed(0)
@@ -70,7 +66,7 @@ def test_batches_are_functions_of_the_step_alone(task):
 
 def test_an_epoch_visits_every_episode_once(task):
     built = task(small(batch=1))
-    known = [latents.float() for latents in built.latents]
+    known = [latents.float() for latents in built.data.latents]
 
     def visit(epoch: int) -> list[int]:
         steps = range(epoch * EPISODES, (epoch + 1) * EPISODES)
@@ -98,17 +94,18 @@ def test_the_loss_is_finite_and_reaches_all_that_is_trained(task, name):
     built = task(small(name))
     torch.manual_seed(5)
     loss, metrics = built.loss(built.batch(0))
-    assert torch.isfinite(loss)
-    assert loss.dim() == 0
+    assert torch.isfinite(loss).all()
+    assert loss.shape == metrics["late"].shape == (BATCH,)
     assert metrics.keys() == {"late"}
-    loss.backward()
+    assert not metrics["late"].requires_grad
+    loss.mean().backward()
     head = built.model.dit.head.head.weight.grad
     assert head is not None
     assert head.abs().max() > 0
     # The head is zero at birth, so that nothing before it has learnt anything yet.
     with torch.no_grad():
         built.model.dit.head.head.weight.normal_(std=0.1)
-    built.loss(built.batch(1))[0].backward()
+    built.loss(built.batch(1))[0].mean().backward()
     for key, parameter in built.module.named_parameters():
         if key.startswith("codec."):
             assert parameter.grad is None
@@ -122,7 +119,7 @@ def test_the_loss_adds_nothing_random(task):
     built = task(small())
     with torch.no_grad():
         built.model.dit.head.head.weight.normal_(std=0.1)
-    values = [float(built.loss(built.batch(step))[0].detach()) for step in (3, 3, 4)]
+    values = [float(built.loss(built.batch(step))[0].detach().mean()) for step in (3, 3, 4)]
     assert values[0] == values[1] != values[2]
 
 
@@ -134,7 +131,7 @@ def test_forms_of_attention_have_one_loss(task):
             torch.manual_seed(1)
             built.model.dit.head.head.weight.normal_(std=0.1)
             torch.manual_seed(2)
-            values.append(float(built.loss(built.batch(0))[0]))
+            values.append(float(built.loss(built.batch(0))[0].mean()))
     assert values[0] == pytest.approx(values[1], rel=1e-4)
     built = task(small(attention="fast"))
     with pytest.raises(LociError, match="known: dense, flex, windowed"):
@@ -152,36 +149,42 @@ def test_chunks_that_lie_outside_the_episode_are_refused(starts):
 
 def test_heads_start_out_along_their_rays():
     model = tiny_world(ROWS["none"])
-    initialise(model)
+    initialise_world(model)
     assert (model.dit.head.head.weight == 0).all()
     for block in model.dit.blocks:
         for layer in (block.self_attn.q, block.self_attn.k):
-            assert (layer.bias[0::2] == world.ALIGNED).all()
+            assert (layer.bias[0::2] == ALIGNED).all()
             assert (layer.bias[1::2] == 0).all()
     plain = tiny_world(ROWS["none"], camera="inject")
     before = plain.dit.blocks[0].camera.o.weight.clone()
-    initialise(plain)
+    initialise_world(plain)
     assert torch.equal(plain.dit.blocks[0].camera.o.weight, before)
     assert (plain.dit.blocks[0].self_attn.q.bias == 0).all()
 
 
 def test_another_codec_is_refused(task):
-    with pytest.raises(LociError, match="made for codec 0123456789abcdef") as error:
-        task(small(codec="0123456789abcdef"))
+    other = Init(codec=Weights(path="codec", digest="0123456789abcdef"))
+    with pytest.raises(LociError, match=r"than this run starts from \(0123456789abcdef") as error:
+        task(small(init=other))
     assert "\n" not in str(error.value)
 
 
 def test_settings_that_do_not_fit_are_refused():
+    run = small()
     for changes, words in (
-        ({"length": 10}, "choose 1 \\+ n x 4"),
-        ({"length": 1}, "choose 1 \\+ n x 4"),
-        ({"clean_noise": 1.0}, "noise level"),
-        ({"episodes": 0}, "1 or more of both"),
-        ({"batch": 0}, "1 or more of both"),
-        ({"camera": Camera(fov=90.0)}, "camera"),
+        ({"world": replace(run.world, chunk=3)}, "choose 1 \\+ n x 3"),
+        ({"batch": 0}, "batch 0 and stride 1"),
+        ({"stride": 0}, "batch 2 and stride 0"),
     ):
         with pytest.raises(LociError, match=words):
-            small(**changes)
+            replace(run, **changes)
+    for length in (1, 10):
+        with pytest.raises(LociError, match="1 \\+ 4 n"):
+            RoomsData(length=length)
+    with pytest.raises(LociError, match="use 1 or more"):
+        RoomsData(episodes=0)
+    with pytest.raises(LociError, match="noise level"):
+        WorldAugmentation(clean_noise=1.0)
 
 
 def test_recipes_differ_in_their_memory_alone():
@@ -205,7 +208,7 @@ def test_a_crash_changes_nothing_with_muon_either(task, tmp_path):
         loss, calls = built.loss, iter(range(config.train.steps))
         if crash is not None:
 
-            def failing(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+            def failing(batch: Batch) -> Losses:
                 if next(calls) == crash:
                     raise InterruptedError
                 return loss(batch)
@@ -220,37 +223,6 @@ def test_a_crash_changes_nothing_with_muon_either(task, tmp_path):
     assert train("cut", resume=True) == whole
 
 
-def test_latents_are_made_once_and_checked_when_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCI_CACHE", str(tmp_path))
-    calls = []
-
-    def render(seeds, length, camera, folder):
-        calls.append(list(seeds))
-        shape = (EPISODES, length, camera.height, camera.width, 3)
-        images = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
-        return images, walk(EPISODES, length).numpy()
-
-    monkeypatch.setattr(world, "render_training_set", render)
-    config = small()
-    codec = config.world.codec.build()
-    made = world.latent_episodes(config, codec)
-    assert made[0].dtype == torch.float16
-    assert made[0].shape == (EPISODES, LENGTH, *codec.latent_shape(config.camera))
-    read = world.latent_episodes(config, codec)
-    assert calls == [list(range(EPISODES))]
-    assert all(torch.equal(a, b) for a, b in zip(made, read, strict=True))
-    (path,) = (tmp_path / "latents").iterdir()
-    content = path.read_bytes()
-    altered = bytearray(content)
-    altered[-3] ^= 0xFF
-    for bad, words in ((content[:-50], "cannot read"), (bytes(altered), "damaged"), (b"", "read")):
-        path.write_bytes(bad)
-        with pytest.raises(LociError, match=words) as error:
-            world.latent_episodes(config, codec)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("name", ["hybrid", "context-5"])
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(task, name):
     built = task(small(name))
@@ -259,10 +231,10 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(task, name):
     trained = [p for p in built.module.parameters() if p.requires_grad]
     values, gradients = [], []
     for threads in (1, 2):
-        with Parts(threads) as parts:
-            values.append(parts.backward(built.loss, built.batch(0), trained))
+        with Microbatches(trained, threads) as microbatches:
+            values.append(microbatches.backward(built.loss, built.batch(0)))
         gradients.append([p.grad for p in trained])
-    assert float(values[0][0]) == pytest.approx(float(values[1][0]), rel=1e-5)
-    assert values[0][1] == pytest.approx(values[1][1], rel=1e-5)
+    for name in ("loss", "late"):
+        torch.testing.assert_close(values[0][name], values[1][name], rtol=1e-5, atol=0)
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loci.memory.newton_schulz import orthogonalise
 from loci.training.muon import Muon, build_optimizer
-from loci.training.trainer import TrainConfig
+from loci.training.train_config import TrainConfig
 
 CONFIG = TrainConfig(steps=10, lr=1e-2, muon=0.05, betas=(0.9, 0.95), weight_decay=0.1)
 

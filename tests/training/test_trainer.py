@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loci.commands import main as cli
 from loci.errors import LociError
@@ -23,9 +23,11 @@ from loci.recipes.registry import find_recipe, run_recipe
 from loci.seeds import seed_for
 from loci.training.folder import RunFolder
 from loci.training.run import RunConfig, run
-from loci.training.trainer import TrainConfig, fit, train
+from loci.training.task import Batch, Losses, Task
+from loci.training.train_config import TrainConfig
+from loci.training.trainer import fit, train
 
-TINY = Path(__file__).with_name("tiny_run.py")
+TINY = Path(__file__).parents[1] / "tiny_run.py"
 
 
 def recipe(name: str) -> Any:
@@ -74,7 +76,7 @@ def test_a_crash_at_any_step_changes_nothing(
         task = config.task()
         loss = task.loss
 
-        def crash(batch: dict[str, Tensor], moment: int = moment, loss=loss, task=task) -> Any:
+        def crash(batch: Batch, moment: int = moment, loss=loss, task=task) -> Any:
             if task.seen[-1] == moment:
                 raise Crash
             return loss(batch)
@@ -155,7 +157,7 @@ def test_killed_and_stopped_runs_end_in_the_same_weights(
         "start", "resume", "resume", "resume", "end"
     ]
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "model.safetensors", "state.safetensors", "train.jsonl"
+        ".loci", "config.json", "model.safetensors", "state.safetensors", "train.jsonl"
     ]
 
 
@@ -209,19 +211,19 @@ def test_other_conditions_are_warned_about(tmp_path: Path) -> None:
         run(config, tmp_path / "run", resume=True, threads=2)
 
 
-class Empty:
+class Empty(Task):
     """A task with a parameter of no elements: a memory row without gists has one."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.module = nn.ParameterDict({"bank": torch.zeros(0, 4), "weight": torch.ones(2, 2)})
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
         return {"x": torch.full((3,), float(step))}
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> Losses:
         both = torch.cat([self.module["bank"].sum(1), self.module["weight"].sum(1)])
-        return both.square().sum() * batch["x"].mean(), {}
+        return both.square().sum() * batch["x"], {}
 
 
 def test_parameters_without_elements_are_saved_and_resumed(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_parameters_without_elements_are_saved_and_resumed(tmp_path: Path) -> No
     task = Empty()
     batch = task.batch
 
-    def crash(step: int) -> dict[str, Tensor]:
+    def crash(step: int) -> Batch:
         if step == 2:
             raise Crash
         return batch(step)
@@ -250,27 +252,81 @@ def test_seeds_change_the_weights_and_nothing_else_does(whole: Path, tmp_path: P
 
 
 def test_a_folder_belongs_to_one_run(whole: Path, tmp_path: Path) -> None:
-    before = {p.name: p.read_bytes() for p in whole.iterdir()}
+    before = {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()}
     with pytest.raises(LociError, match=r"already holds this run; continue it with --resume"):
         run_recipe(f"{TINY}:tiny", whole)
     for resume in (False, True):
-        with pytest.raises(LociError, match=r"other settings \(train.steps: 25 there, 30 now\)"):
-            run_recipe(f"{TINY}:tiny", whole, resume=resume, steps=30)
-    assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+        with pytest.raises(LociError, match=r"other settings \(train.seed: 0 there, 3 now\)"):
+            run_recipe(f"{TINY}:tiny", whole, resume=resume, seed=3)
+        with pytest.raises(LociError, match=r"other settings \(train.steps: 25 there, 20 now\)"):
+            run_recipe(f"{TINY}:tiny", whole, resume=resume, steps=20)
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(LociError, match=r"config\.json cannot be read"):
         run_recipe(f"{TINY}:tiny", tmp_path, resume=True)
 
 
+def extended(out: Path, caplog: pytest.LogCaptureFixture, stop: int | None = None) -> str:
+    """The tiny run to its end at 25 steps and on to 40, maybe with a crash at step `stop`."""
+    run(recipe("tiny"), out, threads=1)
+    config = replace(recipe("tiny"), train=replace(recipe("tiny").train, steps=40))
+    if stop is not None:
+        folder = RunFolder.open(out, config, resume=True)
+        task = folder.settings.task()
+        batch = task.batch
+
+        def crash(step: int) -> Batch:
+            if step == stop:
+                raise Crash
+            return batch(step)
+
+        task.batch = crash
+        with pytest.raises(Crash):
+            fit(task, replace(folder.settings.train, save_every=0.0), folder, threads=1)
+    with caplog.at_level("INFO"):
+        return run(config, out, resume=True, threads=1).weights
+
+
+def test_a_finished_run_goes_on_where_more_steps_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rate warms up again; a crash on the way changes nothing."""
+    weights = extended(tmp_path / "a", caplog)
+    assert "finished after 25 steps and goes on to 40: the learning rate warms up" in caplog.text
+    log = lines(tmp_path / "a")
+    assert [line["event"] for line in log if "event" in line] == ["start", "end", "extend", "end"]
+    assert log[-1]["step"] == 40
+    there = RunConfig.from_json((tmp_path / "a" / "config.json").read_text())
+    assert there.train.extended == (25,)
+    rates = [there.train.rate(step) for step in range(40)]
+    assert rates[:25] == [recipe("tiny").train.rate(step) for step in range(25)]
+    assert rates[24] < rates[28] > rates[39]
+    assert rates[25] < rates[30] / 3
+    for stop in (25, 33):
+        assert extended(tmp_path / f"b{stop}", caplog, stop) == weights
+    # It is resumed under its new length only.
+    with pytest.raises(LociError, match=r"train.steps: 40 there, 25 now"):
+        run(recipe("tiny"), tmp_path / "a", resume=True)
+
+
+def test_a_run_that_is_not_finished_is_not_extended(tmp_path: Path) -> None:
+    with pytest.raises(LociError):
+        run(recipe("poisoned"), tmp_path / "run", threads=1)
+    longer = replace(recipe("poisoned"), train=replace(recipe("poisoned").train, steps=40))
+    with pytest.raises(LociError, match=r"25 there, 40 now\), and is not finished"):
+        run(longer, tmp_path / "run", resume=True)
+
+
 def test_resuming_nothing_starts_and_clears_what_a_kill_left(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    RunFolder.open(out, recipe("tiny"))
+    with RunFolder.open(out, recipe("tiny")).claim():
+        pass
     for name in (".state-abc.safetensors", ".tmpaB3xYz"):
         (out / name).write_bytes(b"half")
     (out / "train.jsonl").write_text('{"event": "start", "step": 0}\n{"step": 10, "lo')
     run(recipe("tiny"), out, resume=True, threads=1)
     assert [line.get("event") for line in lines(out)] == ["start", None, None, None, "end"]
-    assert not list(out.glob(".*"))
+    assert [p.name for p in out.glob(".*")] == [".loci"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(tmp_path: Path) -> None:
@@ -301,7 +357,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_state(
         run(config, tmp_path / "run", threads=1)
     metadata = load_checkpoint(tmp_path / "run/state.safetensors", "training-state").metadata
     assert metadata["training"]["step"] == 3
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [p.name for p in (tmp_path / "run").glob(".*")] == [".loci"]
 
 
 def test_seeds_are_keyed() -> None:

@@ -1,0 +1,74 @@
+"""A picture of what a training came to: `loci train` ends with it, so that there is something to
+look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loci.data.sources import RoomsData, TabletopData
+from loci.io.files import atomic_write
+from loci.io.pictures import contact_sheet, write_video
+from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
+from loci.seeds import seed_for
+from loci.training.policy import PolicyRun
+from loci.training.run import RunConfig
+from loci.training.world import WorldRun
+
+PATH = "left45-return"  # away and back, in nine frames
+
+
+def write_sample(run: RunConfig, folder: Path) -> tuple[Path, str] | None:
+    """The picture of a finished run, in its folder, and what it shows; None where there is no world
+    to look at it in."""
+    checkpoint = folder / "model.safetensors"
+    if isinstance(run, WorldRun) and isinstance(run.data, RoomsData):
+        return _room(WorldModel.load(checkpoint), folder / "sample.png")
+    if isinstance(run, PolicyRun) and isinstance(run.data, TabletopData):
+        return _episode(run.data, WorldActionModel.load(checkpoint), folder / "sample.mp4")
+    return None
+
+
+@torch.no_grad()
+def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
+    """A room that training did not show, along a path: the truth above, what is generated below."""
+    from loci.data.episodes import render_episode
+
+    truth = render_episode("heldout", 0, PATH, model.config.camera)
+    video, poses = torch.from_numpy(truth.rgb)[None], torch.from_numpy(truth.poses)[None]
+    chunk = model.config.chunk
+    session = model.session(1, capacity=video.shape[1])
+    latents = [model.codec.encode(video[:, :1])]
+    session.write(latents[0], poses[:, :1])
+    for number, start in enumerate(range(1, video.shape[1] - chunk + 1, chunk)):
+        draw = torch.Generator().manual_seed(seed_for(0, "sample", number))
+        noise = torch.randn(1, chunk, *model.latent_shape, generator=draw)
+        where = poses[:, start : start + chunk]
+        latents.append(session.generate(where, noise))
+        session.write(latents[-1], where)
+    shown = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()
+    sheet = contact_sheet(np.concatenate([truth.rgb[: len(shown)], shown]), columns=len(shown))
+    atomic_write(out, lambda temporary: sheet.save(temporary, format="PNG"))
+    return out, (
+        f"a room it has never seen, {PATH}: what the camera saw above, what the model makes of "
+        "the first frame below"
+    )
+
+
+@torch.no_grad()
+def _episode(data: TabletopData, model: WorldActionModel, out: Path) -> tuple[Path, str]:
+    """An episode that no demonstration shows, played by the policy."""
+    from loci.study.tabletop.closed_loop import FILM_FPS, Loop, play
+    from loci.worlds.tabletop.env import Tabletop
+
+    loop = Loop(cameras=data.cameras, film=1)
+    (line,) = play(model, lambda: Tabletop(data.task), loop, [0])
+    write_video(out, line["film"], fps=FILM_FPS)
+    done = [name for name, reached in line["stages"].items() if reached]
+    end = "it succeeds" if line["success"] else (
+        f"it comes as far as '{done[-1]}'" if done else "it reaches no stage"
+    )
+    return out, f"the policy at an episode of {data.task} that no demonstration shows: {end}"

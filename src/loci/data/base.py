@@ -1,0 +1,189 @@
+"""The contract of training data: episodes, wherever they come from.
+
+A source (rooms, tabletop, a LeRobot dataset, one of yours) is a configuration that says what its
+episodes give, and loads them as latent frames for a model. Sources differ in what they know: a walk
+through a room has camera poses, a demonstration has actions and an instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from loci.config import Config
+from loci.errors import LociError
+from loci.geometry import Camera
+from loci.models.codecs.base import Codec
+
+POSES, ACTIONS = "poses", "actions"
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """E episodes of up to T latent frames; shorter ones are filled up.
+
+    latents (E, T, C, h, w) in half precision; frames (E,): how many are an episode's own. Then what
+    the source knows, None where it does not: poses (E, T, 4, 4) of the camera, camera-to-world,
+    metres; proprio (E, T, P), the robot's state at each frame, and actions (E, T, n, A) that follow
+    it, in the robot's own units; valid (E, T, n), where there was an action. instructions: a text
+    an episode, "" where there is none.
+    """
+
+    latents: Tensor
+    frames: Tensor
+    instructions: tuple[str, ...]
+    poses: Tensor | None = None
+    proprio: Tensor | None = None
+    actions: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, picks: Sequence[int]) -> Episodes:
+        """Some episodes, cut to the longest of them."""
+        picks = list(picks)
+        longest = int(self.frames[picks].max())
+        return replace(
+            self, frames=self.frames[picks],
+            instructions=tuple(self.instructions[pick] for pick in picks),
+            **{name: part[picks, :longest] for name, part in self.parts().items()},
+        )
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors (E, T, ...) that there are, by name."""
+        names = ("latents", "poses", "proprio", "actions", "valid")
+        found = {name: getattr(self, name) for name in names}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def all_actions(self) -> Tensor:
+        """Every action that there was, (N, A)."""
+        return self.demonstrated().actions[self.valid]
+
+    def all_proprio(self) -> Tensor:
+        """The robot's state at every frame, (N, P)."""
+        own = torch.arange(self.latents.shape[1]) < self.frames[:, None]
+        return self.demonstrated().proprio[own]
+
+    def demonstrated(self) -> Demonstrated:
+        """What a robot did. LociError for episodes without actions."""
+        if self.proprio is None or self.actions is None or self.valid is None:
+            raise LociError("these episodes have no actions; take demonstrations of a robot")
+        return Demonstrated(self.proprio, self.actions, self.valid)
+
+    @classmethod
+    def join(cls, episodes: Sequence[Episodes]) -> Episodes:
+        """Episodes of different lengths as one set. Filled up with zeros, poses with the last."""
+        longest = max(one.latents.shape[1] for one in episodes)
+
+        def filled(name: str, x: Tensor) -> Tensor:
+            missing = longest - x.shape[1]
+            if name == POSES:
+                return torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+            return pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+
+        return cls(
+            frames=torch.cat([one.frames for one in episodes]),
+            instructions=tuple(text for one in episodes for text in one.instructions),
+            **{
+                name: torch.cat([filled(name, one.parts()[name]) for one in episodes])
+                for name in episodes[0].parts()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Demonstrated:
+    """What a robot felt and did: proprio (E, T, P), actions (E, T, n, A), valid (E, T, n)."""
+
+    proprio: Tensor
+    actions: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSpec:
+    """How a model wants its episodes.
+
+    codec: makes the latent frames. camera: size of the picture that it sees. stride: steps of the
+    source between two latent frames, which are the actions of a chunk. actions: whether they are
+    wanted. Raises LociError for a stride that the codec's images do not divide.
+    """
+
+    codec: Codec
+    camera: Camera
+    stride: int = 1
+    actions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stride % self.codec.images_per_frame:
+            raise LociError(
+                f"chunks of {self.stride} steps do not split into {self.codec.images_per_frame} "
+                "images; choose a horizon (of a world model, a stride) that is a multiple of them"
+            )
+
+    @property
+    def every(self) -> int:
+        """Steps between two images."""
+        return self.stride // self.codec.images_per_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config, family=True):
+    """Where episodes come from. A new source is a subclass with a name that says what it gives
+    (`poses`, `actions`) and loads it."""
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What its episodes know beside their pictures: some of `POSES`, `ACTIONS`."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it gives: define gives")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """The robot's cameras, in the order of the mosaic; empty where there is one view."""
+        return ()
+
+    def load(self, spec: EpisodeSpec) -> Episodes:
+        """All episodes. LociError where they are missing, damaged, or not what the spec wants."""
+        raise NotImplementedError(f"{type(self).__name__} must load episodes: define load()")
+
+    def small(self) -> Self:
+        """Less of it, for a first try of minutes."""
+        raise LociError(f"{type(self).__name__} has no small form; leave --small out")
+
+
+def demonstration(
+    video: Tensor, spec: EpisodeSpec, steps: int, instruction: str,
+    proprio: Tensor | None = None, actions: Tensor | None = None, poses: Tensor | None = None,
+) -> Episodes:
+    """One episode of `steps` steps as a set of one: a latent frame for every stride that begins.
+
+    video (N, H, W, 3) uint8, an image at every `spec.every` steps; proprio (N, P) and poses
+    (N, 4, 4) at these moments; actions (steps, A). The last actions go on where a chunk was not
+    finished.
+    """
+    joined = spec.codec.images_per_frame
+    frames = -(-steps // spec.stride)
+    last = (frames - 1) * joined + 1
+    parts = {}
+    if actions is not None and proprio is not None:
+        missing = frames * spec.stride - steps
+        acted = actions.float()
+        parts = {
+            "proprio": proprio[:last:joined].float()[None],
+            # Actions of a chunk see each other: the last one goes on, instead of a jump to zero.
+            "actions": torch.cat([acted, acted[-1:].expand(missing, -1)]).view(
+                1, frames, spec.stride, -1
+            ),
+            "valid": pad(torch.ones(steps, dtype=torch.bool), (0, missing)).view(1, frames, -1),
+        }
+    return Episodes(
+        latents=spec.codec.encode(video[None, :last]).half(), frames=torch.tensor([frames]),
+        instructions=(instruction,), poses=None if poses is None else poses[None, :last:joined],
+        **parts,
+    )
