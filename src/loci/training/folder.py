@@ -14,6 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -104,8 +105,7 @@ class RunFolder(Generic[Settings]):
         longer = now["steps"] > steps
         ends = [*before.get("extended", ()), *([steps] if longer else [])]
         if ends:
-            now["extended"] = ends
-            self.settings = type(self.settings).from_dict(here)
+            self.settings = _extended(self.settings, tuple(ends))
         return steps if longer else 0
 
     def recorded(self) -> dict[str, Any] | None:
@@ -165,6 +165,14 @@ class RunFolder(Generic[Settings]):
         if self.log_path.exists():
             with self.log_path.open("rb+") as file:
                 os.fsync(file.fileno())
+
+
+def _extended(settings: Settings, ends: tuple[int, ...]) -> Settings:
+    """The same settings of a run that was finished after so many steps before."""
+    train = getattr(settings, "train", None)
+    if train is None:
+        return replace(settings, extended=ends)
+    return replace(settings, train=replace(train, extended=ends))
 
 
 def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
