@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import demonstrations as made
 import made_up_rooms
 from away import learn
-from loci.data.sources import RoomsData
+from loci.data.sources import LeRobotData, RoomsData, TabletopData
 from loci.errors import LociError
+from loci.geometry import Camera
 from loci.io.checkpoint import digest
 from loci.memory import ROWS
+from loci.models.codecs.base import PixelCodecConfig
 from loci.recipes.registry import recipes
 from loci.recipes.rooms import rooms
 from loci.training.augmentation import WorldAugmentation
@@ -20,6 +24,7 @@ from loci.training.folder import RunFolder
 from loci.training.init_from import Init, Weights
 from loci.training.initialise import ALIGNED, initialise_world
 from loci.training.microbatches import Microbatches
+from loci.training.objectives import WorldObjective
 from loci.training.task import Batch, Losses
 from loci.training.trainer import fit
 from loci.training.world import WorldRun, WorldTask
@@ -238,3 +243,47 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(task, name):
         torch.testing.assert_close(values[0][name], values[1][name], rtol=1e-5, atol=0)
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def recorded(tmp_path: Path) -> LeRobotData:
+    made.write(tmp_path, [20, 33, 9, 41])
+    return LeRobotData(folder=str(tmp_path), cameras=("head",))
+
+
+def test_a_world_model_learns_from_a_dataset_whose_camera_has_no_poses(tmp_path):
+    """Episodes of their own lengths, a frame at every second step; the row needs no camera."""
+    run = small("hybrid")
+    dit = replace(run.world.dit, camera="none", in_channels=192, out_channels=192)
+    world = replace(
+        run.world, dit=dit, codec=PixelCodecConfig(), camera=Camera(height=32, width=48), chunk=2
+    )
+    data = recorded(tmp_path)
+    with pytest.raises(LociError, match="need camera poses, and these episodes have none"):
+        replace(run, data=data)
+    with pytest.raises(LociError, match="the revisit loss needs camera poses"):
+        WorldRun(world=world, data=data, train=run.train, objective=WorldObjective(revisit=1.0))
+    run = WorldRun(
+        world=world, data=data, stride=2, batch=4, train=replace(run.train, steps=30, warmup=2)
+    )
+    torch.manual_seed(0)
+    built = run.task()
+    assert sorted(built.data.frames.tolist()) == [5, 10, 17, 21]
+    losses = built.loss(built.batch(0))[0]
+    assert losses.isfinite().all()
+    folder = RunFolder.open(tmp_path / "run", run)
+    fit(built, run.train, folder, threads=2, device="cpu")
+    with torch.no_grad():
+        after = built.loss(built.batch(0))[0]
+    assert after.mean() < 0.8 * losses.mean()
+    with pytest.raises(LociError, match="hold no first frame and chunk of 2"):
+        replace(run, stride=40).task()
+
+
+def test_a_world_model_learns_from_an_expert_at_a_table(tmp_path):
+    run = small("window")
+    dit = replace(run.world.dit, camera="none", in_channels=192, out_channels=192)
+    world = replace(run.world, dit=dit, codec=PixelCodecConfig(), chunk=2,
+                    camera=Camera(height=96, width=80))
+    data = TabletopData(task="put-back-block", episodes=2)
+    built = WorldRun(world=world, data=data, stride=16, batch=2, train=run.train).task()
+    assert built.loss(built.batch(0))[0].isfinite().all()

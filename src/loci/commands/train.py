@@ -84,6 +84,7 @@ def _next(config: RunConfig, recipe: str, out: Path) -> str:
     lines = [f"loci train {recipe} --out {out}-whole   (the whole recipe)"]
     checkpoint = out / "model.safetensors"
     if isinstance(config, WorldRun):
+        lines.append(f"loci rollout {checkpoint} --path loop180 --out {out / 'loop180.mp4'}")
         lines.append(f"loci probe {checkpoint}   (what its memory holds)")
     if isinstance(config, PolicyRun) and isinstance(config.data, TabletopData):
         task = config.data.task

@@ -71,7 +71,8 @@ class PolicyRun(RunConfig, name="policy"):
         length of episodes."""
         short = replace(self.augmentation, pause_chance=0.0, lead_frames=0, linger_frames=0)
         return replace(
-            self, data=self.data.small(), augmentation=short, train=self.train.shortened(350)
+            self, data=self.data.small(), augmentation=short, draws=1,
+            train=self.train.shortened(450),
         )
 
     def notes(self) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Training of the world model: every chunk of an episode from the true frames before it.
 
-One pass over whole episodes under the row's rule, flow matching on the noisy chunks. Rows of a study share
-everything here and differ in `world.memory` alone: episodes, order, chunks, timesteps and noise
-of a step are functions of the seed and the step.
+One pass over whole episodes under the row's rule, flow matching on the noisy chunks. Rows of a
+study share everything here and differ in `world.memory` alone: episodes, order, chunks, timesteps
+and noise of a step are functions of the seed and the step.
 """
 
 from __future__ import annotations
