@@ -24,6 +24,7 @@ from loci.models.codecs.base import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.streaming.session import Session
+from recollecting import Recollecting
 
 # Compositions beside the rows that ship: every way to remember with every other.
 COMPOSED: dict[str, Memory] = {
@@ -35,6 +36,12 @@ COMPOSED: dict[str, Memory] = {
     "two-states": Compose(members=(
         GatedDelta(), Compose(members=(BlockSSM(), BlockSSM(residual="scale")))
     )),
+    # Stores of their own, and every port of the video transformer.
+    "channels": Recollecting(ways=("channels",)),
+    "branch": Recollecting(ways=("render",)),
+    "tokens": Recollecting(ways=("tokens",)),
+    "all ports+gists+state": Compose(members=(Recollecting(), Hybrid(), GatedDelta())),
+    "ports+joint": Compose(members=(Recollecting(), Mixture(frames=4, top=2))),
     "spatial+ssm": Compose(members=(SpatialGrid(readout="concat"), BlockSSM(every=1))),
 }
 MEMORIES = {**ROWS, **COMPOSED}

@@ -15,6 +15,7 @@ from host import asked_of_the_host
 from loci.geometry import relative_to
 from loci.memory.base import pick
 from loci.memory.frames import Frames
+from loci.memory.ports import Ports
 from loci.memory.stores import Setting
 from loci.rules.rule import Coords, Kind
 from loci.rules.spans import token_spans
@@ -152,6 +153,52 @@ def test_restored_from_disk_in_a_new_process(row_name, tmp_path, elsewhere):
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-6)
 
 
+def tensors(session) -> set[int]:
+    """Where everything that a session keeps lies."""
+    found, seen = set(), set()
+
+    def look(thing) -> None:
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            found.add(thing.untyped_storage().data_ptr())
+        elif isinstance(thing, dict):
+            any(look(value) for value in thing.values())
+        elif isinstance(thing, list | tuple):
+            any(look(value) for value in thing)
+        elif type(thing).__module__.startswith(("loci.streaming", "loci.attention", "recoll")):
+            look(vars(thing))
+
+    look(session)
+    return found - {0}
+
+
+def test_every_tensor_of_a_snapshot_is_a_copy(model):
+    """Whatever becomes of the session, a snapshot stays; and what was restored shares nothing."""
+    latents, _, _, poses = episode(model)
+    session = model.session(BATCH)
+    with torch.no_grad():
+        session.write(latents[:, :7], poses[:, :7])
+        tree = session.snapshot()
+        kept = {name: value.clone() for name, value in tree.items()}
+        assert not {v.untyped_storage().data_ptr() for v in tree.values()} & tensors(session)
+        fork = session.fork()
+        assert not tensors(fork) & tensors(session)
+        # Elsewhere in the world, so that the first frame stands somewhere else too.
+        session.reset()
+        away = torch.eye(4, dtype=torch.float64)
+        away[:3, 3] = torch.tensor([3.0, -1.0, 2.0])
+        session.write(latents[:, 7:12].flip(0), away @ poses[:, 7:12])
+        for name, value in tree.items():
+            assert torch.equal(value, kept[name]), name
+        session.restore(tree)
+        assert not {v.untyped_storage().data_ptr() for v in tree.values()} & tensors(session)
+        outs = [each.denoise(each.read(poses[:, 7:9]), latents[:, 7:9], 0.5)
+                for each in (session, fork)]
+    torch.testing.assert_close(*outs, atol=0, rtol=0)
+
+
 def test_denoising_leaves_the_memory_bitwise_unchanged(model):
     latents, noisy, _, poses = episode(model)
     session = model.session(BATCH)
@@ -283,6 +330,8 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
     if memory.joint:
         end = STARTS[-1] + CHUNK
         found |= stands_beside(model, latents, noisy[:, -1], relative[:, :end])
+    if memory.ports != Ports():
+        found[:, : STARTS[-1]] = True  # what a store of its own answers
     return found
 
 

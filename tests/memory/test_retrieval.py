@@ -240,3 +240,16 @@ def test_no_rule_sees_the_partition():
     # The same cameras without the partition: the frame that overlaps most does show most.
     open_views = room.render(poses, SMALL)
     assert best_frames(visibility(open_views.depth, poses, 4, SMALL)[:4], 1) == [1]
+
+
+@pytest.mark.parametrize("reach", [2.0, 4.0, 7.0])
+def test_a_radian_weighs_as_much_as_half_the_reach(reach: float) -> None:
+    """Of a frame that stands aside and one that is turned, each wins by a hundredth."""
+    def at(x: float, yaw: float) -> torch.Tensor:
+        return torch.from_numpy(camera_pose(x, 0.0, yaw))
+
+    here, aside, angle = at(0.0, 0.0), 0.3, 0.3 / (reach / 2)
+    for turned, wins in ((0.99 * angle, 2), (1.01 * angle, 1)):
+        past = torch.stack([at(9, 0), at(aside, 0.0), at(0.0, turned), at(-9, 0)])[None]
+        picks = RETRIEVALS["nearest"](past, here[None, None], Camera(), 1, reach)
+        assert picks.tolist() == [[wins]]
