@@ -1,12 +1,21 @@
-"""Keys and values that cross-attention reads, computed once for a stream or a chunk."""
+"""What cross-attention reads: keys and values computed once for a stream or a chunk, or the tokens
+that they are computed from, block by block, in one pass over an episode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
+import torch
 from torch import Tensor
+
+
+class KeysValues(Protocol):
+    """What makes keys and values (R, N, S, d) of embedded tokens (R, S, D)."""
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -21,11 +30,16 @@ class CrossKV:
     values: list[Tensor]
     bias: Tensor
 
-    def rows(self, names: list[int]) -> CrossKV:
+    def rows(self, names: Sequence[int]) -> CrossKV:
         """Those of some of the rows."""
+        names = list(names)
         return CrossKV(
             [k[names] for k in self.keys], [v[names] for v in self.values], self.bias[names]
         )
+
+    def read(self, layer: int, attention: KeysValues) -> tuple[Tensor, Tensor]:
+        """Keys and values of block `layer`, whose attention this is."""
+        return self.keys[layer], self.values[layer]
 
     def tree(self, prefix: str) -> dict[str, Tensor]:
         """A copy as a plain tree of tensors, whose names begin with `prefix`."""
@@ -47,3 +61,33 @@ class CrossKV:
             [copy(tree[f"{prefix}.values.{layer}"]) for layer in layers],
             copy(tree[f"{prefix}.bias"]),
         )
+
+
+@dataclass(frozen=True)
+class CrossTokens:
+    """Embedded tokens that a block makes its keys and values of, in its own forward.
+
+    parts: tokens (R_i, S_i, D) side by side, and which of their rows each row R reads (None: its
+    own). bias (R, 1, 1, S).
+    """
+
+    parts: list[tuple[Tensor, Tensor | None]]
+    bias: Tensor
+
+    def rows(self, names: Sequence[int]) -> CrossTokens:
+        """Those of some of the rows."""
+        index = torch.tensor(list(names), device=self.bias.device)
+        parts = [(x, index if own is None else own[index]) for x, own in self.parts]
+        return CrossTokens(parts, self.bias[index])
+
+    def read(self, layer: int, attention: KeysValues) -> tuple[Tensor, Tensor]:
+        """As for `CrossKV`; tokens that several rows read go through once."""
+        keys, values = [], []
+        for x, index in self.parts:
+            k, v = attention.keys_values(x)
+            keys.append(k if index is None else k[index])
+            values.append(v if index is None else v[index])
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
+
+Cross = CrossKV | CrossTokens

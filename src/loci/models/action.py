@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.cross import CrossKV
+from loci.attention.cross import Cross, CrossKV, CrossTokens
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
@@ -91,7 +91,7 @@ class ActionExpert(Trunk):
         return cos_sin(angles if angles.dim() == 3 else angles[None])
 
     def stream(
-        self, actions: Tensor, rotary: RotaryCosSin, modulation: Tensor, context: CrossKV,
+        self, actions: Tensor, rotary: RotaryCosSin, modulation: Tensor, context: Cross,
         kv_only: bool = False,
     ) -> TokenStream:
         """Chunks (B, G, n, A); modulation (B or 1, G, 6, D): of their noise levels; kv_only: as for
@@ -101,24 +101,24 @@ class ActionExpert(Trunk):
             (1, self.config.horizon), text=context, kv_only=kv_only,
         )
 
-    def context(self, proprio: Tensor, text: CrossKV | None) -> CrossKV:
+    def context(self, proprio: Tensor, text: Cross | None, cached: bool = True) -> Cross:
         """What chunks (B, G) read: the text of their row (B), if any, and the state that each was
-        begun in, proprio (B, G, numbers). Keys of B * G rows."""
+        begun in, proprio (B, G, numbers): of B * G rows. cached: as for `encode_text`, where there
+        is no text."""
         batch, chunks = proprio.shape[:2]
         token = self.text_embedding(self.proprio_embedding(proprio)).flatten(0, 1)[:, None]
-        pairs = [block.cross_attn.keys_values(token) for block in self.blocks]
-        keys, values = (list(side) for side in zip(*pairs, strict=True))
         bias = token.new_zeros(batch * chunks, 1, 1, 1)
         if text is None:
-            return CrossKV(keys, values, bias)
-
-        def behind(old: Tensor, new: Tensor, dim: int) -> Tensor:
-            return torch.cat([old.repeat_interleave(chunks, dim=0), new], dim=dim)
-
+            return self.read(token, bias, cached)
+        text = text.rows([row for row in range(batch) for _ in range(chunks)])
+        bias = torch.cat([text.bias, bias], dim=3)
+        if isinstance(text, CrossTokens):
+            return CrossTokens([*text.parts, (token, None)], bias)
+        pairs = [block.cross_attn.keys_values(token) for block in self.blocks]
         return CrossKV(
-            [behind(old, new, 2) for old, new in zip(text.keys, keys, strict=True)],
-            [behind(old, new, 2) for old, new in zip(text.values, values, strict=True)],
-            behind(text.bias, bias, 3),
+            [torch.cat([old, k], dim=2) for old, (k, _) in zip(text.keys, pairs, strict=True)],
+            [torch.cat([old, v], dim=2) for old, (_, v) in zip(text.values, pairs, strict=True)],
+            bias,
         )
 
 

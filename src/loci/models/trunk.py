@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.cross import CrossKV
+from loci.attention.cross import Cross, CrossKV, CrossTokens
 from loci.attention.dense import QKV
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin, rotate
@@ -64,7 +64,7 @@ class TokenStream:
     frames: tuple[int, int]
     span: int = 1
     motion: Tensor | None = None
-    text: CrossKV | None = None
+    text: Cross | None = None
     kv_only: bool = False
     outputs: int | None = None
     after: Callable[[int, Tensor], Tensor] | None = None
@@ -143,8 +143,9 @@ class Trunk(nn.Module):
         e, six = self.modulate(torch.tensor(times, device=weight.device)[:, None])
         return {time: (e[n : n + 1], six[n : n + 1]) for n, time in enumerate(times)}
 
-    def encode_text(self, text: Tensor, lengths: Sequence[int]) -> CrossKV:
-        """Keys and values of text embeddings (B, S, text_dim), computed once for a stream.
+    def encode_text(self, text: Tensor, lengths: Sequence[int], cached: bool = True) -> Cross:
+        """Text embeddings (B, S, text_dim) as the blocks read them: keys and values, computed once
+        for a stream, or (not `cached`) the tokens that blocks make them of.
 
         `lengths` are the true lengths; Wan pads them with zeros to `text_len` and attends to the
         padding too. Those n keys are all equal, so two of them give the same; see `padding_bias`.
@@ -167,10 +168,15 @@ class Trunk(nn.Module):
         words = words.masked_fill(place >= true, -torch.inf)
         padding = padding_bias(self.sizes.text_len - true).to(text.dtype)
         bias = torch.cat([words, padding], dim=1)
-        embedded = self.text_embedding(padded)
+        return self.read(self.text_embedding(padded), bias[:, None, None], cached)
+
+    def read(self, embedded: Tensor, bias: Tensor, cached: bool) -> Cross:
+        """Embedded tokens (R, S, D) as the blocks read them; see `encode_text`."""
+        if not cached:
+            return CrossTokens([(embedded, None)], bias)
         pairs = [block.cross_attn.keys_values(embedded) for block in self.blocks]
-        keys, values = zip(*pairs, strict=True)
-        return CrossKV(list(keys), list(values), bias[:, None, None])
+        keys, values = (list(side) for side in zip(*pairs, strict=True))
+        return CrossKV(keys, values, bias)
 
 
 def padding_bias(count: Tensor) -> Tensor:
@@ -265,13 +271,13 @@ class Block(nn.Module):
         return x + self.self_attn.output(seen).view_as(x) * modulation[2]
 
     def update(
-        self, x: Tensor, modulation: Sequence[Tensor], text: CrossKV | None, layer: int
+        self, x: Tensor, modulation: Sequence[Tensor], text: Cross | None, layer: int
     ) -> Tensor:
         """Take in the text, then feed forward."""
         *_, shift, scale, gate = modulation
         if text is not None:
             rows = x.reshape(len(text.bias), -1, x.shape[-1])
-            keys, values = text.keys[layer], text.values[layer]
+            keys, values = text.read(layer, self.cross_attn)
             if keys.shape[2] == 1:
                 y = values  # whoever asks, a single key has all the weight
             else:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from loci.attention.cross import CrossKV
+from loci.attention.cross import Cross
 from loci.attention.dense import QKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
@@ -144,7 +144,7 @@ class Wan(Trunk):
             h=height // rows, w=width // cols, t=frames, p=rows, q=cols,
         )
 
-    def forward(self, latents: Tensor, time: Tensor, text: CrossKV | None = None) -> Tensor:
+    def forward(self, latents: Tensor, time: Tensor, text: Cross | None = None) -> Tensor:
         """Wan as it was published: every token attends to every other.
 
         latents (B, T, C, H, W); time (B, 1) for all tokens or (B, tokens), in 0..1. The prediction

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from loci.attention.cross import CrossKV
+from loci.attention.cross import Cross, CrossKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
@@ -103,7 +103,9 @@ class WorldModel(nn.Module):
         self.codec = config.codec.build()
         self.dit = Wan(dit, memory.ports)
         # MemoryWAM: a shared learnable bank (M, hidden) of standard deviation hidden^-1/2.
-        self.gist_bank = nn.Parameter(torch.randn(memory.gists, dit.dim) / dit.dim**0.5)
+        bank = torch.randn(memory.gists, dit.dim) / dit.dim**0.5
+        # Without gists it is there for its place and dtype alone: nothing to train or to shard.
+        self.gist_bank: Tensor = nn.Parameter(bank) if memory.gists else nn.Buffer(bank)
         self.latent_shape: tuple[int, int, int] = self.codec.latent_shape(config.camera)
         channels, height, width = self.latent_shape
         if channels != dit.in_channels or dit.out_channels not in (0, channels):
@@ -175,7 +177,7 @@ class WorldModel(nn.Module):
     def forward(
         self, clean: Tensor, noisy: Tensor, time: Tensor, poses: Tensor, starts: Sequence[int], *,
         clean_time: Tensor | None = None, dropped: Tensor | None = None,
-        attention: str = "windowed", text: CrossKV | None = None,
+        attention: str = "windowed", text: Cross | None = None,
         extras: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Predict every chunk of an episode at once, each from the clean frames before it.
@@ -213,14 +215,14 @@ class WorldModel(nn.Module):
         return self.predict(tokens, e, span)
 
     def write(
-        self, frames: Frames, coords: Coords, evidence: Evidence, text: CrossKV | None = None
+        self, frames: Frames, coords: Coords, evidence: Evidence, text: Cross | None = None
     ) -> None:
         """Send clean frames through the network, for what they leave in the stores."""
         run([self.clean_stream(frames, coords, text)], evidence.attend, evidence.states)
 
     def denoise(
         self, noisy: Tensor, layout: ChunkLayout, modulation: tuple[Tensor, Tensor],
-        evidence: Evidence, text: CrossKV | None = None,
+        evidence: Evidence, text: Cross | None = None,
     ) -> Tensor:
         """The network's output for chunks (B, 1, n, C, h, w); modulation: of their times, what
         `dit.modulate` makes of (B or 1, 1)."""
@@ -270,7 +272,7 @@ class WorldModel(nn.Module):
         return _interleave(noisy, grid(first, memory.mixed, self.small, Kind.CONTEXT), len(starts))
 
     def clean_stream(
-        self, frames: Frames, coords: Coords, text: CrossKV | None = None
+        self, frames: Frames, coords: Coords, text: Cross | None = None
     ) -> TokenStream:
         """Frames (B, F, ...) at relative poses, with their gists, at their times."""
         tokens = self.dit.patchify(frames.latents)
@@ -310,7 +312,7 @@ class WorldModel(nn.Module):
         )
 
     def chunk_stream(
-        self, noisy: Tensor, layout: ChunkLayout, six: Tensor, text: CrossKV | None = None
+        self, noisy: Tensor, layout: ChunkLayout, six: Tensor, text: Cross | None = None
     ) -> TokenStream:
         """Chunks (B, G, n, C, h, w) being denoised; six (B or 1, G, 6, D): of their times."""
         batch, groups, span = noisy.shape[:3]

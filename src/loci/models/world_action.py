@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from loci.attention.cross import CrossKV
+from loci.attention.cross import Cross
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config, added_field
 from loci.errors import LociError
@@ -43,8 +43,8 @@ KIND = "world-action-model"
 class Texts:
     """An instruction as the two transformers read it; None: without its cross-attention."""
 
-    video: CrossKV | None
-    actions: CrossKV | None
+    video: Cross | None
+    actions: Cross | None
 
 
 NO_TEXT = Texts(None, None)
@@ -161,7 +161,7 @@ class WorldActionModel(nn.Module):
             coords = coords.to(device)
             return coords.shift(shift[:, coords.frame])
 
-        context = expert.context(proprio, texts.actions)  # once a frame, however many read it
+        context = expert.context(proprio, texts.actions, cached=False)
 
         def acting(
             chunks: Tensor, levels: Tensor, coords: Coords, frames_before: Sequence[int],
@@ -200,7 +200,7 @@ class WorldActionModel(nn.Module):
         return expert.head(tokens[-1]), video
 
     def denoise(
-        self, actions: Tensor, rotary: RotaryCosSin, six: Tensor, context: CrossKV,
+        self, actions: Tensor, rotary: RotaryCosSin, six: Tensor, context: Cross,
         evidence: Evidence, kv_only: bool = False,
     ) -> Tensor:
         """Tokens (B, 1, n, D) of chunks (B, 1, n, A), against evidence of the past; arguments as
@@ -215,15 +215,18 @@ class WorldActionModel(nn.Module):
             raise LociError("this model reads no instructions (its `text` is None); leave them out")
         return self.config.text.encode(instructions, self.config.expert.text_dim)
 
-    def read_text(self, text: Tensor | None, lengths: Sequence[int] | None = None) -> Texts:
-        """Text embeddings (B, S, text_dim) as both transformers read them, once an episode."""
+    def read_text(
+        self, text: Tensor | None, lengths: Sequence[int] | None = None, cached: bool = True
+    ) -> Texts:
+        """Text embeddings (B, S, text_dim) as both transformers read them, once an episode; cached:
+        as for `Trunk.encode_text`."""
         if text is None:
             return NO_TEXT
         lengths = [text.shape[1]] * len(text) if lengths is None else lengths
         read = self.world.config.dit.text_dim > 0
         return Texts(
-            self.world.dit.encode_text(text, lengths) if read else None,
-            self.expert.encode_text(text, lengths),
+            self.world.dit.encode_text(text, lengths, cached) if read else None,
+            self.expert.encode_text(text, lengths, cached),
         )
 
     def read_state(
