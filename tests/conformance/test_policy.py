@@ -81,7 +81,7 @@ def test_packed_equals_closed_loop_in_values_and_gradients(name, text):
         assert grads.keys() == wanted.keys()
         for key, grad in wanted.items():
             scale = max(1.0, grad.abs().max().item())
-            assert (grad - grads[key]).abs().max().item() < 1e-5 * scale, key
+            assert (grad - grads[key]).abs().max().item() < 2e-5 * scale, key
 
 
 def test_frames_ahead_change_no_action_and_are_the_same_in_both_forms(name):

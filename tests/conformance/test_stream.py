@@ -70,7 +70,7 @@ def test_packed_equals_stream_in_values_and_gradients(model):
         assert grads[0].keys() == grads[other].keys()
         for name, grad in grads[0].items():
             scale = max(1.0, grad.abs().max().item())
-            assert (grad - grads[other][name]).abs().max().item() < 1e-5 * scale, name
+            assert (grad - grads[other][name]).abs().max().item() < 2e-5 * scale, name
 
 
 def test_evictions_happen(row_name):
