@@ -193,7 +193,7 @@ def test_streams_of_many_lengths_attend_in_few_calls(name, monkeypatch):
                                     latents[[stream], :2], 0.5)
             torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-5)
     # One of them very long: it goes by itself, so that the others are not filled up to it.
-    monkeypatch.setattr(kv_view, "SLOTS", 64)
+    monkeypatch.setattr(kv_view, "GROUP_COST", 4)
     if name == "full":
         for _ in range(8):
             session.write(latents[:1], poses[:1], [4])

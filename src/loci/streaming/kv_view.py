@@ -20,13 +20,15 @@ from loci.attention.dense import QKV
 from loci.rules.rule import Coords, Kind, Rule
 from loci.rules.spans import TokenSpans, spread, token_spans
 from loci.streaming.span_table import SpanTable
+from loci.streaming.span_table import coords as block_coords
 
 if TYPE_CHECKING:
     from loci.streaming.kv_cache import KVCache
 
-# Streams go apart by their lengths where the slots that they attend to together are more than so
-# many, and more than so many times those that they see.
-SLOTS, WASTE = 16_384, 2.0
+# Streams of different lengths attend in so many groups at most; one more of them costs as much as
+# to attend to so many slots.
+GROUPS, GROUP_COST = 4, 2048
+NO_BLOCK = int(Kind.EMPTY)
 Rows = slice | Tensor
 
 
@@ -69,33 +71,39 @@ def look(
     which = [n if selected is not None else place[table] for n, table in enumerate(tables)]
     shifts = dict(zip(which, written, strict=True))
     shift = torch.tensor([shifts[number] for number in range(len(distinct))])[:, None]
-    seen = _seen(cache.rule, asking.coords.shift(shift).with_selected(selected), distinct)
-    some = seen.any(1)  # (U, K)
-    slices = [table.spans.slice(mask[: len(table.spans)]) or (table.high, table.high)
-              for table, mask in zip(distinct, some, strict=True)]
-    whole = all(
-        hi - lo == int(table.spans.sizes[mask[: len(table.spans)]].sum())
-        and (not scratch or hi == table.high)
-        for (lo, hi), table, mask in zip(slices, distinct, some, strict=True)
-    )
-    if whole and bool((seen == some[:, None]).all()):
-        highs = [table.high for table in tables]
-        return _slices(cache, streams, [slices[n] for n in which], highs, scratch)
-    return KVView([_collect(cache, streams, asking, distinct, seen, which)])
+    # What is padded is a block of no kind, which nobody sees.
+    rows = pad_sequence([t.rows for t in distinct], batch_first=True, padding_value=NO_BLOCK)
+    starts, sizes, frames, kinds = rows.unbind(2)  # (U, K)
+    asked = asking.coords.shift(shift).with_selected(selected)
+    seen = cache.rule.mask(asked, block_coords(frames, kinds))  # (U, n, K)
+    slices = _visible_slices(starts, sizes, seen, [table.high for table in distinct], scratch)
+    if slices is None:
+        return KVView([_collect(cache, streams, asking, distinct, seen, which)])
+    highs = [table.high for table in tables]
+    return _slices(cache, streams, [slices[n] for n in which], highs, scratch)
 
 
-def _seen(rule: Rule, queries: Coords, tables: Sequence[SpanTable]) -> Tensor:
-    """Which blocks the query spans see, (U, n, K); no block is there beyond a table's own."""
-    spans = [table.spans for table in tables]
-    if len(spans) == 1:
-        known = spans[0].coords._map(lambda field: field[None])
-    else:
-        frames = pad_sequence([s.coords.frame for s in spans], batch_first=True)
-        kinds = pad_sequence([s.coords.kind for s in spans], batch_first=True,
-                             padding_value=int(Kind.EMPTY))
-        nowhere = torch.zeros_like(frames)
-        known = Coords(frames, nowhere, nowhere, kinds, frames, nowhere - 1)
-    return rule.mask(queries, known)
+def _visible_slices(
+    starts: Tensor, sizes: Tensor, seen: Tensor, highs: Sequence[int], scratch: bool
+) -> list[tuple[int, int]] | None:
+    """The slice of slots that all queries of each table see, where it is one for each (U); of
+    blocks (U, K), which of them are seen (U, n, K)."""
+    some = seen.any(1)
+    if not bool((seen == some[:, None]).all()):
+        return None
+    if not some.shape[1]:
+        return [(high, high) for high in highs]
+    order = torch.arange(some.shape[1])
+    first = order.masked_fill(~some, some.shape[1]).amin(1).clamp(max=some.shape[1] - 1)
+    last = order.masked_fill(~some, 0).amax(1)
+    low = starts.gather(1, first[:, None])[:, 0]
+    high = (starts + sizes).gather(1, last[:, None])[:, 0]
+    empty, end = ~some.any(1), torch.tensor(highs)
+    low, high = torch.where(empty, end, low), torch.where(empty, end, high)
+    whole = high - low == (sizes * some).sum(1)
+    if scratch:
+        whole &= high == end
+    return list(zip(low.tolist(), high.tolist(), strict=True)) if bool(whole.all()) else None
 
 
 def _slices(
@@ -117,24 +125,29 @@ def _slices(
             each = torch.tensor([slices[row] for row in group])
             mask = ((slots >= each[:, :1]) & (slots < each[:, 1:]))[:, None]
         names = [streams[row] for row in group]
-        rows = slice(None) if len(groups) == 1 else torch.tensor(group, device=cache.device)
+        rows = slice(None) if len(groups) == 1 else side_by_side(group)
+        rows = rows if isinstance(rows, slice) else rows.to(cache.device)
         parts.append(_part(cache, rows, names, low, high, mask))
-    if len(parts) == 1:
+    order = [row for group in groups for row in group]
+    if order == sorted(order):
         return KVView(parts)
-    order = torch.tensor([row for group in groups for row in group]).argsort()
-    return KVView(parts, order.to(cache.device))
+    return KVView(parts, torch.tensor(order).argsort().to(cache.device))
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows that attend together: all of them, or those whose lengths are within a factor of 2."""
-    rows = range(len(lengths))
-    together = len(lengths) * max(lengths)
-    if together <= max(SLOTS, WASTE * sum(lengths)):
-        return [list(rows)]
-    groups: dict[int, list[int]] = {}
-    for row in rows:
-        groups.setdefault(lengths[row].bit_length(), []).append(row)
-    return list(groups.values())
+    """Rows that attend together: groups of equally many, of similar lengths, as few as pay."""
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
+
+    def split(count: int) -> list[list[int]]:
+        size = -(-len(rows) // count)
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * lengths[group[-1]] + GROUP_COST for group in groups)
+
+    best = min((split(count) for count in range(1, GROUPS + 1)), key=cost)
+    # In their order, rows that lie side by side need no copy.
+    return sorted(sorted(group) for group in best)
 
 
 def _part(
@@ -237,16 +250,18 @@ class CachedAttention:
         if q is None:
             return [None]
         seen = [_attend(self.cache, part, layer, q, k, v) for part in self.view.parts]
-        if self.view.order is None:
+        if len(seen) == 1:
             return seen
-        return [torch.cat(seen).index_select(0, self.view.order)]
+        joined = torch.cat(seen)
+        order = self.view.order
+        return [joined if order is None else joined.index_select(0, order)]
 
 
 def _attend(
     cache: KVCache, part: Part, layer: int, q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
-    if isinstance(part.rows, Tensor):
-        q, k, v = (x.index_select(0, part.rows) for x in (q, k, v))
+    if isinstance(part.rows, Tensor) or part.rows != slice(None):
+        q, k, v = q[part.rows], k[part.rows], v[part.rows]
     low, high, streams = part.start + cache.pivot, part.stop + cache.pivot, part.streams
     # The buffers are looked up when the pass runs: other streams may have made them grow.
     keys, values = cache.keys[layer], cache.values[layer]

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from loci.rules.retention import Retention
 from loci.rules.rule import Coords, Kind
@@ -81,7 +82,8 @@ class SpanTable:
 
     def advance(self, frames: int = 1) -> None:
         """So many more frames are written."""
-        self.__dict__.pop("spans", None)
+        for kept in ("rows", "spans"):
+            self.__dict__.pop(kept, None)
         for _ in range(frames):
             arrived = self.arrive()
             if arrived is not self:
@@ -144,12 +146,20 @@ class SpanTable:
             pool.append(block)
 
     @cached_property
-    def spans(self) -> TokenSpans:
-        """All blocks in the order of their slots."""
+    def rows(self) -> Tensor:
+        """First slot, tokens, frame and kind of all blocks in the order of their slots, (K, 4)."""
         blocks = [*reversed(self.left), *self.right]
         rows = [(self.start[b], self.sizes[b.kind], b.frame, int(b.kind)) for b in blocks]
-        starts, sizes, frames, kinds = torch.tensor(rows, dtype=torch.long).view(-1, 4).unbind(1)
-        nowhere = torch.zeros_like(frames)
-        return TokenSpans(
-            starts, sizes, Coords(frames, nowhere, nowhere, kinds, frames, nowhere - 1)
-        )
+        return torch.tensor(rows, dtype=torch.long).view(-1, 4)
+
+    @cached_property
+    def spans(self) -> TokenSpans:
+        """All blocks in the order of their slots."""
+        starts, sizes, frames, kinds = self.rows.unbind(1)
+        return TokenSpans(starts, sizes, coords(frames, kinds))
+
+
+def coords(frames: Tensor, kinds: Tensor) -> Coords:
+    """What a rule is asked about blocks."""
+    nowhere = torch.zeros_like(frames)
+    return Coords(frames, nowhere, nowhere, kinds, frames, nowhere - 1)
