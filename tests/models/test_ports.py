@@ -13,7 +13,7 @@ from loci.memory.ports import Ports
 from loci.models.codecs.base import ImageCodecConfig
 from loci.models.wan import Wan, WanConfig
 from loci.models.world import WorldConfig, WorldModel
-from loci.training.world import initialise
+from loci.training.initialise import initialise_world
 from recollecting import Recollecting
 from tiny_world import data, tiny_world
 
@@ -31,7 +31,7 @@ def born(memory: Memory, seed: int = 0) -> WorldModel:
     model = WorldModel(WorldConfig(memory=memory, dit=dit, codec=codec, flow=Flow(),
                                    camera=Camera(height=32, width=32), chunk=2, steps=2))
     torch.manual_seed(seed)
-    initialise(model)
+    initialise_world(model)
     with torch.no_grad():
         model.dit.head.head.weight.normal_()
     return model
