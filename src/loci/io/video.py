@@ -45,6 +45,11 @@ PARSERS = {
     "vp9": "vp9_metadata",
 }
 
+# FFmpeg's own decoders patch up a damaged frame with the slices that are there; with several
+# threads it is left to chance which those are. Encoders write one slice a frame, so that threads
+# gain nothing here.
+ONE_THREAD = ("h264", "hevc", "mpeg4")
+
 
 def encoder(quality: str) -> tuple[str, str, dict[str, str]]:
     """The encoder, pixel format and options for a quality. Raises LociError if none is there."""
@@ -275,6 +280,9 @@ def _open(source: Path | bytes) -> Any:
     if not file.streams.video:
         file.close()
         raise LociError(f"{source} holds no video; copy the dataset again")
+    context = file.streams.video[0].codec_context
+    if context.name in ONE_THREAD:
+        context.thread_count = 1
     return file
 
 
