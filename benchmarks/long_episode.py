@@ -27,13 +27,14 @@ from torch import Tensor
 from loci.io.bundled import resolve_checkpoint
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
+from loci.io.timing import milliseconds
 from loci.memory import SlidingWindow
 from loci.models.world_action import WorldActionModel
-from loci.report.plots import color
+from loci.report.families import COLORS
 from loci.report.svg import STYLE, svg
 from loci.streaming.policy import Policy
-from loci.study.bench.bench import machine, spread
-from loci.study.bench.cost import milliseconds
+from loci.study.estimates import spread
+from loci.study.provenance import machine
 from loci.study.tabletop.closed_loop import Loop, play
 from loci.training.numerics import matmul_precision, pick_device
 from loci.worlds.tabletop.env import Tabletop
@@ -155,7 +156,7 @@ def plot(parts: list[dict[str, Any]]) -> str:
         titles = {"observe": "observe a frame, ms", "act": "act: 10 steps, ms"}
         for axis, (act, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
             for row in ROWS:
-                fill = color(row, ROWS)
+                fill = COLORS[{"hybrid": "gists"}.get(row, "recent frames")]
                 costs = [part[act][row] for part in parts]
                 axis.plot(middles, [c["median"] for c in costs], lw=1.5, color=fill, label=row)
                 axis.fill_between(middles, [c["lo"] for c in costs], [c["hi"] for c in costs],
@@ -163,7 +164,7 @@ def plot(parts: list[dict[str, Any]]) -> str:
                 axis.plot(middles, [c["p99"] for c in costs], ":", lw=1.1, color=fill)
             axis.set(title=title, xlabel="chunks played (16 control steps each)", ylim=(0, None))
         axis.legend()
-        return svg(figure)
+        return svg(figure, "A long episode")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 import torch
 import tyro
 
+from loci.data.cases import Case, make_cases
 from loci.errors import LociError
 from loci.geometry import Camera, relative_to
 from loci.io.checkpoint import commit
@@ -26,11 +27,9 @@ from loci.memory import Context
 from loci.memory.retrieval import RETRIEVALS
 from loci.study.estimates import DRAWS, LEVEL, Tally, bootstrap, paired_bootstrap
 from loci.study.estimates import SEED as BOOTSTRAP_SEED
-from loci.study.rooms.branches import RECALL_COURSES
-from loci.study.rooms.cases import Case, Course, make_cases
-from loci.study.rooms.coverage import best_frames, covered, visibility
-from loci.study.rooms.metrics import DEPTH_TOLERANCE
 from loci.training.numerics import device_name
+from loci.worlds.render.visibility import DEPTH_TOLERANCE, best_frames, covered, visibility
+from loci.worlds.rooms.courses import RECALL_COURSES, Course
 from loci.worlds.rooms.paths import CHUNK, make_path, wander
 from loci.worlds.rooms.room import sample_room
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from loci.io.checkpoint import commit
 from loci.memory import row
 from loci.models.world import WorldModel
+from loci.recipes.policy_sizes import policy_config
 from loci.recipes.registry import recipes
-from loci.study.bench.policy_sizes import policy_config
 from loci.training.microbatches import Microbatches
 from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
 from loci.training.task import Losses

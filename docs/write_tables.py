@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loci.report import published
-from loci.study.results import FLOOR, cell
-from loci.study.tabletop.policy_results import percent
+from loci.report.texts import TEXTS
+from loci.study.estimates import percent
+from loci.study.rooms.results import FLOOR, cell
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/study.md", "docs/performance.md", "docs/memory/context.md")
@@ -147,7 +147,7 @@ def policies() -> str:
         for task in tasks:
             rates = [found(task, hold) for hold in holds]
             cells += [NOTHING if rate is None else percent(rate) for rate in rates]
-            cells.append(str(published.ROWS[task].get(row, NOTHING)))
+            cells.append(str(TEXTS["published"]["rows"][task].get(row, NOTHING)))
         return cells
 
     def hands(name: str) -> list[str]:

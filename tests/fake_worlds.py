@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loci.geometry import Camera
 from loci.memory import FullHistory
+from loci.study.entry import Entry
 
 
-class PixelCodec:
+class PixelCodec(nn.Module):
     """The identity, in [-1, 1] and channels first."""
 
     def encode(self, video: Tensor) -> Tensor:
@@ -43,6 +44,13 @@ class FakeWorld:
 
     def parameters(self):
         return iter([torch.zeros(1)])
+
+
+def fake_entry(name: str, answer, checkpoint: str = "0" * 64) -> Entry:
+    """A row of a study that answers like this; the digest says which weights it has."""
+    world = FakeWorld(answer)
+    note = {"config": name.ljust(12, "-")[:12], "checkpoint": checkpoint, "parameters": 1}
+    return Entry(name, world.config, note, load=lambda: world)
 
 
 class FakeSession:

@@ -10,8 +10,8 @@ from typing import Any
 
 from loci.io.files import atomic_write
 from loci.recipes.registry import recipes
-from loci.study.tabletop.closed_loop import Loop
-from loci.study.tabletop.policy_row import PolicyRow
+from loci.study.entry import Entry
+from loci.study.tabletop.suite import TabletopSuite
 from loci.worlds.tabletop.tasks import make_task
 
 KINDS = ("wrong mat", "not pressed", "taken too early")
@@ -30,7 +30,10 @@ def finish(
         "recipe": run.hash(), "config": run.model.hash(),
         "checkpoint": "0" * 64, "weights": f"{row}{task}",
         "parameters": parameters,
-        "training": {"steps": 1000, "minutes": 20.5, "loss": 0.02, "protocol": {}},
+        "training": {
+            "steps": 1000, "minutes": 20.5, "loss": 0.02, "protocol": {},
+            "cameras": list(run.data.camera_names),
+        },
         "cost": {
             str(frames): {"tokens": held, "bytes": 1024 * held, "milliseconds": 30.0 + held / 100}
             for frames in (25, 400) for held in [_tokens(row, frames)]
@@ -47,10 +50,11 @@ def finish(
     atomic_write(
         folder / "train.jsonl", "".join(json.dumps(x) + "\n" for x in [{"event": "start"}, *losses])
     )
-    entry = PolicyRow(task, row, run, note, None)
+    suite = TabletopSuite("wam", cases=cases)
+    suite.entries = {task: {row: Entry(f"{task}-{row}", run.model, note)}}
     for hold, count in hits.items():
         config = make_task(task, hold)
-        key = entry.key(config, Loop(cameras=run.data.camera_names))
+        key = dict(suite.episodes(task, row, hold).key)
         lines = [_line(config.stages, n, n < count) for n in range(cases)]
         atomic_write(
             out / "episodes" / f"{task}-{row}-hold{hold}" / "episodes.jsonl",

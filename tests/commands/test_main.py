@@ -19,7 +19,9 @@ from rich.console import Console
 import loci
 from loci.commands import doctor
 from loci.commands import main as cli
+from loci.commands import study as studying
 from loci.errors import LociError
+from loci.study.studies import StudyOptions
 
 TINY = Path(__file__).parents[1] / "tiny_run.py"
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,15 +153,11 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def run_study(*arguments: Any) -> dict[str, Any]:
+    def study(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
         return RESULTS
 
-    fake(monkeypatch, "loci.study.study", run_study=run_study, STUDIES=("rooms",), CASES=64)
-    fake(
-        monkeypatch, "loci.study.tabletop.policy_study", run_policies=run_study, NAME="wam",
-        CASES=100,
-    )
+    monkeypatch.setattr(studying, "study", study)
     assert ending("study", "rooms", "--out", str(tmp_path)) == 0
     text = capsys.readouterr().out
     assert re.search(r"none.*17\.2.*hybrid.*24\.5", text, re.DOTALL)
@@ -170,27 +168,35 @@ def test_a_study_gets_its_options_and_prints_a_table_or_json(
     ) == 0
     assert json.loads(capsys.readouterr().out) == RESULTS
     assert calls == [
-        ("rooms", tmp_path, None, 64, 0, False),
-        ("rooms", tmp_path, ("none", "hybrid"), 5, 2, True),
+        ("rooms", tmp_path, StudyOptions()),
+        ("rooms", tmp_path, StudyOptions(
+            rows=("none", "hybrid"), cases=5, seed=2, from_scratch=True
+        )),
     ]
     assert ending("study", "rooms", "--out", str(tmp_path), "--rows", ",") == 2
-    assert ending("study", "rooms", "--out", str(tmp_path), "--cases", "0") == 2
     assert ending(
-        "study", "wam", "--out", str(tmp_path), "--tasks", "press-button", "--finished", "--json"
+        "study", "wam", "--out", str(tmp_path), "--tasks", "press-button", "--finished",
+        "--replace", "--json",
     ) == 0
-    assert calls[2:] == [(tmp_path, None, ("press-button",), 100, 0, True)]
-    capsys.readouterr()
+    asked = StudyOptions(tasks=("press-button",), finished=True, replace=True)
+    assert calls[2:] == [("wam", tmp_path, asked)]
+
+
+def test_a_study_that_cannot_be_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for options, line in (
-        (["wam", "--from-scratch"], "--from-scratch is not for wam, which trains"),
-        (["rooms", "--tasks", "a"], "--tasks is not for rooms; leave it out"),
-        (["rooms", "--finished"], "--finished is not for rooms; name its finished --rows"),
-        (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: rooms, wam)"),
+        (["wam", "--finished", "--cases", "4"], "nothing of that is finished in "),
+        (["ground", "--tasks", "a"], "--tasks is not for ground; leave it out"),
+        (["ground", "--finished"], "--finished is not for ground; name its finished --rows"),
+        (["ground", "--cases", "0"], "0 cases show nothing; ask for 1 or more"),
+        (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: families, ground, "),
     ):
-        assert ending("study", *options, "--out", str(tmp_path)) == 2
+        assert ending("study", *options, "--out", str(tmp_path / "out")) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"loci: error: {line}")
         assert error.count("\n") == 1
-    assert len(calls) == 3
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,7 +246,7 @@ def test_a_rollout_gets_its_options(
     base = ["rollout", "m.safetensors", "--first-frame", "a.png", "--path", "loop180"]
     assert ending(*base, "--out", "x.mp4", "--seed", "4") == 0
     assert capsys.readouterr().out == "x.mp4\n"
-    assert calls == [("m.safetensors", Path("a.png"), "loop180", Path("x.mp4"), 4, None)]
+    assert calls == [("m.safetensors", Path("a.png"), "loop180", Path("x.mp4"), 4, None, False)]
 
 
 def test_rooms_are_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from loci.commands import main as cli
-from loci.commands.rollout import rollout
+from loci.commands.rollout import read_first_frame, rollout
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.memory import ROWS
@@ -81,6 +81,22 @@ def test_a_rollout_without_a_picture_begins_in_a_room(folder: Path, tmp_path: Pa
     assert (tmp_path / "d.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
 
 
+def test_a_picture_of_another_size_is_resized_when_that_is_asked_for(folder: Path, tmp_path: Path):
+    """Its middle is taken, with the shape that the model wants; nothing is stretched."""
+    middle = np.random.default_rng(1).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    wide = np.zeros((2 * SIDE, 4 * SIDE, 3), np.uint8)
+    wide[:, SIDE : 3 * SIDE] = middle.repeat(2, axis=0).repeat(2, axis=1)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    got = read_first_frame(tmp_path / "wide.png", Camera(height=SIDE, width=SIDE), resize=True)
+    assert got.shape == (SIDE, SIDE, 3)
+    inner = (slice(2, -2), slice(2, -2))  # the rest borders on black
+    assert np.abs(got[inner].astype(int) - middle[inner]).mean() < 20
+    cli.main(["rollout", str(folder / "model.safetensors"), "--first-frame",
+              str(tmp_path / "wide.png"), "--resize", "--path", NAME, "--steps", "1", "--out",
+              str(tmp_path / "x.mp4")])
+    assert (tmp_path / "x.mp4").exists()
+
+
 def test_paths_from_files_and_grey_images(folder: Path, tmp_path: Path):
     out = tmp_path / "sheet.png"
     frames = rollout(
@@ -94,7 +110,7 @@ def test_paths_from_files_and_grey_images(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"first_frame": "tall.png"}, "is 32x64, the model wants 32x32; resize it"),
+        ({"first_frame": "tall.png"}, "is 32x64, the model wants 32x32; give --resize, or"),
         ({"first_frame": "text.png"}, "not a picture that can be read"),
         ({"first_frame": "half.png"}, "not a picture that can be read"),
         ({"first_frame": "absent.png"}, "no picture .*absent.png; check the path"),

@@ -16,6 +16,7 @@ from PIL import Image
 from loci.commands import main as cli
 from loci.data.sources import LeRobotData, RoomsData, TabletopData
 from loci.errors import LociError
+from loci.io.captions import BAND
 from loci.memory import ROWS
 from loci.recipes import registry
 from loci.recipes.rooms import rooms
@@ -140,7 +141,8 @@ def test_rooms_end_with_a_picture(
     assert "rendering 2 training episodes first: about" in told.err
     assert "are kept in" in told.err
     with Image.open(out / "sample.png") as sheet:
-        assert sheet.size == (9 * (2 * 64 + 2) + 2, 2 * (2 * 64 + 2) + 2)
+        # Two rows of nine, each picture with its number below it.
+        assert sheet.size == (9 * (2 * 64 + 2) + 2, 2 * (2 * 64 + BAND + 2) + 2)
     lines = told.out.splitlines()
     assert lines[1].startswith(f"{out / 'sample.png'}: a room it has never seen, left45-return")
     assert lines[2].startswith(f"next: loci train rooms-hybrid --out {out}-whole")

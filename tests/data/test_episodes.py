@@ -13,6 +13,7 @@ from loci.data.episodes import EpisodeCache, render_episode
 from loci.data.rooms import render_training_set
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.io.captions import BAND
 from loci.io.pictures import contact_sheet, write_frames, write_video
 
 SMALL = Camera(height=16, width=16)
@@ -169,8 +170,10 @@ def test_render_room_writes_video_and_sheet(tmp_path):
 def test_sheets_hold_every_frame():
     frames = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
     sheet = np.asarray(contact_sheet(frames, columns=2, magnify=1, gap=1))
-    assert sheet.shape == (3 * 5 + 1, 2 * 7 + 1, 3)
-    np.testing.assert_array_equal(sheet[11:15, 1:7], frames[4])
+    # Each has its number below it; both sides are even.
+    down = 4 + BAND + 1
+    assert sheet.shape == (3 * down + 1, 2 * 7 + 2, 3)
+    np.testing.assert_array_equal(sheet[2 * down + 1 : 2 * down + 5, 1:7], frames[4])
     with pytest.raises(LociError, match="columns"):
         contact_sheet(frames, columns=0)
     with pytest.raises(LociError, match="uint8"):

@@ -32,11 +32,11 @@ from loci.recipes.tabletop import tabletop
 # answers are learnt from, the choice of a dtype, which depends on the CPU, what a study of worlds
 # begins with when a score is missing, and its report, where that takes longer than it tells.
 RECIPE = "loci.recipes.registry.tabletop"
-TABLETOP = "loci.study.tabletop.policy_row.Tabletop"
-ANSWERS = "loci.study.tabletop.policy_study.ANSWERS"
-BENCH_DTYPE = "loci.study.bench.policy_bench.pick_dtype"
-MAKERS = ("loci.study.runner.prepare", "loci.study.runner.Probe")
-REPORT = "loci.report.page.write_report"
+TABLETOP = "loci.study.tabletop.episodes.Tabletop"
+ANSWERS = "loci.study.tabletop.suite.ANSWERS"
+BENCH_DTYPE = "loci.study.bench.policies.pick_dtype"
+MAKERS = ("loci.study.rooms.suite.prepare", "loci.study.rooms.suite.Probe")
+REPORT = "loci.commands.study.write_report"
 
 
 def command(*arguments: object, columns: int = 160) -> str:

@@ -102,7 +102,7 @@ def printed_lines(text: str) -> list[str]:
 
 def table_rows(page: str) -> list[str]:
     """The rows of a report's tables that stand for a memory, a floor or a ceiling, sorted."""
-    rows = re.findall(r'<tr class="(?:row|floor|ceiling)">.*?</tr>', page, re.DOTALL)
+    rows = re.findall(r'<tr class="(?:row|floor|ceiling)"[^>]*>.*?</tr>', page, re.DOTALL)
     texts = (re.sub(r"<[^>]*>", " ", re.sub(r"</t[hd]>", " | ", row)) for row in rows)
     lines = [" ".join(text.split()).removesuffix(" |") for text in texts]
     return sorted(lines, key=lambda line: (NUMBER.sub("", line), line))

@@ -81,6 +81,8 @@ def test_a_tiny_study_of_policies_gives_the_same(tiny: None, tmp_path: Path) -> 
     volatile = (*MACHINE, "protocol/threads", "protocol/versions", "protocol/wall", *history)
     page = (out / "report.html").read_text(encoding="utf-8")
     told = [[env.task.hold, env.seed, env.steps, *map(float, env.total)] for env in Stub.told]
+    # The pins take row by row, a study plays hold by hold: four episodes of each row.
+    told = [told[4 * some + n] for some in (0, 2, 1, 3) for n in range(4)]
     with pins("tiny_policies") as check:
         for section, figures in masked(results, volatile).items():
             check(f"wam, {section}", figures)
@@ -99,8 +101,11 @@ def test_a_policy_that_ships_does_the_same(task: str, tmp_path: Path) -> None:
     volatile = (*MACHINE, "protocol/checkpoint_sha256", "protocol/config")
     lines = (tmp_path / task / "episodes.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     with pins("tiny_policies") as check:
-        check(f"{task}, results", masked(results, volatile))
+        # Since then the protocol says more of the machine.
+        check(f"{task}, results", masked(results, volatile), more=True)
         check(f"{task}, episodes", [json.loads(line) for line in lines])
+        # The word was another one then.
+        printed = printed.replace("cue held", "fact held")
         check(f"{task}, printed", printed_lines(printed), texts=True)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from golden import entry_points as loci
 from golden.pins import masked, pins, printed_lines, table_rows
+from loci.io.output_folder import HIDDEN
 
 ROWS = {"ground": "none,hybrid", "families": "none,hybrid,delta"}
 # What depends on the machine, on the history of the code and on how a file is written.
@@ -42,6 +43,9 @@ def test_tiny_studies_give_the_same(tmp_path: Path) -> None:
         patch.setattr(loci.REPORT, lambda *_: None)
         ground, printed = run("ground", tmp_path / "ground")
     shutil.copytree(tmp_path / "ground", tmp_path / "families")
+    # Finished parts stay; the results of another study would not be replaced unasked.
+    (tmp_path / "families" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "families" / HIDDEN)
     families, printed_later = run("families", tmp_path / "families")
     page = (tmp_path / "families" / "report.html").read_text(encoding="utf-8")
     with pins("tiny_studies") as check:

@@ -17,9 +17,9 @@ from loci.geometry import Camera
 from loci.memory import Context, Memory
 from loci.memory.overlap import frustum_points
 from loci.memory.retrieval import RETRIEVALS
-from loci.study.rooms.coverage import best_frames, covered, visibility
 from loci.worlds.render.geom import Geom
 from loci.worlds.render.renderer import Scene
+from loci.worlds.render.visibility import best_frames, covered, visibility
 from loci.worlds.rooms.paths import make_path, wander
 from loci.worlds.rooms.room import camera_pose, sample_room
 from tiny_world import data, tiny_world, walk

@@ -26,8 +26,11 @@ from loci.memory import ROWS, Hybrid, Memory, registry, row
 from loci.memory.registry import VARIABLE
 from loci.models.world import WorldModel
 from loci.recipes import registry as recipes
-from loci.study import study as studies
-from loci.study.runner import Contender
+from loci.study import studies
+from loci.study.entry import given
+from loci.study.rooms.suite import Rooms
+from loci.study.run import run as play
+from loci.study.store import Store
 from loci.training.world import WorldRun
 from tiny_world import tiny_world
 
@@ -108,14 +111,14 @@ def test_the_examples_row_is_trained_and_studied_like_any_other(
     notes = load_checkpoint(out / "model.safetensors", "world-model").metadata["training"]
     assert notes["protocol"]["files"] == files
 
-    monkeypatch.setattr(
-        studies, "evaluate", partial(studies.evaluate, branches=("replay", "recall"))
-    )
-    cli.main(["study", "families", "--rows", "strided", "--cases", "1", "--out", str(out)])
+    families = replace(studies.STUDIES["families"], suite=partial(Rooms, branches=("replay",)))
+    monkeypatch.setitem(studies.STUDIES, "families", families)
+    studied = tmp_path / "studied"
+    cli.main(["study", "families", "--rows", "strided", "--cases", "1", "--out", str(studied)])
     assert "strided" in capsys.readouterr().out
-    assert "strided" in (out / "report.html").read_text()
-    studied = json.loads((out / "results.json").read_text())["protocol"]["rows"]
-    assert studied["strided"]["files"] == files
+    assert "strided" in (studied / "report.html").read_text()
+    rows = json.loads((studied / "results.json").read_text())["protocol"]["rows"]
+    assert rows["strided"]["files"] == files
 
     told = tmp_path / "probe.json"
     checkpoint = str(out / "model.safetensors")
@@ -280,8 +283,7 @@ def test_a_study_notices_that_a_rows_file_changed(
     named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(studies, "evaluate", partial(studies.evaluate, branches=("replay",)))
-    families = replace(studies.STUDIES["families"], probes=False)
+    families = replace(studies.STUDIES["families"], suite=partial(Rooms, branches=("replay",)))
     monkeypatch.setitem(studies.STUDIES, "families", families)
     out = tmp_path / "study"
     weights = out / "training" / "mine" / "model.safetensors"
@@ -303,12 +305,11 @@ def test_a_study_notices_that_a_rows_file_changed(
         assert error.count("\n") == 1
         assert re.search(rf"with mine.py \({before}\), now it is mine.py \({now}\); bring", error)
     assert part.read_bytes() == scores
-    # Whatever evaluates these weights now makes its scores anew, ...
-    model = WorldModel.load(weights)
-    same = hashlib.sha256(weights.read_bytes()).hexdigest()
-    rows = [Contender("mine", model, model.config.hash(), same, 1)]
-    studies.evaluate("families", rows, out, 1, 0)
-    assert part.read_bytes() != scores
+    # Whatever evaluates these weights now makes its scores anew, beside those that there are, ...
+    rows = [given("mine", weights, "world-model")]
+    play(Rooms("families", 1, 0, rows, ("replay",)), Store(out))
+    assert part.read_bytes() == scores
+    assert len(list(part.parent.glob("replay.mine*"))) == 2
     # ... and where the weights are gone, the row is trained anew.
     for file in weights.parent.glob("*.safetensors"):
         file.unlink()

@@ -3,23 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
-from loci.io.checkpoint import commit, load_checkpoint
+from loci.io.json_files import read_json, read_lines
+from loci.io.output_folder import Kind, OutputFolder
 from loci.io.progress import Progress
-from loci.models.world_action import KIND, WorldActionModel
-from loci.study.tabletop.closed_loop import Loop, first_episode, run_closed_loop
-from loci.training.numerics import device_name, matmul_precision, pick_device, reproducible
-from loci.worlds.tabletop.env import ACTION, Tabletop
-from loci.worlds.tabletop.tasks import make_task
-from loci.worlds.tabletop.view import CAMERAS
+from loci.models.world_action import KIND
+from loci.study.entry import given
+from loci.study.estimates import percent
+from loci.study.run import resumable, run, write
+from loci.study.store import LOG, Record, Store
+from loci.study.suite import Scores, Suite
+from loci.study.tables import Grid, Line
+from loci.study.tabletop.closed_loop import Loop
+from loci.study.tabletop.episodes import Episodes, cameras_of, fits
+from loci.study.tabletop.results import summarise
+from loci.study.tabletop.suite import NOISE
+from loci.worlds.tabletop.demonstration import first_episode
+from loci.worlds.tabletop.tasks import TASKS, make_task
+
+# What of a protocol makes a run the same.
+IDENTITY = (
+    "checkpoint_sha256", "config", "memory", "task", "first_seed", "loop", "noise", "interval"
+)
+
+
+class ClosedLoop(Suite):
+    """The episodes of one policy at one task."""
+
+    conditions = ("closed loop",)
+
+    def __init__(self, episodes: Episodes):
+        self.episodes = episodes
+        self.name = f"{episodes.entry.name} at {episodes.task.type_name}"
+
+    @property
+    def work(self) -> int:
+        return self.episodes.cases
+
+    def play(self, condition: str, store: Store, progress: Progress) -> dict[str, list[Record]]:
+        return {self.episodes.entry.name: self.episodes.played(store, progress)}
+
+    def results(self, scores: Scores, store: Store) -> dict[str, Any]:
+        (lines,) = scores[self.conditions[0]].values()
+        return {"protocol": dict(self.episodes.key), **summarise(lines)}
 
 
 def closed_loop(
@@ -36,72 +69,92 @@ def closed_loop(
     """Play `episodes` episodes of a task with a checkpoint, in the folder `out`.
 
     seed: of the noise; the episodes' own seeds count up from seed * 1000. hold: how many times as
-    long the fact must be held. steps, temperature: of an act (None: the model's). Returns what
-    `run_closed_loop` does. Raises LociError for a bad checkpoint, an unknown task, a model that
-    does not fit the table, seeds that demonstrations may have, steps or a temperature that no model
-    can have, and a folder that holds another run.
+    long the cue must be held. steps, temperature: of an act (None: the model's). films: how many
+    episodes are filmed. Returns what `summarise` does, with the protocol. Raises LociError, with
+    nothing written, for a bad checkpoint, an unknown task, a model that does not fit the table,
+    seeds that demonstrations may have, settings that no model can have, and a folder that holds
+    another run or more episodes.
     """
-    first = first_episode(seed, episodes)
-    path, device = resolve_checkpoint(checkpoint), pick_device()
-    name = path.parent.name if path.stem == "model" else path.stem
-    model = WorldActionModel.load(path).to(device)
-    expert = model.config.expert
-    if (expert.actions, expert.proprio) != (ACTION, ACTION):
-        raise LociError(
-            f"{path.name} acts with {expert.actions} numbers and feels {expert.proprio}; the "
-            f"tabletop has {ACTION} of both"
-        )
+    first, path = first_episode(seed, episodes), resolve_checkpoint(checkpoint)
+    if films < 0:
+        raise LociError(f"{films} films; give --films 0 or more")
     chosen = make_task(task, hold)
-    # Earlier checkpoints say nothing of their cameras: they were the tabletop's, in this order.
-    cameras = load_checkpoint(path, KIND).metadata["training"].get("cameras", CAMERAS)
-    given = {"steps": steps, "temperature": temperature}
+    entry = given(path.parent.name if path.stem == "model" else path.stem, path, KIND)
+    fits(entry)
+    settings = {"steps": steps, "temperature": temperature}
     acts = dataclasses.replace(
-        model.config, **{name: value for name, value in given.items() if value is not None}
+        entry.config, **{name: value for name, value in settings.items() if value is not None}
     )
     loop = Loop(
-        cameras=tuple(cameras), seed=seed, first=first, steps=acts.steps,
+        cameras=cameras_of(entry), seed=seed, first=first, steps=acts.steps,
         temperature=acts.temperature, film=films,
     )
-    with matmul_precision("exact", device) as precision, reproducible(device):
-        protocol = {
-            "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "config": model.config.hash(), "memory": model.config.world.memory.to_dict(),
-            "task": chosen.to_dict(), "first_seed": first,
-            "loop": dataclasses.asdict(loop) | {"cameras": list(loop.cameras)},
-            "noise": "sha256 of (seed, 'act', episode, chunk); the same for every row",
-            "interval": "95 % Wilson", "dtype": "float32", "matmul": precision,
-            "device": device_name(device), "commit": commit(),
-        }
-        with Progress(f"{name} at {task}", episodes) as progress:
-
-            def report(done: int, _: int, hits: int) -> None:
-                progress.advance(done - progress.done, f"{hits} of {done} succeeded")
-
-            return run_closed_loop(
-                model, lambda: Tabletop(chosen), loop, episodes, out, protocol, report
-            )
-
-
-def table(found: dict[str, Any]) -> Table:
-    """The results of a policy, for a console."""
-    task = found["protocol"]["task"]
-    shown = Table(
-        title=f"{task['type']}, fact held {task['hold']} times, {found['episodes']} episodes",
-        title_justify="left", box=SIMPLE_HEAD,
+    key = {
+        "checkpoint_sha256": entry.note["checkpoint"], "config": entry.note["config"],
+        "memory": entry.config.world.memory.to_dict(), "task": chosen.to_dict(),
+        "first_seed": first,
+        "loop": {**dataclasses.asdict(loop), "cameras": list(loop.cameras)},
+        "noise": NOISE, "interval": "95 % Wilson",
+    }
+    run_key, store = _identity(key), Store(out)
+    folder = OutputFolder.open(
+        out, Kind.EVALUATION, run_key,
+        lambda path: next((_identity(line) for line in read_lines(path / LOG)), None),
     )
-    for heading in ("", "of all, % [95 %]", "of those that came so far, %"):
-        shown.add_column(heading, no_wrap=True)
-    for name, rates in found["stages"].items():
-        shown.add_row(name, rate(rates["all"]), rate(rates["given"]))
-    shown.add_row("success", rate(found["success"]), "", style="bold")
-    for kind, count in found["failures"].items():
-        shown.add_row(f"failed: {kind or 'at the limit'}", f"{count}", "", style="dim")
-    return shown
+    asked = Episodes(
+        entry, chosen, loop, episodes, "", run_key, lambda first: _identity(first) == run_key
+    )
+    played = len(asked.log(store).lines)
+    if played > episodes:
+        raise LociError(
+            f"{out} holds {played} episodes of this run, and {episodes} are asked for; give "
+            f"--episodes {played} or more, or another folder"
+        )
+    trained_for = _trained_for(path)
+    if trained_for not in (None, task):
+        warnings.warn(
+            f"{entry.name} was trained for {trained_for}, not for {task}: it will hardly succeed",
+            stacklevel=2,
+        )
+    with folder.begin(), resumable(store.out):
+        results = run(ClosedLoop(asked), store)
+        results["protocol"] |= key
+        return write(results, store.out)
 
 
-def rate(found: dict[str, Any]) -> str:
-    """A rate in percent, with its interval and its numbers."""
-    if not found["of"]:
-        return "none"
-    share, low, high = (100 * found[key] for key in ("rate", "lo", "hi"))
-    return f"{share:.0f} [{low:.0f}, {high:.0f}] ({found['hits']}/{found['of']})"
+def _identity(first: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run the same, of a protocol or of the first line of a log: how many are filmed
+    or played together does not matter, nor do the commit and the machine that earlier logs name."""
+    loop = {k: v for k, v in first.get("loop", {}).items() if k not in ("film", "together")}
+    return json.loads(json.dumps({name: first.get(name) for name in IDENTITY} | {"loop": loop}))
+
+
+def _trained_for(path: Path) -> str | None:
+    """The task that a policy was trained for: as its folder says, or the name that it ships under.
+    """
+    settings = path.with_name("config.json")
+    if settings.exists():
+        return read_json(settings, "restore it").get("data", {}).get("task")
+    return next((task for task in TASKS if path.stem.startswith(f"{task}-")), None)
+
+
+def table(results: Mapping[str, Any]) -> Grid:
+    """One policy at one task."""
+
+    def counted(found: Mapping[str, Any]) -> str:
+        return f"{percent(found)} ({found['hits']}/{found['of']})" if found["of"] else "none"
+
+    task = results["protocol"]["task"]
+    lines = [
+        Line(name, [counted(rates["all"]), counted(rates["given"])])
+        for name, rates in results["stages"].items()
+    ]
+    lines.append(Line("success", [counted(results["success"]), ""], "head"))
+    lines += [
+        Line(f"failed: {kind or 'at the limit'}", [str(count), ""], "floor")
+        for kind, count in results["failures"].items()
+    ]
+    return Grid(
+        f"{task['type']}, cue held {task['hold']} times, {results['episodes']} episodes",
+        ["", "of all, % [95 %]", "of those that came so far, %"], lines, narrow=True,
+    )

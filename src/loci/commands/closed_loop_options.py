@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +38,7 @@ def closed_loop(
         out: Folder of the results: episodes.jsonl, results.json and videos.
         episodes: How many to play; 100 by the field's custom.
         seed: Of the policy's noise and, counting up, of the episodes.
-        hold: How many times as long as in training the fact must be held.
+        hold: How many times as long as in training the cue must be held.
         steps: Denoising steps of an act.
         temperature: Scale of the noise that an act begins from, 0 to 1.
         films: How many episodes to film.
@@ -47,11 +46,7 @@ def closed_loop(
     """
     from loci.commands.closed_loop import closed_loop as run
     from loci.commands.closed_loop import table
+    from loci.commands.show import show
 
     found = run(checkpoint, task, out, episodes, seed, hold, steps, films, temperature)
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(table(found))
+    show(found, [table(found)], as_json)

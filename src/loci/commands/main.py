@@ -28,9 +28,6 @@ from loci.io.user_code import failing_line, one_line
 
 USAGE, INTERRUPTED, BROKEN_PIPE, BUG = 2, 130, 141, 1
 
-# Columns of a terminal in which a table fits with its intervals.
-WIDE = 150
-
 app = CommandGroup()
 app.command(train)
 
@@ -47,9 +44,13 @@ def study(
     seed: Annotated[int, named("S")] = 0,
     from_scratch: bool = False,
     finished: bool = False,
+    replace: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Compare memory rows on the same cases with the same noise: results.json and report.html.
+
+    Before it begins it says what is trained and played, and about how long that takes. Stopped or
+    killed, the same command goes on.
 
     Args:
         name: ground, families or returns, of world models in rooms; wam, of policies at tasks.
@@ -58,28 +59,23 @@ def study(
         tasks: wam: only these tasks, separated by commas.
         cases: Number of held-out rooms, or of episodes.
         seed: Picks other held-out rooms or episodes.
-        from_scratch: Rooms: train the rows first, instead of loading the checkpoints that ship.
+        from_scratch: Train the rows first, instead of loading the checkpoints that ship.
         finished: wam: only what is finished in DIR, some rows at some tasks; nothing is trained.
+        replace: Results in DIR may be replaced by others, or by fewer.
         as_json: Print the results as JSON instead of tables.
     """
-    from loci.study.studies import Asked, find_study
+    from loci.commands.show import show
+    from loci.commands.study import study as compare
+    from loci.commands.study import table
+    from loci.study.studies import StudyOptions
 
-    if cases is not None and cases < 1:
-        raise LociError("a study needs a case; give --cases 1 or more")
-    asked = Asked(
+    results = compare(name, out, StudyOptions(
         rows=listed(rows), tasks=listed(tasks, "task"), cases=cases, seed=seed,
-        from_scratch=from_scratch, finished=finished,
-    )
-    chosen = find_study(name)
-    results = chosen.run(out, asked)
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    from rich.console import Console
-
-    console = Console()
-    console.print(chosen.table(results, console.width >= WIDE))
-    print(out / "report.html")
+        from_scratch=from_scratch, finished=finished, replace=replace,
+    ))
+    show(results, [table(results)], as_json)
+    if not as_json:
+        print(out / "report.html")
 
 
 @app.command
@@ -103,14 +99,10 @@ def probe(
     """
     from loci.commands.probe import probe as ask
     from loci.commands.probe import table
+    from loci.commands.show import show
 
-    results = ask(checkpoint, cases, seed, out)
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(table(results))
+    found = ask(checkpoint, cases, seed, out)
+    show(found, [table(found)], as_json)
 
 
 @app.command
@@ -134,42 +126,25 @@ def bench(
             a policy window.
         frames: Measure after so many written frames.
         repeats: How often each thing is timed; rows take turns.
-        memory: Gigabytes for what all rows of a policy remember; beyond it the largest are left
-            out.
+        memory: Gigabytes for what all rows remember; beyond it the largest are left out.
         out: A file for the results, JSON.
         plot: A file for a plot of them, milliseconds and bytes against frames.
         as_json: Print the results as JSON instead of a table.
     """
-    from loci.study.bench import bench, policy_bench
+    from loci.commands import bench as benches
+    from loci.commands.show import show
 
-    if memory is not None and policy is None:
-        raise LociError("--memory limits what policies hold; give --policy small or paper with it")
     if plot is not None and plot.suffix != ".svg":
         raise LociError(f"the plot is an SVG; name {plot.with_suffix('.svg')}")
-    lengths = None if frames is None else bench.parse_frames(frames)
-    if policy is None:
-        results = bench.run_bench(listed(rows), lengths or bench.FRAMES, repeats, out)
-    else:
-        results = policy_bench.run_policy_bench(
-            policy, listed(rows), lengths or policy_bench.FRAMES, repeats, out,
-            None if memory is None else 1e9 * memory,
-        )
+    lengths = None if frames is None else benches.parse_frames(frames)
+    results = benches.bench(policy, listed(rows), lengths, repeats, memory, out)
     if plot is not None:
+        from loci.commands.bench_plot import cost
         from loci.io.files import atomic_write
-        from loci.report.cost_plots import cost
         from loci.report.svg import standalone
 
         atomic_write(plot, standalone(cost(results)))
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    from rich.console import Console
-
-    console = Console()
-    wide = console.width >= WIDE
-    tables = policy_bench.tables(results, wide) if policy else [bench.table(results, wide)]
-    for table in tables:
-        console.print(table)
+    show(results, benches.tables(results), as_json)
 
 
 @app.command
@@ -182,6 +157,7 @@ def rollout(
     first_frame: Annotated[Path | None, maybe("IMG", "a view of room S")] = None,
     seed: Annotated[int, named("S")] = 0,
     steps: Annotated[int | None, maybe("N", "the model's")] = None,
+    resize: bool = False,
 ) -> None:
     """Generate a video: from a first frame, along a camera path.
 
@@ -192,10 +168,11 @@ def rollout(
         first_frame: A picture of the model's size.
         seed: Seed of the noise, and number of the held-out room.
         steps: Denoising steps a chunk.
+        resize: Take the middle of a picture of another size.
     """
     from loci.commands.rollout import rollout as generate
 
-    generate(checkpoint, first_frame, path, out, seed, steps)
+    generate(checkpoint, first_frame, path, out, seed, steps, resize)
     print(out)
 
 

@@ -27,3 +27,4 @@ def listed(text: str | None, what: str = "row") -> tuple[str, ...] | None:
     if not names:
         raise LociError(f"'{text}' names no {what}; give --{what}s a,b")
     return names
+

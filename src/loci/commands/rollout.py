@@ -9,24 +9,25 @@ import torch
 
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.io.pictures import check_frames_file, read_picture, write_frames
+from loci.io.pictures import check_frames_file, read_picture, resized, write_frames
 from loci.io.progress import tracked
 from loci.models.world import WorldModel
-from loci.seeds import seed_for
+from loci.seeds import normal
 from loci.worlds.rooms.paths import PATHS, load_path, make_path
 from loci.worlds.rooms.room import sample_room
 
 
 def rollout(
     checkpoint: str | Path, first_frame: str | Path | None, path: str, out: str | Path,
-    seed: int = 0, steps: int | None = None,
+    seed: int = 0, steps: int | None = None, resize: bool = False,
 ) -> np.ndarray:
     """Generate along `path` from a first frame and write the video `out`.
 
-    first_frame: a picture of the model's size; None: what the camera sees at first in the held-out
-    room number `seed`. path: a name of `PATHS`, or a file of poses. Returns the frames, uint8 (T,
-    H, W, 3), the first one as the codec shows it. Raises LociError for a bad checkpoint, a picture
-    of another size or none, a broken path; no video is written then.
+    first_frame: a picture of the model's size, or, with `resize`, of any; None: what the camera
+    sees at first in the held-out room number `seed`. path: a name of `PATHS`, or a file of poses.
+    Returns the frames, uint8 (T, H, W, 3), the first one as the codec shows it. Raises LociError
+    for a bad checkpoint, a picture of another size or none, a broken path; no video is written
+    then.
     """
     check_frames_file(out)
     model = WorldModel.load(checkpoint)
@@ -35,7 +36,7 @@ def rollout(
         room = sample_room(seed, "heldout")
         image = room.render(room.start[None], camera).rgb[0]
     else:
-        image = read_first_frame(first_frame, camera)
+        image = read_first_frame(first_frame, camera, resize)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
     chunk = model.config.chunk
     session = model.session(1, capacity=len(poses[0]))
@@ -44,8 +45,7 @@ def rollout(
         session.write(latents[0], poses[:, :1])
         starts = range(1, poses.shape[1], chunk)
         for number, start in enumerate(tracked(starts, "generating", len(starts))):
-            generator = torch.Generator().manual_seed(seed_for(seed, "rollout", number))
-            noise = torch.randn(1, chunk, *model.latent_shape, generator=generator)
+            noise = normal((1, chunk, *model.latent_shape), seed, "rollout", number)
             where = poses[:, start : start + chunk]
             latents.append(session.generate(where, noise, steps))
             session.write(latents[-1], where)
@@ -54,14 +54,16 @@ def rollout(
     return frames
 
 
-def read_first_frame(file: str | Path, camera: Camera) -> np.ndarray:
-    """A picture (H, W, 3) uint8 of exactly the camera's size."""
+def read_first_frame(file: str | Path, camera: Camera, resize: bool = False) -> np.ndarray:
+    """A picture (H, W, 3) uint8 of the camera's size: it has that size, or its middle gets it."""
     picture = read_picture(file)
+    if resize:
+        return resized(picture, camera.height, camera.width)
     height, width = picture.shape[:2]
     if (height, width) != (camera.height, camera.width):
         raise LociError(
-            f"{file} is {width}x{height}, the model wants {camera.width}x{camera.height}; resize "
-            "it, or leave it out and begin in a room"
+            f"{file} is {width}x{height}, the model wants {camera.width}x{camera.height}; give "
+            "--resize, or leave it out and begin in a room"
         )
     return picture
 

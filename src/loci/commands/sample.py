@@ -61,10 +61,11 @@ def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
 @torch.no_grad()
 def _episode(data: TabletopData, model: WorldActionModel, out: Path) -> tuple[Path, str]:
     """An episode that no demonstration shows, played by the policy."""
-    from loci.study.tabletop.closed_loop import FILM_FPS, Loop, play
+    from loci.study.tabletop.closed_loop import Loop, play
+    from loci.worlds.film import FILM_FPS
     from loci.worlds.tabletop.env import Tabletop
 
-    loop = Loop(cameras=data.cameras, film=1)
+    loop = Loop(cameras=data.camera_names, film=1)
     (line,) = play(model, lambda: Tabletop(data.task), loop, [0])
     write_video(out, line["film"], fps=FILM_FPS)
     done = [name for name, reached in line["stages"].items() if reached]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from loci.errors import LociError, check_type, did_you_mean
+from loci.io.captions import SOFT, captioned, tiled
 from loci.io.extras import extra
 from loci.io.files import atomic_write, check_writable
 
@@ -62,6 +63,11 @@ def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of a picture (H, W, 3) uint8, as much of it as has this shape, at this size."""
+    return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height)))
+
+
 def write_video(
     path: str | Path, frames: np.ndarray, fps: float = 8, magnify: int = MAGNIFY
 ) -> None:
@@ -73,49 +79,55 @@ def write_video(
     frames = _checked(frames)
     if str(Path(path).suffix).lower() not in VIDEO_SUFFIXES:
         raise LociError(f"{path} is no video name; end it in .mp4")
+    atomic_write(path, encode_mp4(frames, fps, magnify))
+
+
+def encode_mp4(frames: np.ndarray, fps: float = 8, magnify: int = 1, crf: int = 16) -> bytes:
+    """Frames uint8 RGB (T, H, W, 3) as an MP4 that browsers play (H.264, or MPEG-4 where it is
+    missing). crf: the lower, the better. An odd side loses its last pixel."""
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-
-    def encode(temporary: Path) -> None:
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as file:
-            stream = file.add_stream(codec, rate=round(fps))
-            # Even sides, which 4:2:0 chroma needs.
-            stream.height = frames.shape[1] * magnify // 2 * 2
-            stream.width = frames.shape[2] * magnify // 2 * 2
-            stream.pix_fmt = "yuv420p"
-            if codec == "libx264":
-                stream.options = {"crf": "16", "preset": "medium", "threads": "1"}
-            else:
-                stream.bit_rate = 4_000_000
-            for frame in frames:
-                large = frame.repeat(magnify, axis=0).repeat(magnify, axis=1)
-                image = np.ascontiguousarray(large[: stream.height, : stream.width])
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            file.mux(stream.encode())
-
-    atomic_write(path, encode)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        stream = file.add_stream(codec, rate=round(fps))
+        # Even sides, which 4:2:0 chroma needs.
+        stream.height = frames.shape[1] * magnify // 2 * 2
+        stream.width = frames.shape[2] * magnify // 2 * 2
+        stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            # One thread and nothing that depends on the processor, so that the same frames give
+            # the same bytes everywhere: with AVX-512, x264 does not even repeat itself.
+            stream.codec_context.thread_count = 1
+            stream.options = {
+                "crf": str(crf), "preset": "medium", "x264-params": "cpu-independent=1",
+            }
+        else:
+            stream.bit_rate = 4_000_000
+        for frame in frames:
+            large = frame.repeat(magnify, axis=0).repeat(magnify, axis=1)
+            image = np.ascontiguousarray(large[: stream.height, : stream.width])
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def contact_sheet(
     frames: np.ndarray, columns: int | None = None, magnify: int = 2, gap: int = 2
 ) -> Image.Image:
-    """All `frames` (T, H, W, 3) uint8 on one image, row by row, white between them.
+    """All `frames` (T, H, W, 3) uint8 on one image, row by row, each with its number below it.
 
     `columns` defaults to 8, or T where there are fewer. Raises LociError for other arrays and for
     less than one column.
     """
     frames = _checked(frames)
-    count, height, width = frames.shape[:3]
+    count = len(frames)
     columns = min(8, count) if columns is None else columns
     if columns < 1:
         raise LociError(f"a sheet of {columns} columns is empty; give 1 or more")
-    rows = -(-count // columns)
-    high, wide = height * magnify + gap, width * magnify + gap
-    sheet = np.full((rows * high + gap, columns * wide + gap, 3), 255, np.uint8)
-    for index, frame in enumerate(frames):
-        y, x = gap + index // columns * high, gap + index % columns * wide
-        large = frame.repeat(magnify, axis=0).repeat(magnify, axis=1)
-        sheet[y : y + height * magnify, x : x + width * magnify] = large
-    return Image.fromarray(sheet)
+    numbered = [
+        captioned(frame, [(str(number), "", SOFT, SOFT)], magnify)
+        for number, frame in enumerate(frames)
+    ]
+    return Image.fromarray(tiled(numbered, columns, gap))
 
 
 def write_frames(path: str | Path, frames: np.ndarray, fps: float = 8) -> None:

@@ -1,208 +1,172 @@
-"""The plots of the rooms' studies."""
+"""The plots of the reports: rows coloured by family, names where there is room for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
-from loci.report.svg import INK, STYLE, bar, chance, dot, label, name_places, svg, width
-from loci.study.rooms.rollouts import MEMORIES
+from loci.report.families import COLORS, present
+from loci.report.svg import INK, STYLE, Score, bar, chance, dot, ends, label, legend, svg
 
-Rows = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+Families = Mapping[str, str]
+"""row -> family, in the order of a plot."""
 
-PALETTE = {
-    "none": "#8b95a1",
-    "context-1": "#7fb3e6",
-    "context-5": "#4a8fd4",
-    "context-20": "#2f6fc0",
-    "hybrid": "#e0803a",
-}
-SPARE = (
-    "#3aa17e", "#b565a7", "#c9a227", "#d1495b", "#6b7fd7", "#5b8c5a", "#8c6d46", "#4fb0c6",
-    "#e377a8", "#9aa83a", "#a05195", "#f0895e",
-)
-IDENTITY_CHANCE = 1 / 8
-# Of small plots, beside each other.
-COLUMNS = 7
+# Lines of the log over which a learning curve is averaged.
+SMOOTH = 5
 
 
-def color(row: str, rows: Sequence[str]) -> str:
-    """A row's colour: the same in every plot."""
-    unknown = [r for r in rows if r not in PALETTE]
-    return PALETTE[row] if row in PALETTE else SPARE[unknown.index(row) % len(SPARE)]
+@dataclass(frozen=True)
+class Panel:
+    """One of the plots of a figure: series -> row -> score, later series paler (bars) or hollow
+    (dots); in a scatter, `x` says where a row stands, maybe with a line to a second place."""
+
+    title: str
+    series: Sequence[Mapping[str, Score]]
+    chance: float | None = None
+    x: Mapping[str, Sequence[float]] | None = None
 
 
-def identity(rows: Rows, names: Sequence[str]) -> str:
-    """Identity of the first frame's objects and of later ones, held-out and open-domain rooms."""
-    branches = [
-        (b, t) for b, t in (("recall", "held-out rooms"), ("open-recall", "open-domain rooms"))
-        if any(b in rows[n] for n in names)
-    ]
+def figure_of(
+    panels: int, wide: float, high: float, share: bool = True, stacked: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels beside each other, or stacked."""
+    down, across = (panels, 1) if stacked else (1, panels)
+    figure = Figure(figsize=(wide * across, high * down), layout="constrained")
+    return figure, list(figure.subplots(down, across, sharey=share, squeeze=False).ravel())
+
+
+def per_row(
+    title: str, panels: Sequence[Panel], rows: Families, ylabel: str, scale: float = 1,
+    dots: bool = False, lines: Mapping[str, float] | None = None,
+) -> str:
+    """A place for each row, with bars or dots. lines: heights that are marked, by name."""
+    names = list(rows)
     with mpl.rc_context(STYLE):
-        figure = Figure(
-            figsize=(0.9 * width(names) * len(branches), 3.1), layout="constrained"
-        )
-        axes = figure.subplots(1, len(branches), sharey=True, squeeze=False)[0]
-        for axis, (branch, title) in zip(axes, branches, strict=True):
-            for offset, group, alpha in ((-0.2, "first", 0.45), (0.2, "later", 1.0)):
+        wide = max(4.2, 1.2 + 0.3 * len(names))
+        figure, axes = figure_of(len(panels), wide, 3.3, stacked=wide > 6)
+        for axis, panel in zip(axes, panels, strict=True):
+            count = len(panel.series)
+            for number, scores in enumerate(panel.series):
+                offset = (0.28 if dots else 0.8 / count) * (number - (count - 1) / 2)
                 for place, name in enumerate(names):
-                    score = rows[name].get(branch, {}).get(f"identity_{group}")
-                    if score:
-                        bar(axis, place + offset, score, color(name, names), alpha, 100)
-            chance(axis, 100 * IDENTITY_CHANCE)
-            name_places(axis, names)
-            axis.set(title=title, ylim=(0, 104))
-        axes[0].set_ylabel("identity, % right")
-        return svg(figure)
+                    if (score := scores.get(name)) is None:
+                        continue
+                    fill = COLORS[rows[name]]
+                    if dots:
+                        dot(axis, place + offset, score, fill, number == 0, scale, name)
+                    else:
+                        alpha = 1 - number * 0.75 / count
+                        bar(axis, place + offset, score, fill, alpha, scale, 0.75 / count)
+            if panel.chance is not None:
+                chance(axis, scale * panel.chance)
+            for name, height in (lines or {}).items():
+                axis.axhline(height, color=INK, lw=0.8, ls="--", alpha=0.6)
+                axis.text(len(names) - 0.45, height, name, ha="right", va="bottom", size=8.5)
+            axis.set_xticks(range(len(names)), names, rotation=0 if len(names) <= 5 else 90)
+            axis.set_xlim(-0.6, len(names) - 0.4)
+            axis.tick_params(axis="x", length=0)
+            axis.set_title(panel.title)
+        if scale == 100:
+            axes[0].set_ylim(0, 104)
+        axes[0].set_ylabel(ylabel)
+        legend(figure, present(rows))
+        return svg(figure, title)
 
 
-def pixels(rows: Rows, names: Sequence[str], ceilings: Sequence[str], floors: Sequence[str]) -> str:
-    """PSNR on pixels seen before (full) and newly revealed (hollow), with floor and ceiling."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
-        axis = figure.subplots()
-        for place, name in enumerate(names):
-            scores = rows[name].get("recall", {})
-            for offset, metric, full in ((-0.12, "psnr_seen", 1), (0.12, "psnr_revealed", 0)):
-                if metric in scores:
-                    dot(axis, place + offset, scores[metric], color(name, names), bool(full))
-        for name, style in [(c, "--") for c in ceilings[:1]] + [(f, ":") for f in floors[:1]]:
-            score = rows.get(name, {}).get("recall", {}).get("psnr_seen")
-            if score and score["mean"] < 59:
-                axis.axhline(score["mean"], color=INK, lw=0.8, ls=style, alpha=0.6)
-                axis.text(len(names) - 0.45, score["mean"], name, ha="right", va="bottom", size=8.5)
-        name_places(axis, names)
-        axis.set_ylabel("PSNR, dB")
-        return svg(figure)
-
-
-def _height(names: Sequence[str]) -> float:
-    """Of a plot with a label for each row."""
-    return 3.6 + 0.07 * max(0, len(names) - 8)
-
-
-def memory_size(
-    rows: Rows, names: Sequence[str], cost: Mapping[str, Mapping[str, float]]
+def scatter(
+    title: str, panels: Sequence[Panel], rows: Families, xlabel: str, ylabel: str,
+    log: bool = True, lines: Mapping[str, float] | None = None,
 ) -> str:
-    """Identity of objects seen later against the bytes a row holds after 40 frames."""
+    """Dots of shares in per cent. lines: places across that are marked, by name."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, _height(names)), layout="constrained")
-        axis = figure.subplots()
-        dots = []
-        for name in names:
-            score = rows[name].get("recall", {}).get("identity_later")
-            if score is not None and name in cost:
-                dot(axis, cost[name]["bytes"], score, color(name, names), True, 100)
-                dots.append((name, float(cost[name]["bytes"]), 100 * score["mean"]))
-        chance(axis, 100 * IDENTITY_CHANCE)
-        axis.set(
-            xscale="log", ylim=(0, 106), ylabel="identity of later objects, %",
-            xlabel="bytes held at 40 frames",
-        )
-        held = [place for _, place, _ in dots]
-        axis.set_xlim(min(held) / 1.5, max(held) * 4)
-        axis.minorticks_off()
-        label(axis, dots)
-        return svg(figure)
-
-
-def written_and_read(
-    probe: Mapping[str, Mapping[str, Mapping[str, float]]], names: Sequence[str],
-    cost: Mapping[str, Mapping[str, float]],
-) -> str:
-    """What a linear probe finds in the state against what generation brings back; the area of a
-    dot grows with the bytes held."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, _height(names) + 0.6), layout="constrained")
-        axis = figure.subplots()
-        dots = []
-        for name in names:
-            written, read = (probe[name].get(m) for m in ("which_later", "identity_later"))
-            if written and read:
-                x, y = 100 * written["mean"], 100 * read["mean"]
-                area = 25 * np.log10(max(cost[name]["bytes"], 10)) ** 1.5
-                axis.plot([100 * written["lo"], 100 * written["hi"]], [y, y], lw=0.8, color=INK)
-                axis.plot([x, x], [100 * read["lo"], 100 * read["hi"]], lw=0.8, color=INK)
-                axis.scatter([x], [y], s=area, color=color(name, names), alpha=0.8, zorder=3)
-                dots.append((name, x, y))
-        for name in probe:
-            if name not in names and "which_later" in probe[name]:
-                x = 100 * probe[name]["which_later"]["mean"]
+        wide = 6.4 if len(panels) == 1 else 3.8
+        figure, axes = figure_of(len(panels), wide, 3.8)
+        for axis, panel in zip(axes, panels, strict=True):
+            assert panel.x is not None
+            dots = []
+            for name, score in panel.series[0].items():
+                begin, *end = panel.x[name]
+                height = ends(score, 100)[0]
+                fill = COLORS[rows[name]]
+                if end:
+                    axis.plot([begin, *end], [height] * 2, color=fill, lw=1, alpha=0.5)
+                dot(axis, begin, score, fill, True, 100, f"{name}: {height:.0f} %")
+                dots.append((name, begin, height))
+            if panel.chance is not None:
+                chance(axis, 100 * panel.chance)
+            for name, x in (lines or {}).items():
                 axis.axvline(x, color=INK, lw=0.8, ls=":", alpha=0.7)
                 axis.text(x, 106, name, ha="center", va="bottom", size=8.5)
-        axis.set(
-            xlim=(0, 104), ylim=(0, 104), xlabel="written: a probe names the object, %",
-            ylabel="read: generation shows it, %",
-        )
-        label(axis, dots)
-        return svg(figure)
+            axis.set(xlabel=xlabel, ylim=(-2, 106), title=panel.title)
+            if log:
+                held = [place for places in panel.x.values() for place in places]
+                axis.set(xscale="log", xlim=(min(held) / 1.6, max(held) * 2.5))
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
+                axis.xaxis.set_major_formatter(EngFormatter("B", sep=" "))
+                axis.minorticks_off()
+                axis.tick_params(axis="x", labelsize=8.5)
+            else:
+                axis.set_xlim(-2, 106)
+            figure.draw_without_rendering()
+            label(axis, dots)
+        axes[0].set_ylabel(ylabel)
+        legend(figure, present(rows))
+        return svg(figure, title)
 
 
-def kept(retention: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
-         names: Sequence[str], axis_name: str, unit: str) -> str:
-    """Identity of returning objects in bins of absence or of distance, a small plot a row."""
-    curves = {n: retention[n][axis_name] for n in names if n in retention}
-    ends = sorted({point["to"] for curve in curves.values() for point in curve})
-    texts = [f"{begin:g}–{end:g}" for begin, end in pairwise(ends)]
-    texts = [f"≤ {ends[0]:g}" if ends[0] else "0", *texts] if ends else []
-    across = min(max(len(curves), 1), COLUMNS)
-    down = max(1, -(-len(curves) // across))
+def retention(
+    title: str, curves: Mapping[str, Sequence[Score]], rows: Families, unit: str, floor: float
+) -> str:
+    """Shares in bins, a small plot a row."""
+    places = sorted({point["to"] for curve in curves.values() for point in curve})
+    texts = [f"{begin:g}–{end:g}" for begin, end in pairwise(places)]
+    texts = [f"≤ {places[0]:g}" if places[0] else "0", *texts] if places else []
+    names = [name for name in rows if name in curves]
+    across = min(max(len(names), 1), 7)
+    down = max(1, -(-len(names) // across))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 1.35 * across, 0.6 + 1.25 * down), layout="constrained")
         axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axis, (name, curve) in zip(axes[: len(curves)], curves.items(), strict=True):
-            for point in curve:
-                dot(axis, ends.index(point["to"]), point, color(name, names), True, 100)
-            axis.plot(
-                [ends.index(point["to"]) for point in curve],
-                [100 * point["mean"] for point in curve], lw=1.2, color=color(name, names),
-            )
-            axis.axhline(100 * IDENTITY_CHANCE, color=INK, lw=0.8, ls=":", alpha=0.7)
+        for axis, name in zip(axes[: len(names)], names, strict=True):
+            fill, x = COLORS[rows[name]], [places.index(p["to"]) for p in curves[name]]
+            for place, point in zip(x, curves[name], strict=True):
+                dot(axis, place, point, fill, True, 100, f"{name}, to {point['to']:g}")
+            axis.plot(x, [100 * p["mean"] for p in curves[name]], lw=1.2, color=fill)
+            axis.axhline(100 * floor, color=INK, lw=0.8, ls=":", alpha=0.7)
             axis.set_title(name, size=8.5)
-            axis.set_xticks(range(len(ends)), texts, rotation=90, size=7.5)
-            axis.set(ylim=(-8, 112), yticks=(0, 50, 100), xlim=(-0.5, len(ends) - 0.5))
-        for axis in axes[len(curves) :]:
+            axis.set_xticks(range(len(places)), texts, rotation=90, size=7.5)
+            axis.set(ylim=(-8, 112), yticks=(0, 50, 100), xlim=(-0.5, len(places) - 0.5))
+        for axis in axes[len(names) :]:
             axis.set_visible(False)
         # The plot above an empty place is the last of its column.
-        for axis in axes[max(0, len(curves) - across) : len(curves)]:
+        for axis in axes[max(0, len(names) - across) : len(names)]:
             axis.tick_params(labelbottom=True)
         figure.supxlabel(unit, size=9)
         figure.supylabel("identity, %", size=9)
-        return svg(figure)
+        return svg(figure, title)
 
 
-def causal(rows: Rows, names: Sequence[str]) -> str:
-    """Identity of later objects with each memory: true, empty, shuffled, wrong-room."""
+def learning(
+    title: str, curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], rows: Families
+) -> str:
+    """task -> row -> (step, loss) of each line of the log, averaged over a few of them."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
-        axis = figure.subplots()
-        for number, memory in enumerate(MEMORIES):
-            offset, alpha = 0.21 * (number - 1.5), 1 - 0.25 * number
-            for place, name in enumerate(names):
-                score = rows[name].get("causal", {}).get(f"identity_later_{memory}")
-                if score:
-                    bar(axis, place + offset, score, color(name, names), alpha, 100, 0.19)
-        chance(axis, 100 * IDENTITY_CHANCE)
-        name_places(axis, names)
-        axis.set(ylabel="identity of later objects, %", ylim=(0, 104))
-        return svg(figure)
-
-
-def loop(rows: Rows, names: Sequence[str]) -> str:
-    """Mirrored pairs: how alike they are, and how much more alike than frames of other poses."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width(names), 3.1), layout="constrained")
-        axis = figure.subplots()
-        for place, name in enumerate(names):
-            scores = rows[name].get("loop", {})
-            for offset, metric, full in ((-0.12, "pair_psnr", 1), (0.12, "pair_margin", 0)):
-                if metric in scores:
-                    dot(axis, place + offset, scores[metric], color(name, names), bool(full))
-        name_places(axis, names)
-        axis.set_ylabel("dB")
-        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        return svg(figure)
+        figure, axes = figure_of(len(curves), 3.8, 3.4, share=False)
+        for axis, (task, by_row) in zip(axes, curves.items(), strict=True):
+            for row, points in by_row.items():
+                steps, losses = np.array(points, float).T
+                width = min(SMOOTH, len(steps))
+                mean = np.convolve(losses, np.full(width, 1 / width), "valid")
+                (line,) = axis.plot(steps[width - 1 :], mean, lw=1.3, color=COLORS[rows[row]])
+                line.set_gid(f"title:{row}")
+            axis.set(yscale="log", xlabel="steps", title=task)
+        axes[0].set_ylabel("loss")
+        legend(figure, present(rows))
+        return svg(figure, title)

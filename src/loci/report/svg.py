@@ -1,6 +1,7 @@
-"""What every plot is made of: dots and bars with intervals, labels, and the way to inline SVG.
+"""What every plot is made of: dots and bars with intervals, and the way to inline SVG.
 
-Text is in the page's own font and colour, so that both themes can be read.
+Text is in the page's own font and colour, so that both themes can be read. A plot says what it is
+(role and title), and so does each of its dots.
 """
 
 from __future__ import annotations
@@ -8,37 +9,38 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from loci.report.families import COLORS
+from loci.study.estimates import middle
 
 # Stands for the colour of the page's text, and is replaced in the finished SVG.
 INK = "#123456"
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "loci",
-    "font.size": 10.0,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "loci", "font.size": 10.0, "axes.edgecolor": INK,
+    "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False,
 }
+Score = Mapping[str, float]
+
+
+def ends(score: Score, scale: float = 1) -> tuple[float, float, float]:
+    """Middle, low and high end of an estimate in JSON."""
+    return scale * (middle(score) or 0.0), scale * score["lo"], scale * score["hi"]
 
 
 def bar(
-    axis: Axes, x: float, score: Mapping[str, float], fill: str, alpha: float, scale: float = 1,
+    axis: Axes, x: float, score: Score, fill: str, alpha: float, scale: float = 1,
     width: float = 0.38,
 ) -> None:
     """A bar at `x` with its interval."""
-    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
+    mean, lo, hi = ends(score, scale)
     axis.bar(x, mean, width, color=fill, alpha=alpha, edgecolor=fill)
     # Without a body, a bar at zero would not be seen.
     axis.plot([x - width / 2, x + width / 2], [mean, mean], color=fill, lw=1.5)
@@ -46,13 +48,15 @@ def bar(
 
 
 def dot(
-    axis: Axes, x: float, score: Mapping[str, float], fill: str, full: bool, scale: float = 1,
-    label: str | None = None,
+    axis: Axes, x: float, score: Score, fill: str, full: bool = True, scale: float = 1,
+    title: str | None = None,
 ) -> None:
-    """A dot at `x`, full or hollow, with its interval."""
-    mean, lo, hi = (scale * score[k] for k in ("mean", "lo", "hi"))
-    axis.plot([x, x], [lo, hi], color=fill, lw=1.6, solid_capstyle="butt")
-    axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.6, label=label)
+    """A dot at `x`, full or hollow, with its interval; the browser shows its title."""
+    mean, lo, hi = ends(score, scale)
+    axis.plot([x, x], [lo, hi], color=fill, lw=1.4, alpha=0.7, solid_capstyle="butt")
+    (drawn,) = axis.plot(x, mean, "o", ms=7, mfc=fill if full else "none", mec=fill, mew=1.4)
+    if title is not None:
+        drawn.set_gid(f"title:{title}")
 
 
 def chance(axis: Axes, height: float) -> None:
@@ -65,54 +69,33 @@ def chance(axis: Axes, height: float) -> None:
 
 
 def label(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
-    """The names beside their dots, those of dots that lie on each other together; a label that
-    would stand on another one, or below the plot, moves up or down and is tied to its dot by a
-    line."""
-    groups: dict[tuple[int, int], list[tuple[str, float, float]]] = {}
-    for name, x, y in dots:
-        left, low = axis.transData.transform((x, y)) * 72 / axis.figure.dpi
-        groups.setdefault((round(left / 6), round(low / 4)), []).append((name, left, low))
-    ground = axis.transAxes.transform((0, 0))[1] * 72 / axis.figure.dpi
-    # Left, right, middle and height of each label so far, in points.
-    taken: list[tuple[float, float, float, float]] = []
-    for members in sorted(groups.values(), key=lambda group: group[0][1]):
-        names = [name for name, _, _ in members]
-        _, left, low = members[0]
-        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
-        right, tall = left + 10 + 4.4 * max(map(len, lines)), 9.5 * len(lines)
-        shifts = sorted(range(-120, 121, 5), key=abs)
-        clear = (
-            shift for shift in shifts
-            if low + shift - tall / 2 >= ground
-            and not any(
-                left + 8 < end and begin < right and abs(low + shift - middle) < (tall + high) / 2
-                for begin, end, middle, high in taken
+    """The names beside those of the dots (name, x, y) that have room for one: a label stands on no
+    dot and on no other label. The others are named by their titles."""
+    scale = 72 / axis.figure.dpi
+    places = {name: axis.transData.transform((x, y)) * scale for name, x, y in dots}
+    begin, end = (axis.transAxes.transform((x, 0))[0] * scale for x in (0, 1))
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
+    for name, (x, y) in sorted(places.items(), key=lambda item: -item[1][1]):
+        wide = 5.2 * len(name)
+        for left, low in ((x + 7, y - 4), (x - 7 - wide, y - 4), (x - wide / 2, y + 6)):
+            box = (left, low, left + wide, low + 9)
+            free = not any(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
             )
-        )
-        shift = next(clear, 0)
-        taken.append((left + 8, right, low + shift, tall))
-        arrow = {"arrowstyle": "-", "lw": 0.4, "color": INK, "alpha": 0.6} if shift else None
-        place = axis.transData.inverted().transform(np.array([left, low]) * axis.figure.dpi / 72)
-        axis.annotate(
-            "\n".join(lines), place, (9, shift), textcoords="offset points", size=8, va="center",
-            arrowprops=arrow,
-        )
+            if free and begin < box[0] and box[2] < end + 30:
+                taken.append(box)
+                place = axis.transData.inverted().transform(np.array([left, low]) / scale)
+                axis.text(*place, name, size=8.5)
+                break
 
 
-def width(names: Sequence[str]) -> float:
-    """Of a plot with a place for each row."""
-    return max(5.2, 1.2 + 0.34 * len(names))
+def legend(figure: Figure, families: Sequence[str]) -> None:
+    """The families and their colours, below a plot."""
+    marks = [Line2D([], [], marker="o", ls="", color=COLORS[name]) for name in families]
+    figure.legend(marks, families, loc="outside lower center", ncols=min(len(families), 4))
 
 
-def name_places(axis: Axes, names: Sequence[str]) -> None:
-    """The rows below their places, 0, 1, 2, ..."""
-    few = len(names) <= 5
-    axis.set_xticks(np.arange(len(names)), names, rotation=0 if few else 90)
-    axis.set_xlim(-0.6, len(names) - 0.4)
-    axis.tick_params(axis="x", length=0)
-
-
-def svg(figure: Figure) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The figure as an <svg> element that takes the page's text colour and width."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -121,8 +104,16 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
     text = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]+", r"\1 system-ui, sans-serif", text)
-    # The page decides the size: only the view box keeps the shape.
-    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'<g id="title:([^"]*)">', r"<g><title>\1</title>", text)
+    # The page decides the size, up to the one at which letters have their own: 4/3 pixels a point.
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    end, style = text.index(">"), f'style="max-width:{96 * figure.get_figwidth():.0f}px"'
+    return f'{text[:end]} {style} role="img"><title>{escape(title)}</title>{text[end + 1 :]}'
+
+
+def wide(drawn: str) -> bool:
+    """Whether a plot takes the page's whole width."""
+    return float(drawn.partition('viewBox="0 0 ')[2].split()[0]) > 500
 
 
 def standalone(drawn: str) -> str:
@@ -131,5 +122,5 @@ def standalone(drawn: str) -> str:
         "<style>svg{color:#1c2430}"
         "@media (prefers-color-scheme:dark){svg{color:#dfe5ec}}</style>"
     )
-    end = drawn.index(">", drawn.index("<svg")) + 1
+    end = drawn.index(">") + 1
     return drawn[:end] + style + drawn[end:]

@@ -1,20 +1,32 @@
-"""The studies by name, as `loci study` runs them: of the rooms' world models, and of policies."""
+"""The studies by name: which rows they compare, and the question that a report begins with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from loci.errors import LociError, did_you_mean
+from loci.memory import ROWS
+from loci.recipes.registry import REVISIT
+from loci.recipes.tabletop import POLICY_ROWS
+from loci.study.rooms.suite import Rooms
+from loci.study.run import Plan, plan
+from loci.study.suite import Suite, chosen
+from loci.study.tabletop.suite import TabletopSuite
+from loci.worlds.tabletop.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is asked of a study. None: all of them, or the study's own number of cases."""
+class StudyOptions:
+    """What is asked of a study. None: all of them, or the study's own number of cases.
+
+    cases: rooms a branch, or episodes. seed: picks the held-out cases. from_scratch: train the
+    rows instead of loading the checkpoints that ship. finished: only what is finished. replace:
+    whether results in the folder may lose some, or be replaced by those of another seed.
+    """
 
     rows: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
@@ -22,59 +34,59 @@ class Asked:
     seed: int = 0
     from_scratch: bool = False
     finished: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True)
-class RoomsStudy:
-    """One of `loci.study.study`: world models of the rooms."""
+class Study:
+    """A suite by name. rows: all their names, looked up when it is run, so that a row of yours is
+    among them. suite: makes it of some of them. tasks: at which rows are compared, if at some."""
 
-    name: str
-
-    def run(self, out: Path, asked: Asked) -> dict[str, Any]:
-        from loci.study.study import CASES, run_study
-
-        if asked.tasks is not None:
-            raise LociError(f"--tasks is not for {self.name}; leave it out")
-        if asked.finished:
-            raise LociError(f"--finished is not for {self.name}; name its finished --rows")
-        cases = CASES if asked.cases is None else asked.cases
-        return run_study(self.name, out, asked.rows, cases, asked.seed, asked.from_scratch)
-
-    def table(self, results: dict[str, Any], intervals: bool) -> Table:
-        from loci.study.results import console_table
-
-        return console_table(results, intervals)
+    question: str
+    rows: Callable[[], Iterable[str]]
+    suite: Callable[..., Suite]
+    tasks: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class PolicyStudy:
-    """That of `loci.study.tabletop.policy_study`: policies at the tabletop's tasks."""
+STUDIES = {
+    "ground": Study(
+        "The camera leaves and comes back: which memory still knows what was there?",
+        lambda: ("none", "context-1", "context-5", "context-20", "hybrid"),
+        partial(Rooms, trains=False),
+    ),
+    "families": Study(
+        "Only the memory changes: what does each way to remember bring back, and at what cost?",
+        lambda: ROWS, partial(Rooms, probes=True),
+    ),
+    "returns": Study(
+        "Only the objective changes: what does a memory learn when returns count again?",
+        lambda: ("none", "tower", f"{REVISIT}tower", "spatial", f"{REVISIT}spatial"),
+        partial(Rooms, probes=True),
+    ),
+    "wam": Study(
+        "Which memory lets a robot act on what it saw?", lambda: POLICY_ROWS, TabletopSuite, TASKS
+    ),
+}
 
-    name: str
 
-    def run(self, out: Path, asked: Asked) -> dict[str, Any]:
-        from loci.study.tabletop.policy_study import CASES, run_policies
+def plan_study(name: str, out: str | Path, options: StudyOptions | None = None) -> Plan:
+    """What is to be made of a study in the folder `out`; `loci.study.run.make` makes it.
 
-        if asked.from_scratch:
-            raise LociError(
-                f"--from-scratch is not for {self.name}, which trains all rows; leave it out"
-            )
-        cases = CASES if asked.cases is None else asked.cases
-        return run_policies(out, asked.rows, asked.tasks, cases, asked.seed, asked.finished)
-
-    def table(self, results: dict[str, Any], intervals: bool) -> Table:
-        from loci.study.tabletop.policy_results import console_table
-
-        return console_table(results)
-
-
-def find_study(name: str) -> RoomsStudy | PolicyStudy:
-    """The study of that name; LociError for an unknown one."""
-    from loci.study.study import STUDIES
-    from loci.study.tabletop.policy_study import NAME
-
-    if name == NAME:
-        return PolicyStudy(name)
+    Raises LociError, with nothing written, for an unknown study, for what it does not have, and for
+    what would replace other results.
+    """
     if name not in STUDIES:
-        raise LociError(f"unknown study '{name}'{did_you_mean(name, (*STUDIES, NAME))}")
-    return RoomsStudy(name)
+        raise LociError(f"unknown study '{name}'{did_you_mean(name, STUDIES)}")
+    study, options = STUDIES[name], options or StudyOptions()
+    more: dict[str, Any] = {"seed": options.seed}
+    if options.cases is not None:
+        more["cases"] = options.cases
+    if study.tasks is not None:
+        more |= {"tasks": chosen(name, "task", options.tasks, study.tasks),
+                 "finished": options.finished}
+    elif options.tasks is not None:
+        raise LociError(f"--tasks is not for {name}; leave it out")
+    elif options.finished:
+        raise LociError(f"--finished is not for {name}; name its finished --rows")
+    suite = study.suite(name, rows=chosen(name, "row", options.rows, study.rows()), **more)
+    return plan(suite, out, options.from_scratch, options.finished, options.replace)

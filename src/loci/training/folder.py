@@ -110,26 +110,8 @@ class RunFolder(Generic[Settings]):
 
     def recorded(self) -> dict[str, Any] | None:
         """The settings in config.json, in today's form; None where there is no run."""
-        data = self._read_config()
-        return None if data is None else migrate("run", data)
-
-    def holds(self, recipe: str) -> bool:
-        """Whether the folder's run is the one that `settings` describe, and went by the hash
-        `recipe`, today's or that of an earlier form of the same settings."""
-        data = self._read_config()
-        if data is None or migrate("run", data) != json.loads(self.settings.to_json()):
-            return False
-        return recipe in (self.settings.hash(), settings_hash(data))
-
-    def _read_config(self) -> dict[str, Any] | None:
-        if not self.config_path.exists():
-            return None
-        try:
-            return json.loads(self.config_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LociError(
-                f"{self.config_path} cannot be read ({error}); choose another folder"
-            ) from error
+        found = recipe_of(self.path)
+        return None if found is None else found[1]
 
     def lines(self) -> list[dict[str, Any]]:
         """The log's lines, without what a kill left unfinished at its end."""
@@ -190,6 +172,29 @@ def _without_length(settings: dict[str, Any]) -> dict[str, Any]:
 def _length(settings: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that says how long it is."""
     return settings.get("train", settings)
+
+
+def recipe_of(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """The settings of the run in a folder: their hash as it was when it began, and they themselves
+    in today's form. None where no run was begun. LociError where they cannot be read."""
+    file = path / "config.json"
+    if not file.exists():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LociError(f"{file} cannot be read ({error}); choose another folder") from error
+    return settings_hash(settings), migrate("run", settings)
+
+
+def put_aside(path: Path, mark: str) -> Path:
+    """Rename a run's folder, so that another run can begin there: its new place, with `mark` in
+    its name."""
+    aside, number = path.with_name(f"{path.name}.{mark}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{mark}-{number}")
+    return path.rename(aside)
 
 
 def _unsound(value: object) -> bool:

@@ -1,232 +1,200 @@
-"""`loci bench`: what each row's memory costs, side by side in one process.
+"""What memory costs, row beside row in one process: `loci bench`.
 
-Every row is the small world model of the rooms, untrained: its cost does not depend on its weights.
-All rows have written N frames when they are measured, and they take turns, so that the ratios hold
-on a busy machine too.
+Rows are untrained: their cost does not depend on their weights. When they are measured all of them
+have seen N frames, and they take turns, so that ratios hold on a busy machine too.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import shlex
+import contextlib
+import os
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from torch import Tensor
 
 from loci.errors import LociError
-from loci.io.checkpoint import commit
-from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.io.user_code import source_files
-from loci.memory import ROWS, row
-from loci.recipes.rooms import rooms
-from loci.study.bench.cost import BLOCK, Stream, graphed, in_turns
-from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_device
+from loci.io.timing import graphed, in_turns
+from loci.study.estimates import spread
+from loci.study.store import Store
+from loci.study.suite import Scores, Suite
+from loci.training.numerics import cpu_features, pick_device
 
-FRAMES = (25, 100, 400)
-REPEATS = 7
-FLOOR = "none"
-SEED = 0
-
-# What is timed, and what it is.
-ACTS = {
-    "write": "one frame is committed, the last ones before N: a clean pass through the network",
-    "read": "what the next chunk may see is looked up; retrieved frames are selected and copied",
-    "evaluation": "the network is evaluated once on that chunk, against what was read; on a GPU as "
-    "one CUDA graph",
-    "chunk": "that chunk is generated: one read, and an evaluation for every Euler step",
-}
+REPEATS, SEED = 7, 0
+# More frames than anybody measures: a day of control steps.
+MOST = 100_000
 
 
-class Row:
-    """One stream of a row's model, and the acts that are timed."""
+class Row(Protocol):
+    """One stream of a row's model that has seen `written` frames. Each act that is timed is a
+    method of its name; of those that are taken together, an act is done `loops` times.
 
-    def __init__(self, name: str, device: torch.device):
-        torch.manual_seed(SEED)
-        self.model = rooms(row(name)).world.build().eval().to(device)
-        # The first frame ever costs more than any other: it goes to a stream that is thrown away.
-        Stream(self.model, self.model.session()).write()
-        self.session = self.model.session()
-        self.stream = Stream(self.model, self.session)
-
-    def write(self) -> None:
-        self.stream.write()
-
-    def read(self) -> None:
-        self.reading = self.session.read(self.stream.poses(self.model.config.chunk))
-
-    def evaluation(self) -> Tensor:
-        noisy = self.stream.noise[:, : self.model.config.chunk]
-        return self.session.denoise(self.reading, noisy, 0.5)
-
-    def chunk(self) -> Tensor:
-        return self.stream.generate()
-
-
-def run_bench(
-    names: Sequence[str] | None = None,
-    frames: Sequence[int] = FRAMES,
-    repeats: int = REPEATS,
-    out: str | Path | None = None,
-) -> dict[str, Any]:
-    """Measure rows (all by default; `none` is always among them) at each number of frames written.
-
-    Returns {protocol, rows: row -> frames -> costs}: `tokens` and `bytes` held, and for each of
-    `ACTS` `<act>_ms` and `<act>_ratio` (to `none` in the same turn), each {median, lo, hi, n} with
-    the quartiles. It is written to `out` as JSON. Raises LociError for an unknown row, for numbers
-    that cannot be and for a file that cannot be written.
+    stand: go on until so many frames were seen. prepare: look up what the acts that are taken
+    together need. costs: what the row holds now. leave: it was measured at this number of frames.
+    held: tokens and bytes that the memory holds after so many frames, by its plan, and the bytes
+    that it then takes.
     """
-    chosen = list(dict.fromkeys([FLOOR, *(ROWS if names is None else names)]))
-    for name in chosen:
-        row(name)
-    lengths, device = checked(frames, 1, repeats, out), pick_device()
-    began = time.monotonic()
-    with torch.inference_mode(), matmul_precision("exact", device) as precision:
-        rows = {name: Row(name, device) for name in chosen}
-        measured: dict[str, dict[str, Any]] = {name: {} for name in rows}
-        with Progress("measuring", len(lengths) * len(rows) * (1 + 3 * (repeats + 1))) as progress:
-            for count in lengths:
-                for name, costs in measure(rows, count, repeats, device, progress).items():
-                    measured[name][str(count)] = costs
-    first = rows[FLOOR].model.config
-    results = {
-        "protocol": {
-            "model": "the small world model of the rooms, untrained",
-            "frames": "latent frames written, one stream",
-            "rows": {
-                name: {
-                    "config": r.model.config.hash(),
-                    "parameters": sum(p.numel() for p in r.model.parameters()),
-                    **source_files(r.model.config.memory),
-                }
-                for name, r in rows.items()
-            },
-            "acts": ACTS,
-            "repeats": repeats,
-            "warm_up": "a turn of all rows; for write, a frame at the start",
-            "spread": "medians and quartiles; ratios turn by turn, rows interleaved",
-            "chunk": first.chunk, "steps": first.steps, "tokens_a_frame": rows[FLOOR].model.tokens,
-            "block": BLOCK, "dtype": "float32", "matmul": precision, **machine(device),
-            "command": f"loci bench --rows {shlex.quote(','.join(chosen))} --frames "
-            f"{','.join(map(str, lengths))} --repeats {repeats}",
-            "seconds": round(time.monotonic() - began, 1),
-        },
-        "rows": measured,
-    }
-    if out is not None:
-        atomic_write(out, json.dumps(results, indent=1) + "\n")
-    return results
+
+    model: Any
+    written: int
+    loops: int
+
+    def stand(self, frames: int) -> None: ...
+    def prepare(self) -> None: ...
+    def costs(self) -> dict[str, Any]: ...
+    def leave(self) -> None: ...
+    def held(self, frames: int) -> tuple[int, int, int]: ...
 
 
-def measure(
-    rows: Mapping[str, Row], frames: int, repeats: int, device: torch.device, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """row -> its costs once `frames` frames are written."""
-    # The last frames before that go one by one and are timed; there may be few of them.
-    ahead = frames - rows[FLOOR].stream.frames
-    alone = min(repeats, ahead)
-    for name, each in rows.items():
-        progress.now(f"{frames} frames, {name}")
-        each.stream.advance(frames - alone)
-        progress.advance()
-    progress.now(f"{frames} frames, write")
-    acts = {name: each.write for name, each in rows.items()}
-    times = {"write": in_turns(acts, alone, device, warm=False)}
-    for act in list(ACTS)[1:]:
-        progress.now(f"{frames} frames, {act}")
-        acts = {name: getattr(each, act) for name, each in rows.items()}
-        if act == "evaluation":
-            acts = {name: graphed(once, device) for name, once in acts.items()}
-        times[act] = in_turns(acts, repeats, device, done=progress.advance)
-    found: dict[str, dict[str, Any]] = {}
-    for name, each in rows.items():
-        costs = {"tokens": int(each.session.tokens()), "bytes": int(each.session.bytes())}
-        for act, taken in times.items():
-            costs[f"{act}_ms"] = spread(taken[name])
-            pairs = zip(taken[name], taken[FLOOR], strict=True)
-            costs[f"{act}_ratio"] = spread([mine / floor for mine, floor in pairs])
-        found[name] = costs
-    return found
+class Bench(Suite):
+    """Rows after numbers of frames. A subclass says what its rows are and what they do.
 
-
-def checked(
-    frames: Sequence[int], least: int, repeats: int, out: str | Path | None
-) -> list[int]:
-    """The numbers of frames in order. LociError for what cannot be measured or written."""
-    if not frames or min(frames) < least:
-        few = f"{least} frame" + "s" * (least > 1)
-        raise LociError(f"memory is measured after {few} or more; give --frames 25,100,400")
-    if repeats < 1:
-        raise LociError(f"{repeats} repeats measure nothing; give --repeats 1 or more")
-    if out is not None and Path(out).is_dir():
-        raise LociError(f"{out} is a folder; name a file in it")
-    return sorted(set(frames))
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Of a protocol: what was measured on, and with which code."""
-    return {
-        "seed": SEED, "commit": commit(), "device": device_name(device), "cpu": cpu_features(),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, float | int]:
-    """Median and quartiles, and of how many."""
-    lo, median, hi = np.percentile(values, [25, 50, 75])
-    return {"median": float(median), "lo": float(lo), "hi": float(hi), "n": len(values)}
-
-
-def table(results: Mapping[str, Any], spreads: bool = True) -> Table:
-    """The results with rows side by side, a section for each number of frames.
-
-    With quartiles it is about 120 characters wide, without them about 80.
+    acts: what is timed, and what it is; the first is how a frame is seen, timed at the last ones
+    before N alone. on_gpu: those that are one CUDA graph there. against: the act to which another
+    one is compared, instead of the same act of `floor`, the row that is always measured. together:
+    acts whose turns are taken together. warm: whether a turn that does not count comes before those
+    in which a frame is seen.
     """
-    protocol, rows = results["protocol"], results["rows"]
-    what = r"medians \[quartiles]" if spreads else "medians (quartiles: --json)"
-    found = Table(
-        title=f"{what} of {protocol['repeats']} turns, {protocol['device']}, "
-        f"{protocol['threads']} threads; chunks of {protocol['chunk']} frames, "
-        f"{protocol['steps']} steps", title_justify="left", box=SIMPLE_HEAD,
-        padding=(0, 1) if spreads else (0, 0),
-    )
-    for heading in (
-        "frames", "row", "tokens", "kB", "write\nms", "evaluation\nms", "chunk\nms",
-        f"chunk,\ntimes {FLOOR}",
+
+    acts: ClassVar[dict[str, str]]
+    floor: ClassVar[str]
+    on_gpu: ClassVar[tuple[str, ...]] = ()
+    against: ClassVar[dict[str, str]] = {}
+    together: ClassVar[tuple[str, ...]] = ()
+    compared: ClassVar[dict[tuple[str, str, str], str]] = {}
+    warm: ClassVar[bool] = False
+
+    def __init__(
+        self, names: Sequence[str] | None, frames: Sequence[int], repeats: int,
+        limit: float | None = None,
     ):
-        found.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
+        least = 1 + self.warm
+        if not frames or min(frames) < least:
+            few = f"{least} frame" + "s" * (least > 1)
+            raise LociError(f"memory is measured after {few} or more; give --frames 25,100,400")
+        if max(frames) > MOST:
+            raise LociError(f"{max(frames):,} frames are more than {MOST:,}; give --frames fewer")
+        if repeats < 1:
+            raise LociError(f"{repeats} repeats measure nothing; give --repeats 1 or more")
+        if limit is not None and not limit > 0:
+            raise LociError("memory of no bytes holds nothing; give --memory some gigabytes")
+        self.name, self.began, self.device = "measuring", time.monotonic(), pick_device()
+        names = self.known() if names is None else names
+        self.names = list(dict.fromkeys([self.floor, *names]))
+        self.repeats, self.limit = repeats, _free(self.device) / 2 if limit is None else limit
+        self.conditions = [str(count) for count in sorted(set(frames))]
+        self.ratios: dict[str, dict[str, Any]] = {}
 
-    for frames in rows[FLOOR]:
-        for name, lengths in rows.items():
-            costs = lengths[frames]
-            found.add_row(
-                frames, name, f"{costs['tokens']:,}", f"{costs['bytes'] / 1000:,.0f}",
-                cell(costs["write_ms"], ".1f", spreads),
-                cell(costs["evaluation_ms"], ".1f", spreads),
-                cell(costs["chunk_ms"], ".0f", spreads), cell(costs["chunk_ratio"], ".2f", spreads),
+    def known(self) -> Sequence[str]:
+        """The names of all rows."""
+        raise NotImplementedError
+
+    def build(self, name: str) -> Row:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What the protocol says of the model and of the rows."""
+        raise NotImplementedError
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        return {name: self.build(name) for name in self.names}
+
+    @property
+    def work(self) -> int:
+        return len(self.conditions) * len(self.names) * (len(self.acts) + 1)
+
+    def play(self, condition: str, store: Store, progress: Progress) -> dict[str, dict[str, Any]]:
+        frames = int(condition)
+        here, found = self._fitting(frames)
+        alone = min(self.repeats, frames - self.rows[self.floor].written - self.warm)
+        for name, row in here.items():
+            progress.now(f"{frames} frames, {name}")
+            row.stand(frames - alone - self.warm)
+            progress.advance()
+        times: dict[str, dict[str, list[float]]] = {}
+        seen, *others = self.acts
+        groups = [[act] for act in others if act not in self.together]
+        for acts in [[seen], *groups, *([self.together] if self.together else [])]:
+            progress.now(f"{frames} frames, {', '.join(acts)}")
+            if acts is self.together:
+                for row in here.values():
+                    row.prepare()
+            turns = {(act, name): getattr(row, act) for name, row in here.items() for act in acts}
+            if acts[0] in self.on_gpu:
+                turns = {which: graphed(once, self.device) for which, once in turns.items()}
+            count, warm = (alone, self.warm) if acts == [seen] else (self.repeats, True)
+            for (act, name), taken in in_turns(turns, count, self.device, warm).items():
+                loops = here[name].loops if act in self.together else 1
+                times.setdefault(act, {})[name] = [each / loops for each in taken]
+            progress.advance(len(here) * len(acts))
+        for name, row in here.items():
+            costs = found[name] = row.costs()
+            for act in self.acts:
+                base = (times[self.against[act]][name] if act in self.against
+                        else times[act][self.floor])
+                costs[f"{act}_ms"] = spread(times[act][name])
+                costs[f"{act}_ratio"] = _ratio(times[act][name], base)
+            row.leave()
+        for (act, a, b), target in self.compared.items():
+            if a in here and b in here:
+                pair = self.ratios.setdefault(f"{act}: {a} / {b}", {"target": target})
+                pair[condition] = _ratio(times[act][a], times[act][b])
+        return {name: found[name] for name in self.names}
+
+    def _fitting(self, frames: int) -> tuple[dict[str, Row], dict[str, dict[str, Any]]]:
+        """The rows whose memories have room together, the smallest first; of the others is noted
+        why they are left out."""
+        held = {name: row.held(frames) for name, row in self.rows.items()}
+        left, limit, here, out = self.limit, self.limit, [], {}
+        for name in sorted(self.rows, key=lambda name: held[name][2]):
+            tokens, size, wanted = held[name]
+            if wanted <= left:
+                here.append(name)
+                left -= wanted
+                continue
+            out[name] = {
+                "tokens": tokens, "bytes": size,
+                "left_out": f"wants {wanted / 1e9:.3g} GB, and {left / 1e9:.3g} GB of "
+                f"{limit / 1e9:.3g} GB are left",
+            }
+        if self.floor not in here:
+            raise LociError(
+                f"not even {self.floor} fits in {limit / 1e9:.3g} GB; give --memory more gigabytes"
             )
-        found.add_section()
-    return found
+        return {name: self.rows[name] for name in self.names if name in here}, out
+
+    def results(self, scores: Scores, store: Store) -> dict[str, Any]:
+        return {
+            "protocol": {
+                "seed": SEED, "cpu": cpu_features(), "acts": self.acts, "repeats": self.repeats,
+                "spread": "medians and quartiles; ratios turn by turn, rows interleaved",
+                **self.describe(), "seconds": round(time.monotonic() - self.began, 1),
+            },
+            "rows": {
+                name: {count: scores[count][name] for count in self.conditions}
+                for name in self.names
+            },
+            **({"compared": self.ratios} if self.compared else {}),
+        }
+
+    def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return torch.inference_mode()
+
+    def command(self, options: str = "") -> str:
+        return (f"loci bench{options} --rows {','.join(self.names)} --frames "
+                f"{','.join(self.conditions)} --repeats {self.repeats}")
 
 
-def cell(value: Mapping[str, float], form: str, spreads: bool) -> str:
-    """A `spread` as text."""
-    text = format(value["median"], form)
-    return f"{text} [{value['lo']:{form}}, {value['hi']:{form}}]" if spreads else text
+def _ratio(mine: Sequence[float], others: Sequence[float]) -> dict[str, float | int]:
+    return spread([a / b for a, b in zip(mine, others, strict=True)])
 
 
-def parse_frames(text: str) -> tuple[int, ...]:
-    """"25,100,400" as numbers; LociError for what is none."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise LociError(f"'{text}' are no numbers of frames; give some like 25,100,400") from error
+def _free(device: torch.device) -> float:
+    """Bytes of memory that nobody uses."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

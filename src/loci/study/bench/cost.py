@@ -1,27 +1,34 @@
-"""What memory costs: tokens and bytes held, milliseconds to write a frame and to make a chunk.
+"""What memory costs: tokens and bytes held, milliseconds to make a chunk or an act. Source: ours.
 
-One measuring code for the study, which asks it about trained rows, and for `loci bench`, which
+One measuring code for the studies, which ask it about trained rows, and for `loci bench`, which
 draws new ones.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from loci.study.rooms.cases import chunk_noise
-from loci.study.rooms.rollouts import World, WorldSession
+from loci.io.timing import in_turns
+from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
+from loci.seeds import chunk_noise
+from loci.streaming.session import Session
+from loci.study.entry import Entry
+from loci.study.store import Store, key_of
+from loci.training.numerics import device_name
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import sample_room
 
+# Raise it whenever a cost changes its meaning: those of another version are measured again.
+VERSION = 1
 FRAMES = 40
 WRITTEN, LATER = 400, (400, 6400)
+POLICY_FRAMES = (25, 400)
 REPEATS = 5
 # Frames that are written together where nothing is timed: about the fastest on a CPU.
 BLOCK = 40
@@ -33,8 +40,8 @@ class Stream:
     The latents are noise, the same in every block: what was seen makes no difference to the cost.
     """
 
-    def __init__(self, model: World, session: WorldSession):
-        self.model, self.session, self.frames = model, session, 0
+    def __init__(self, model: WorldModel, session: Session):
+        self.model, self.session, self.written = model, session, 0
         self.device = next(iter(model.parameters())).device
         room = sample_room(0, "train")
         self.turn = torch.from_numpy(make_path("loop360", room.start, 0, room).poses)
@@ -44,12 +51,12 @@ class Stream:
     def write(self, count: int = 1) -> None:
         """Commit the next `count` frames, together: no more than a block."""
         self.session.write(self.noise[:, :count], self.poses(count))
-        self.frames += count
+        self.written += count
 
     def advance(self, frames: int) -> None:
         """Go on until `frames` frames are written."""
-        while self.frames < frames:
-            self.write(min(BLOCK, frames - self.frames))
+        while self.written < frames:
+            self.write(min(BLOCK, frames - self.written))
 
     def generate(self) -> Tensor:
         """The chunk that comes next, with all its steps; nothing is committed."""
@@ -58,87 +65,27 @@ class Stream:
 
     def poses(self, count: int) -> Tensor:
         """Of the next `count` frames, (1, count, 4, 4)."""
-        return self.turn[(self.frames + torch.arange(count)) % len(self.turn)][None]
+        return self.turn[(self.written + torch.arange(count)) % len(self.turn)][None]
 
 
-def milliseconds(act: Callable[[], object], device: torch.device) -> float:
-    """What `act` takes, until the device has finished with it: on a GPU by its own clock."""
-    if device.type == "cuda":
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        began.record()
-        act()
-        ended.record()
-        ended.synchronize()
-        return began.elapsed_time(ended)
-    start = time.perf_counter()
-    act()
-    return 1000 * (time.perf_counter() - start)
-
-
-def graphed(act: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """`act` recorded as one CUDA graph, to be replayed without a launch for each kernel; on a CPU
-    `act` itself. It must copy nothing from the host and ask nothing back."""
-    if device.type != "cuda":
-        return act
-    aside, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
-    aside.wait_stream(torch.cuda.current_stream(device))
-    # What a first call sets up cannot be recorded.
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            act()
-    torch.cuda.current_stream(device).wait_stream(aside)
-    with torch.cuda.graph(graph):
-        act()
-    return graph.replay
-
-
-def allocated(act: Callable[[], object]) -> int:
-    """Bytes of the tensors that `act` makes: what its operations return, unless it is a view or was
-    overwritten in place. What a kernel takes for itself and gives back is not seen."""
-    made = 0
-
-    class Watching(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal made
-            results = func(*args, **(kwargs or {}))
-            known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-            new = [x for x in tree_leaves(results) if isinstance(x, Tensor)]
-            made += sum(x.untyped_storage().nbytes() for x in new if _storage(x) not in known)
-            return results
-
-    with Watching():
-        act()
-    return made
-
-
-def _storage(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
-
-
-def in_turns(
-    acts: Mapping[str, Callable[[], object]],
-    repeats: int,
-    device: torch.device,
-    warm: bool = True,
-    done: Callable[[], object] = lambda: None,
-) -> dict[str, list[float]]:
-    """Milliseconds of every act, `repeats` times, in turns: what slows the machine down for a while
-    slows all of them. warm: a turn that does not count comes first; `done` hears of every act."""
-    times: dict[str, list[float]] = {name: [] for name in acts}
-    for turn in range(repeats + warm):
-        for name, act in acts.items():
-            took = milliseconds(act, device)
-            if turn >= warm:
-                times[name].append(took)
-            done()
-    return times
+def costs(
+    entries: Mapping[str, Entry], store: Store, measure: Callable[[Mapping[str, Any]], Any]
+) -> dict[str, Any]:
+    """What entries cost, as it is kept in a study's folder; of those that are missing all are
+    measured together, from their models by name. It does not depend on the weights."""
+    places = {
+        name: (f"cost/{name}.json", key_of([VERSION, e.note["config"], e.note.get("files")]))
+        for name, e in entries.items()
+    }
+    missing = {n: entries[n].measured for n, place in places.items() if not store.has(*place)}
+    found = measure(missing) if missing else {}
+    return {n: store.value(*place, lambda n=n: found[n]) for n, place in places.items()}
 
 
 @torch.inference_mode()
-def hold(models: Mapping[str, World]) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
-    """row -> {frames, tokens, bytes, full_history_tokens, bytes_at_400, tokens_at_400,
-    tokens_at_6400} of one stream of each model, and row -> milliseconds a chunk.
+def hold(models: Mapping[str, WorldModel]) -> dict[str, dict[str, Any]]:
+    """row -> held {frames, tokens, bytes, full_history_tokens, bytes_at_400, tokens_at_400,
+    tokens_at_6400} of one stream of each model, and milliseconds a chunk.
 
     tokens and bytes: what its memory holds after 40 frames, full_history_tokens: every token of
     every frame. The milliseconds are the median of five chunks generated then, rows in turns (after
@@ -150,8 +97,7 @@ def hold(models: Mapping[str, World]) -> tuple[dict[str, dict[str, int]], dict[s
     for name, stream in streams.items():
         stream.advance(FRAMES)
         held[name] = {
-            "frames": FRAMES,
-            "tokens": int(stream.session.tokens()),
+            "frames": FRAMES, "tokens": int(stream.session.tokens()),
             "bytes": int(stream.session.bytes()),
             "full_history_tokens": FRAMES * stream.model.tokens,
         }
@@ -164,4 +110,39 @@ def hold(models: Mapping[str, World]) -> tuple[dict[str, dict[str, int]], dict[s
         for frames in LATER:
             count = model.config.memory.tokens_held(frames, model.tokens)
             held[name][f"tokens_at_{frames}"] = count
-    return held, {name: statistics.median(found) for name, found in times.items()}
+    return {
+        name: {"held": held[name], "milliseconds": round(statistics.median(took), 2)}
+        for name, took in times.items()
+    }
+
+
+@torch.inference_mode()
+def hold_policies(models: Mapping[str, WorldActionModel]) -> dict[str, dict[str, Any]]:
+    """row -> cost {"25": {tokens, bytes, milliseconds}, "400": ...}: what one robot's memory holds
+    after so many frames, and the median of five acts of the model's own steps then (after one to
+    warm up); and on which machine it was measured.
+
+    What was seen is noise: it makes no difference to the cost. The milliseconds depend on the
+    machine, the rest does not.
+    """
+    found = {}
+    for name, model in models.items():
+        policy, expert = model.policy(1), model.config.expert
+        device = next(model.parameters()).device
+        draw = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, expert.horizon, expert.actions, generator=draw).to(device)
+        state = torch.zeros(1, expert.proprio, device=device)
+        latents = torch.randn(1, BLOCK, *model.world.latent_shape, generator=draw).to(device)
+        cost = {}
+        for frames in POLICY_FRAMES:
+            while (written := policy.lengths[0]) < frames:
+                policy.observe_latents(latents[:, : frames - written], state)
+            times = in_turns({"": lambda policy=policy, noise=noise: policy.act(noise)}, REPEATS,
+                             device)
+            cost[str(frames)] = {
+                "tokens": int(policy.stream.tokens()), "bytes": int(policy.stream.bytes()),
+                "milliseconds": round(statistics.median(times[""]), 2),
+            }
+        measured = {"device": device_name(device), "threads": torch.get_num_threads()}
+        found[name] = {"cost": cost, "measured": measured}
+    return found

@@ -13,10 +13,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from loci.data.truth import Truth
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
-from loci.study.rooms.rollouts import Codec, batches
-from loci.study.rooms.truth import Truth
+from loci.models.codecs.base import Codec
+from loci.study.rooms.rollouts import batches, device_of
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import sample_room
 
@@ -57,7 +58,7 @@ def baseline(
     for members in batches(truths):
         frames = torch.from_numpy(np.stack([truths[i].rgb for i in members]))
         with torch.inference_mode():
-            rebuilt = codec.decode(codec.encode(frames)).cpu().numpy()
+            rebuilt = codec.decode(codec.encode(frames.to(device_of(codec)))).cpu().numpy()
         for row, index in enumerate(members):
             videos[index] = _after(truths[index], rebuilt[row][truths[index].generated])
     return videos

@@ -7,28 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loci.study.rooms.cases import (
-    CIRCLE,
-    EXPLORE,
-    LEFT45,
-    LOOP180,
-    LOOP360,
-    RIGHT45,
-    WALK,
-    Case,
-    Course,
-    make_cases,
-)
-from loci.study.rooms.loop import GROUPS as LOOP_GROUPS
-from loci.study.rooms.loop import score_loop
+from loci.data.cases import Case, make_cases
+from loci.data.truth import Truth
 from loci.study.rooms.objects import CaseScore
-from loci.study.rooms.recall import GROUPS as RECALL_GROUPS
-from loci.study.rooms.recall import score_causal, score_recall
-from loci.study.rooms.replay import CHUNKS, score_replay
-from loci.study.rooms.truth import Truth
-
-RECALL_COURSES = (LOOP180, LOOP360, WALK, EXPLORE, CIRCLE)
-LOOP_COURSES = (LEFT45, RIGHT45, LOOP180, WALK)
+from loci.study.rooms.scores import (
+    LOOP_GROUPS,
+    RECALL_GROUPS,
+    REPLAY_CHUNKS,
+    score_causal,
+    score_loop,
+    score_recall,
+    score_replay,
+)
+from loci.worlds.rooms.courses import EXPLORE, LOOP180, LOOP_COURSES, RECALL_COURSES, Course
 
 
 @dataclass(frozen=True)
@@ -62,21 +53,13 @@ class Branch:
 BRANCHES: dict[str, Branch] = {
     b.name: b
     for b in (
-        Branch(
-            "replay", "heldout", (EXPLORE, LOOP180), "first", (), score_replay, chunks=CHUNKS
-        ),
-        Branch(
-            "recall", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_recall,
-            shown=len(RECALL_COURSES),
-        ),
-        Branch(
-            "causal", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_causal,
-            baselines=False,
-        ),
-        Branch(
-            "loop", "heldout", LOOP_COURSES, "first", LOOP_GROUPS, score_loop,
-            shown=len(LOOP_COURSES),
-        ),
+        Branch("replay", "heldout", (EXPLORE, LOOP180), "first", (), score_replay, REPLAY_CHUNKS),
+        Branch("recall", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_recall,
+               shown=len(RECALL_COURSES)),
+        Branch("causal", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_causal,
+               baselines=False),
+        Branch("loop", "heldout", LOOP_COURSES, "first", LOOP_GROUPS, score_loop,
+               shown=len(LOOP_COURSES)),
         Branch("open-recall", "open", RECALL_COURSES, "out", RECALL_GROUPS, score_recall, shown=2),
         Branch("open-loop", "open", LOOP_COURSES, "first", LOOP_GROUPS, score_loop),
     )

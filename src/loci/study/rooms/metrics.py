@@ -1,4 +1,4 @@
-"""What is measured on frames: distances, what was seen before, which object it is and where.
+"""What is measured on frames: distances, which object it is and where.
 
 Frames are uint8 RGB, (T, H, W, 3) or (H, W, 3); masks are boolean of the same leading shape. A
 score over a mask with no pixel is None: absent, not zero.
@@ -16,14 +16,9 @@ from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
 from loci.errors import LociError
-from loci.geometry import Camera
 
 CEILING_DB = 60.0
 """PSNR of identical frames: rounding to 8 bits alone is 58.9 dB, and JSON has no infinity."""
-
-DEPTH_TOLERANCE = 0.05
-"""Relative depth error below which two views hold the same surface point. Half a pixel of rounding
-moves the depth of a floor seen at a grazing angle by about 4 % in these rooms."""
 
 LAYOUT_REACH = 8
 LAYOUT_WITHIN = 2
@@ -63,12 +58,9 @@ def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack(maps)
 
 
-def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float | None:
-    """Mean of `ssim_map` over the whole frames, or over the mask."""
-    similarity = ssim_map(a, b)
-    if mask is None:
-        return float(similarity.mean())
-    return float(similarity[mask].mean()) if mask.any() else None
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean of `ssim_map`."""
+    return float(ssim_map(a, b).mean())
 
 
 def _gradient(video: np.ndarray) -> float:
@@ -98,51 +90,6 @@ def movement(video: np.ndarray, truth: np.ndarray) -> float:
         return float(np.abs(np.diff(v.astype(np.float32), axis=0)).mean(dtype=np.float64))
 
     return change(video) / max(change(truth), 1e-9)
-
-
-def seen_before(
-    depth: np.ndarray,
-    poses: np.ndarray,
-    observed: int,
-    camera: Camera,
-    tolerance: float = DEPTH_TOLERANCE,
-) -> np.ndarray:
-    """Which pixels of frames `observed`.. show a surface point visible in some frame before it.
-
-    depth (T, H, W) metres along the optical axis, poses (T, 4, 4) camera-to-world. Returns boolean
-    (T - observed, H, W). A point counts as seen where it projects into an observed frame whose
-    depth there agrees within `tolerance` (relative): behind an object is not seen.
-    Source: spatial memory benchmarks' split by exact depth (SPMem, arXiv 2506.05284, in kind).
-    """
-    if not 0 < observed <= len(poses):
-        raise LociError(f"{observed} observed of {len(poses)} frames; observe at least the first")
-    rays = camera.rays()
-    rays = (rays / rays[..., 2:]).reshape(-1, 3)
-    past = np.linalg.inv(poses[:observed])
-    height, width = camera.height, camera.width
-    seen = np.zeros((len(poses) - observed, height * width), dtype=bool)
-    for row, frame in enumerate(range(observed, len(poses))):
-        pixels = rays * depth[frame].reshape(-1, 1)
-        points = pixels @ poses[frame, :3, :3].T + poses[frame, :3, 3]
-        missing = np.flatnonzero(np.isfinite(depth[frame].reshape(-1)))
-        # The closest past pose first: on a mirrored path it settles every pixel at once.
-        order = np.argsort(np.abs(poses[:observed] - poses[frame]).sum(axis=(1, 2)), kind="stable")
-        for index in order:
-            if not len(missing):
-                break
-            local = points[missing] @ past[index, :3, :3].T + past[index, :3, 3]
-            z = np.where(local[:, 2] > 1e-6, local[:, 2], np.inf)
-            column = np.floor(local[:, 0] / z * camera.focal + width / 2)
-            line = np.floor(local[:, 1] / z * camera.focal + height / 2)
-            inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-            inside &= np.isfinite(z)
-            kept = np.flatnonzero(inside)
-            there = depth[index][line[kept].astype(int), column[kept].astype(int)]
-            hit = np.zeros(len(missing), dtype=bool)
-            hit[kept] = np.abs(there - z[kept]) <= tolerance * z[kept]
-            seen[row, missing[hit]] = True
-            missing = missing[~hit]
-    return seen.reshape(-1, height, width)
 
 
 def nearest_candidate(

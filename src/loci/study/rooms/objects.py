@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from loci.data.truth import Truth
 from loci.study.estimates import Tally
 from loci.study.rooms.metrics import best_shift, in_place, nearest_candidate
-from loci.study.rooms.truth import Truth
 
 SHARES = ("identity", "layout", "which", "there")
 
@@ -73,16 +73,9 @@ def score_objects(
         shift = best_shift(frame, truth.rgb[thing.frame], thing.mask)
         scored.append(
             ObjectScore(
-                index=thing.index,
-                group=thing.group,
-                frame=thing.frame,
-                label=thing.labels[0],
-                taken_for=thing.labels[winner],
-                identity=winner == 0,
-                shift=shift,
-                layout=in_place(shift),
-                absence=thing.absence,
-                travelled=thing.travelled,
+                index=thing.index, group=thing.group, frame=thing.frame, label=thing.labels[0],
+                taken_for=thing.labels[winner], identity=winner == 0, shift=shift,
+                layout=in_place(shift), absence=thing.absence, travelled=thing.travelled,
                 box=(
                     int(columns.min()), int(lines.min()),
                     int(columns.max()) + 1, int(lines.max()) + 1,

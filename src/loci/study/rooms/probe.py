@@ -24,48 +24,34 @@ Source: linear probes as Alain and Bengio (arXiv 1610.01644); questions and prot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from loci.data.cases import Case, make_cases
 from loci.data.episodes import EpisodeCache
+from loci.data.truth import Truth, prepare
+from loci.models.world import WorldModel
 from loci.study.estimates import Tally
-from loci.study.rooms.cases import LOOP180, Case, make_cases
 from loci.study.rooms.objects import CaseScore
-from loci.study.rooms.recall import score_recall
-from loci.study.rooms.rollouts import BATCH, World, rollout
-from loci.study.rooms.truth import Truth, prepare
-from loci.worlds.rooms.room import CANDIDATES, Object, Room, candidates, room_rng, sample_room
+from loci.study.rooms.rollouts import BATCH, device_of, pool, rollout
+from loci.study.rooms.scores import score_recall
+from loci.training.ridge import products, ridge
+from loci.worlds.rooms.courses import LOOP180
+from loci.worlds.rooms.furnish import Thing, furnish
+from loci.worlds.rooms.room import CANDIDATES, Room, candidates, room_rng, sample_room
 
 PROBED = LOOP180
 # Every so many cases, one room is probed: in FITTED variants to fit, in ASKED to be asked about.
 EVERY, FITTED, ASKED = 4, 64, 32
-# How a variant differs: the share of missing objects, and how far one may be moved around the
-# middle of the room and turned, radians.
-MISSING, MOVED, TURNED = 0.2, np.radians(2.0), 0.35
-# Ridge strengths, in units of the mean variance along a direction of the states.
-STRENGTHS = 10.0 ** np.arange(-4.0, 4.5, 0.5)
 # What a snapshot holds beside the memory: it would tell nothing, or what is no memory.
 ASIDE = ("reference", "poses", "text.")
 WRITTEN = ("there", "which_first", "which_later", "where", "turn")
 READ = ("identity_later", "identity_first", "psnr_seen")
 BLIND, LATENTS = "blind", "latents"
-
-
-@dataclass(frozen=True)
-class Thing:
-    """What stands at a place of a variant, or would if it were not missing: candidate `number` of
-    the place, moved and turned so far, radians."""
-
-    thing: Object
-    number: int
-    missing: bool
-    moved: float
-    turned: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +74,13 @@ class Probe:
     them, what is written in every EVERY-th. Raises LociError for too few.
     """
 
-    def __init__(self, model: World, cache: EpisodeCache, cases: int, seed: int):
+    def __init__(self, model: WorldModel, cache: EpisodeCache, cases: int, seed: int):
         self.cases, self.seed = probe_cases(cases, seed), seed
         self.truths = [prepare(case, cache, model.config.camera) for case in self.cases]
         self.rooms = [variants(truth, model) for truth in self.truths[::EVERY]]
 
     def score(
-        self, model: World, advance: Callable[[int], None] = lambda cases: None
+        self, model: WorldModel, advance: Callable[[int], None] = lambda cases: None
     ) -> list[CaseScore]:
         """What `model` wrote and what it reads out, case by case."""
 
@@ -103,8 +89,7 @@ class Probe:
             session.write(latents, poses)
             return session.snapshot()
 
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        written = self.written(write, device)
+        written = self.written(write, device_of(model))
         videos = rollout(model, self.truths, self.seed, advance=advance)
         read = [score_recall(t, v).metrics for t, v in zip(self.truths, videos, strict=True)]
         return [
@@ -132,44 +117,24 @@ Hold = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """From latents (B, T, C, h, w) and poses (B, T, 4, 4) to what is held of them, {name: (B, ...)}."""
 
 
-def variants(truth: Truth, model: World) -> Variants:
+def variants(truth: Truth, model: WorldModel) -> Variants:
     """The room of a case furnished FITTED + ASKED times, and what is asked about."""
     camera = model.config.camera
     room = sample_room(truth.case.seed, truth.case.split)
     choices = [candidates(room, index) for index in range(len(room.places))]
     draw = room_rng(room.split, room.seed, "probe")
     poses = truth.poses[: truth.out]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     things, latents = [], []
     for _ in range(FITTED + ASKED):
-        placed = _furnish(choices, draw)
+        placed = furnish(choices, draw)
         objects = tuple(None if t.missing else t.thing for t in placed)
         furnished = replace(room, places=tuple(t.thing for t in placed), objects=objects)
-        video = torch.from_numpy(furnished.render(poses, camera).rgb)[None].to(device)
+        video = torch.from_numpy(furnished.render(poses, camera).rgb)[None]
         with torch.inference_mode():
-            latents.append(model.codec.encode(video).cpu())
+            latents.append(model.codec.encode(video.to(device_of(model))).cpu())
         things.append(placed)
     asked = [(thing.index, thing.group) for thing in truth.returns]
     return Variants(room, torch.cat(latents), torch.from_numpy(poses), things, asked)
-
-
-def _furnish(
-    choices: Sequence[Sequence[Object]], draw: np.random.Generator
-) -> list[Thing]:
-    """One of the candidates of each place of a room."""
-    placed = []
-    for eight in choices:
-        number = int(draw.integers(CANDIDATES))
-        moved, turned = draw.uniform(-MOVED, MOVED), draw.uniform(-TURNED, TURNED)
-        x, y, z = eight[number].position
-        azimuth, far = np.arctan2(x, z) + moved, np.hypot(x, z)
-        thing = replace(
-            eight[number], yaw=float(azimuth + turned),
-            position=(float(far * np.sin(azimuth)), y, float(far * np.cos(azimuth))),
-        )
-        missing = bool(draw.uniform() < MISSING)
-        placed.append(Thing(thing, number, missing, float(moved), float(turned)))
-    return placed
 
 
 @torch.inference_mode()
@@ -183,9 +148,8 @@ def states(room: Variants, hold: Hold, device: torch.device) -> dict[str, Tensor
             if value.is_floating_point() and not name.startswith(ASIDE)
         }
 
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pieces = list(pool.map(one, room.latents.split(BATCH)))
+    with pool(device) as threads:
+        pieces = list(threads.map(one, room.latents.split(BATCH)))
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -230,41 +194,3 @@ def probe_cases(count: int, study_seed: int) -> tuple[Case, ...]:
 
 def _plus(tally: Tally, value: float, count: int = 1) -> Tally:
     return Tally(tally.total + value, tally.count + count)
-
-
-def products(states: Mapping[str, Tensor], fitted: int, count: int) -> np.ndarray:
-    """Inner products (count, fitted) of states with the first `fitted` ones, around their mean.
-
-    Each tensor {name: (count, numbers)} counts alike: its variances sum to one.
-    """
-    total = torch.zeros(count, fitted, dtype=torch.float64)
-    for values in states.values():
-        centred = values - values[:fitted].mean(dim=0)
-        spread = float(centred[:fitted].square().mean(dim=0).sum())
-        if spread > 0:
-            total += (centred @ centred[:fitted].mT).double() / spread
-    return total.numpy()
-
-
-def ridge(kernel: np.ndarray, unseen: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Ridge regression from inner products: predictions (n, q).
-
-    kernel (m, m) of the fitted states, unseen (n, m) of the others with them, targets (m, q). Of
-    STRENGTHS, the one that predicts each target best from all others is taken (Hastie et al., The
-    Elements of Statistical Learning, Section 7.10).
-    """
-    mean, rows = targets.mean(axis=0), kernel.mean(axis=0)
-    inner = kernel - rows - rows[:, None] + rows.mean()
-    outer = unseen - rows - unseen.mean(axis=1, keepdims=True) + rows.mean()
-    values, vectors = np.linalg.eigh(inner)
-    values = values.clip(min=0)
-    if values.sum() <= 0:
-        return np.broadcast_to(mean, (len(unseen), len(mean)))
-    rotated, best = vectors.T @ (targets - mean), (np.inf, 0.0)
-    for strength in STRENGTHS * values.mean():
-        shrink = values / (values + strength)
-        left = targets - mean - vectors @ (shrink[:, None] * rotated)
-        weight = 1 - 1 / len(targets) - np.square(vectors) @ shrink
-        error = float(np.square(left / weight.clip(min=1e-9)[:, None]).sum())
-        best = min(best, (error, float(strength)))
-    return mean + outer @ vectors @ (rotated / (values + best[1])[:, None])

@@ -1,82 +1,23 @@
-"""Letting a world model go on from what its memory holds."""
+"""A world model goes on from what its memory holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
+from loci.data.truth import Truth
 from loci.errors import LociError, did_you_mean
-from loci.geometry import Camera
-from loci.memory import Memory
-from loci.seeds import seed_for
-from loci.study.rooms.cases import chunk_noise
-from loci.study.rooms.truth import Truth, wrong_room
+from loci.models.world import WorldModel
+from loci.seeds import chunk_noise, seed_for
 
 # Cases that go together: no more than a thread's share, since a part for each thread is faster
 # than all threads in one operation (see `loci.training.microbatches`).
 BATCH = 16
 MEMORIES = ("true", "empty", "shuffled", "wrong")
-
-
-class Codec(Protocol):
-    """Video (B, T, H, W, 3) uint8 to latents (B, T, C, h, w) and back."""
-
-    def encode(self, video: Tensor) -> Tensor: ...
-
-    def decode(self, latents: Tensor) -> Tensor: ...
-
-
-class WorldSession(Protocol):
-    """A memory of several streams: the part of `Session` that is used here."""
-
-    def write(self, latents: Tensor, poses: Tensor) -> None: ...
-
-    def generate(self, poses: Tensor, noise: Tensor, steps: int) -> Tensor: ...
-
-    def tokens(self) -> int: ...
-
-    def bytes(self) -> int: ...
-
-
-class Settings(Protocol):
-    """Of `loci.models.world.WorldConfig`."""
-
-    @property
-    def memory(self) -> Memory: ...
-
-    @property
-    def camera(self) -> Camera: ...
-
-    @property
-    def chunk(self) -> int: ...
-
-    @property
-    def steps(self) -> int: ...
-
-
-class World(Protocol):
-    """Whatever can be evaluated: the part of `loci.models.world.WorldModel` that is used here."""
-
-    @property
-    def config(self) -> Settings: ...
-
-    @property
-    def codec(self) -> Codec: ...
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def tokens(self) -> int: ...
-
-    def session(self, batch: int) -> WorldSession: ...
-
-    def parameters(self) -> Iterable[Tensor]: ...
 
 
 def batches(truths: Sequence[Truth]) -> Iterator[list[int]]:
@@ -89,15 +30,21 @@ def batches(truths: Sequence[Truth]) -> Iterator[list[int]]:
             yield members[start : start + BATCH]
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def pool(device: torch.device) -> ThreadPoolExecutor:
+    """Threads that share work: on a CPU each of them computes alone, elsewhere there is one."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
 @torch.inference_mode()
 def continue_from(
-    model: World,
-    frames: np.ndarray,
-    poses: np.ndarray,
-    targets: np.ndarray,
-    keys: Sequence[str],
-    study_seed: int,
-    first_chunk: int = 0,
+    model: WorldModel, frames: np.ndarray, poses: np.ndarray, targets: np.ndarray,
+    keys: Sequence[str], study_seed: int, first_chunk: int = 0,
 ) -> np.ndarray:
     """Write frames (B, M, H, W, 3) at poses (B, M, 4, 4), then generate at targets (B, N, 4, 4).
 
@@ -110,8 +57,7 @@ def continue_from(
         raise LociError(
             f"{targets.shape[1]} frames are no whole number of chunks of {chunk}; change the path"
         )
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    session = model.session(len(keys))
+    device, session = device_of(model), model.session(len(keys))
     video = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
     session.write(model.codec.encode(video), torch.from_numpy(poses))
     shape = (chunk, *model.latent_shape)
@@ -126,10 +72,7 @@ def continue_from(
 
 
 def rollout(
-    model: World,
-    truths: Sequence[Truth],
-    study_seed: int,
-    memory: str = "true",
+    model: WorldModel, truths: Sequence[Truth], study_seed: int, memory: str = "true",
     advance: Callable[[int], None] = lambda cases: None,
 ) -> list[np.ndarray]:
     """Each case's video (T, H, W, 3): the given frames as they are, then what the model makes.
@@ -141,11 +84,9 @@ def rollout(
     """
     if memory not in MEMORIES:
         raise LociError(f"unknown memory '{memory}'{did_you_mean(memory, MEMORIES)}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
     videos: list[np.ndarray] = [np.empty(0)] * len(truths)
     work = [
-        (members, _given(model, [truths[i] for i in members], memory, study_seed))
+        (members, _given([truths[i] for i in members], memory, study_seed))
         for members in batches(truths)
     ]
 
@@ -157,8 +98,10 @@ def rollout(
             [t.case.key for t in given], study_seed, (observed - 1) // model.config.chunk,
         )
 
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for (members, _), made in zip(work, pool.map(lambda item: one(*item), work), strict=True):
+    with pool(device_of(model)) as threads:
+        for (members, _), made in zip(
+            work, threads.map(lambda item: one(*item), work), strict=True
+        ):
             for row, index in enumerate(members):
                 truth = truths[index]
                 videos[index] = np.concatenate([truth.rgb[: truth.observed], made[row]])
@@ -166,7 +109,7 @@ def rollout(
     return videos
 
 
-def _given(model: World, truths: Sequence[Truth], memory: str, seed: int) -> np.ndarray:
+def _given(truths: Sequence[Truth], memory: str, seed: int) -> np.ndarray:
     """The frames (B, M, H, W, 3) that are written, those of the last M observed poses."""
     observed = truths[0].observed
     frames = np.stack([t.rgb[:observed] for t in truths])
@@ -178,7 +121,5 @@ def _given(model: World, truths: Sequence[Truth], memory: str, seed: int) -> np.
             order = draw.permutation(observed - 1)
             frames[row, :-1] = frames[row, order]
     if memory == "wrong":
-        for row, truth in enumerate(truths):
-            past = truth.poses[: observed - 1]
-            frames[row, :-1] = wrong_room(truth.case, past, model.config.camera)
+        frames[:, :-1] = np.stack([t.other_room for t in truths])
     return frames

@@ -60,6 +60,25 @@ STEADY = Perturbation.of(steady=True, drift=0.0)
 Watched = tuple[list[np.ndarray], np.ndarray, np.ndarray]
 
 
+def first_episode(seed: int, episodes: int) -> int:
+    """The seed of the first of the `episodes` episodes that `seed` stands for.
+
+    Raises LociError where a demonstration may show one of them.
+    """
+    first = 1000 * seed
+    if seed < 0 or first >= TRAINING:
+        raise LociError(
+            f"seed {seed} is out of range; give 0 to {TRAINING // 1000 - 1}, whose episodes no "
+            "demonstration shows"
+        )
+    if not 1 <= episodes <= TRAINING - first:
+        raise LociError(
+            f"{episodes} episodes from {first} on; give 1 to {TRAINING - first}: later ones are "
+            "those of demonstrations"
+        )
+    return first
+
+
 @dataclass(frozen=True, eq=False)
 class Move:
     """One control step of a demonstration: the expert's `action` (14,) and what is `executed`."""

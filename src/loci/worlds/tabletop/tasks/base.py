@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -81,6 +81,15 @@ class Task(Config, family=True):
     def limit(self) -> int:
         """The limit of an episode, in control steps."""
         return self.chunks * CHUNK
+
+    def describe(self) -> dict[str, Any]:
+        """What the task says of itself, for protocols."""
+        says = {
+            "instruction": self.instruction, "stages": list(self.stages), "chance": self.chance,
+            "facts": len(self.cues), "gap": self.delay, "chunks": self.chunks,
+        }
+        # Results are older than the number: it is left out at first.
+        return says | ({"revision": self.revision} if self.revision > 1 else {})
 
     def draw(self, rng: np.random.Generator) -> Cue:
         """The cue of an episode."""

@@ -1,0 +1,87 @@
+"""What really is there: the frames of a case, what was seen of them, and the objects to look for.
+
+All of it depends on the case alone, so it is computed once and shared by every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from loci.data.cases import Case
+from loci.data.episodes import EpisodeCache
+from loci.errors import LociError
+from loci.geometry import Camera
+from loci.seeds import seed_for
+from loci.worlds.render.visibility import seen_before
+from loci.worlds.rooms.returns import Return, returns
+from loci.worlds.rooms.room import sample_room
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """One case: rgb uint8 (T, H, W, 3), depth (T, H, W), poses (T, 4, 4).
+
+    Frames 0..observed-1 are given, the others generated. out: frames of the way out; pairs (P, 2):
+    frames with equal poses; seen (T - observed, H, W): pixels visible in a given frame before.
+    """
+
+    case: Case
+    rgb: np.ndarray
+    depth: np.ndarray
+    poses: np.ndarray
+    observed: int
+    out: int
+    pairs: np.ndarray
+    seen: np.ndarray
+    returns: tuple[Return, ...]
+    camera: Camera
+
+    @property
+    def generated(self) -> slice:
+        """The frames that a row has to make."""
+        return slice(self.observed, len(self.rgb))
+
+    @property
+    def away(self) -> int:
+        """The frame of the way out whose pose differs most from the first: amid a full turn."""
+        return int(np.abs(self.poses[: self.out] - self.poses[0]).sum(axis=(1, 2)).argmax())
+
+    @cached_property
+    def other_room(self) -> np.ndarray:
+        """Frames (observed - 1, H, W, 3) of another room, from its own start, along the relative
+        poses of the given frames but the last."""
+        case, poses = self.case, self.poses[: self.observed - 1]
+        room = sample_room(seed_for(case.seed, "wrong room") >> 32, case.split)
+        relative = np.linalg.inv(poses[0]) @ poses
+        return room.render(room.start @ relative, self.camera).rgb
+
+
+def prepare(
+    case: Case, cache: EpisodeCache, camera: Camera, *, observe: str = "out",
+    frames: int | None = None, groups: tuple[str, ...] = ("first", "later"),
+) -> Truth:
+    """The truth of a case.
+
+    observe: "out" gives the whole way out, "first" the first frame alone. frames: cut the episode
+    there. groups: which objects are looked for on the way back.
+    """
+    course = case.course
+    episode = cache.get(case.split, case.seed, course.path, camera)
+    end = min(frames or len(episode.rgb), course.frames or len(episode.rgb), len(episode.rgb))
+    out = min(course.out or episode.out, end)
+    observed = {"out": out, "first": 1}[observe]
+    if observed >= end:
+        raise LociError(f"case {case.key} leaves no frame to generate; take a longer path")
+    pairs = episode.pairs[(episode.pairs[:, 0] < out) & (episode.pairs[:, 1] < end)]
+    identity = episode.identity[:end]
+    room = sample_room(case.seed, case.split)
+    return Truth(
+        case=case, rgb=episode.rgb[:end], depth=episode.depth[:end], poses=episode.poses[:end],
+        observed=observed, out=out, pairs=pairs,
+        seen=seen_before(episode.depth[:end], episode.poses[:end], observed, camera),
+        returns=returns(room, episode.rgb[:end], identity, episode.poses, out, camera, groups),
+        camera=camera,
+    )
