@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loci.arguments import Holds, check_tensor
 from loci.config import Config
-from loci.errors import LociError, check_type
+from loci.errors import LociError
 
 # Rounding that a pose in single precision may show, far below any real mistake.
 TOLERANCE = 1e-4
@@ -45,21 +46,17 @@ class Camera(Config):
         return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
-def checked_poses(poses: Tensor, shape: Sequence[int]) -> Tensor:
-    """Camera-to-world poses (B, T, 4, 4) of shape (B, T), as float64 on the CPU, no gradients.
+def checked_poses(poses: Tensor, shape: Sequence[int | str] = ("B", "T")) -> Tensor:
+    """Camera-to-world poses (B, T, 4, 4), as float64 on the CPU, no gradients.
 
-    Raises LociError for what is no tensor, another shape, NaN or infinity, and for what is no rigid
-    motion.
+    shape: how many rows and frames there have to be; a text stands for any number. Raises LociError
+    for what is no tensor, another shape, NaN or infinity, and for what is no rigid motion.
     """
-    check_type(poses, Tensor, "poses", "a torch tensor (torch.from_numpy makes one of an array)")
-    if poses.shape != (*shape, 4, 4) or len(shape) != 2 or 0 in shape:
-        raise LociError(
-            f"poses of shape {tuple(poses.shape)} for rows and frames {tuple(shape)}; "
-            "give one 4x4 camera-to-world matrix a frame, and one frame or more"
-        )
+    check_tensor(
+        poses, "poses", (*shape, 4, 4), Holds.NUMBERS,
+        note="one 4x4 camera-to-world matrix a frame",
+    )
     poses = poses.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(poses).all()):
-        raise LociError("a pose holds NaN or infinity; fix the camera path")
     turn = poses[..., :3, :3]
     off = (turn @ turn.mT - torch.eye(3, dtype=torch.float64)).abs().amax(dim=(-2, -1))
     bottom = poses.new_tensor([0.0, 0.0, 0.0, 1.0])

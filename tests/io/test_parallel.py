@@ -44,8 +44,17 @@ def test_a_failure_is_met_where_it_is_its_turn(workers, tmp_path):
 
 def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
     program = tmp_path / "program.py"
+    # The pool tells its futures one by one, and here it takes its time: what the caller does in the
+    # meantime must not stop it.
     program.write_text(
+        "import time\n"
+        "from concurrent.futures import Future\n"
         "from loci.io.parallel import parallel_map\n"
+        "set_exception = Future.set_exception\n"
+        "def slow(self, error):\n"
+        "    set_exception(self, error)\n"
+        "    time.sleep(0.3)\n"
+        "Future.set_exception = slow\n"
         "print(list(parallel_map(abs, range(9), 2)))\n"
     )
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)

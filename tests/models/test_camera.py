@@ -110,9 +110,9 @@ def test_poses_are_checked():
 
     cases = [
         (poses, (2, 4), "one 4x4 camera-to-world matrix a frame"),
-        (poses[:, :0], (2, 0), "one frame or more"),
+        (poses[:, :0], ("B", "T"), r"shape \(2, 0, 4, 4\); give \(B, T, 4, 4\)"),
         (poses[..., :3, :], (2, 3), "one 4x4"),
-        (poses[0], (3,), "one 4x4"),
+        (poses[0], ("B", "T"), "one 4x4"),
         (broken(lambda p: p.mul_(torch.nan)), (2, 3), "NaN"),
         (broken(lambda p: p[:3, :3].mul_(1.1)), (2, 3), "frame 2 in row 1 is no rigid motion"),
         (broken(lambda p: p[3].add_(0.5)), (2, 3), "no rigid motion"),

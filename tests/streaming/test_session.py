@@ -92,19 +92,19 @@ def test_a_refused_write_changes_nothing(name):
     hole = frame.clone()
     hole[1, 0, 0, 0, 0] = torch.nan
     for words, arguments in (
-        ("wants", (frame[:, :, :-1], pose)),
-        ("wants", (frame[0], pose)),
+        ("from its own codec", (frame[:, :, :-1], pose)),
+        ("from its own codec", (frame[0], pose)),
         ("one 4x4 camera-to-world matrix a frame", (latents[:, 5:7], pose)),
-        ("one frame or more", (latents[:, :0], poses[:, :0])),
+        (r"shape \(2, 0, 8, 4, 4\); give \(B, T, 8", (latents[:, :0], poses[:, :0])),
         ("1 rows for 2 streams", (frame[:1], pose[:1])),
         ("2 rows for 1 streams", (frame, pose, [1])),
         ("exactly one row", (frame, pose, [1, 1])),
-        ("0 rows for 0 streams", (frame[:0], pose[:0], [])),
+        (r"shape \(0, 1, 8, 4, 4\); give \(B, T, 8", (frame[:0], pose[:0], [])),
         ("has 0 to 1", (frame, pose, [1, 2])),
         ("has 0 to 1", (frame, pose, [-1, 0])),
-        ("a pose holds NaN", (frame, pose * torch.nan)),
+        ("NaN or infinity in poses", (frame, pose * torch.nan)),
         ("frame 0 in row 1 is no rigid motion", (frame, sheared)),
-        ("a latent holds NaN", (hole, pose)),
+        ("NaN or infinity in latents", (hole, pose)),
     ):
         with pytest.raises(LociError, match=words) as error:
             session.write(*arguments)
@@ -122,7 +122,7 @@ def test_readings_are_checked_and_go_out_of_date():
         session.read(ahead * torch.nan)
     with pytest.raises(LociError, match="read the poses of this chunk"):
         session.denoise(session.read(ahead), noise[:, :1], 0.5)
-    with pytest.raises(LociError, match="wants"):
+    with pytest.raises(LociError, match="from its own codec"):
         session.denoise(session.read(ahead), noise[:, :, :1], 0.5)
     saved = session.snapshot()
     for change in (

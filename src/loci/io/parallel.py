@@ -52,6 +52,8 @@ def parallel_map(
                     return
                 yield begun.popleft().result()
         except BrokenProcessPool:
+            # The pool is about to tell all futures; one that was cancelled would be told too late.
+            begun.clear()
             raise LociError(
                 "a process that shares the work has ended: put what your program does under "
                 '`if __name__ == "__main__":`, since each process imports it, or free some memory'

@@ -38,5 +38,7 @@ class Frames:
         return self.map(lambda part: part[:, which])
 
 
-EXTRAS = tuple(f.name for f in fields(Frames) if f.name not in ("latents", "poses", "time"))
-"""What a memory may ask for besides latents and poses."""
+EXTRAS: dict[str, tuple[int | str, ...]] = {
+    "depth": ("H", "W"), "intrinsics": (3, 3), "images": ("H", "W", 3),
+}
+"""What a memory may ask for besides latents and poses, and its shape after (R, K)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from loci.arguments import check_tensor, checked_arguments
 from loci.attention.cross import CrossKV
 from loci.errors import LociError
 from loci.geometry import checked_poses
@@ -41,6 +42,7 @@ class Reading:
     modulations: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+@checked_arguments
 class Session:
     """Memory of `batch` streams of one world model. Streams may have different lengths.
 
@@ -69,12 +71,10 @@ class Session:
         without its cross-attention.
         """
         encoded = None
+        if text is None and lengths is not None:
+            raise LociError("lengths of no text; give its embeddings too")
         if text is not None:
-            if text.dim() != 3 or len(text) != self.batch:
-                raise LociError(
-                    f"text of shape {tuple(text.shape)} for {self.batch} streams; "
-                    "give embeddings (B, S, text_dim), a row a stream"
-                )
+            check_tensor(text, "text", (self.batch, "S", "C"), note="a row a stream")
             lengths = [text.shape[1]] * self.batch if lengths is None else lengths
             with self.stream.graph():
                 encoded = self.model.dit.encode_text(text.to(self.stream.device), lengths)
@@ -111,7 +111,7 @@ class Session:
 
         Raises LociError for bad poses and for a stream that has seen no frame yet.
         """
-        poses = checked_poses(poses, poses.shape[:2])
+        poses = checked_poses(poses)
         stream, model = self.stream, self.model
         names = stream.names(streams, len(poses))
         stream.check_begun(names, "nothing to continue from: write a first frame before generating")
@@ -133,7 +133,7 @@ class Session:
         Any number of calls leaves the memory bitwise unchanged. Raises LociError for a reading
         that is out of date, and for a time that is no number from 0 to 1.
         """
-        self.stream.check_latents(x)
+        self.stream.check_latents(x, "x", finite=False)
         shape = reading.layout.poses.shape
         if x.shape[:2] != (shape[0], shape[2]):
             raise LociError(
@@ -158,8 +158,7 @@ class Session:
 
         steps: Euler steps (default: the model's). Raises LociError for noise that is not finite.
         """
-        if not bool(torch.isfinite(noise).all()):
-            raise LociError("the noise holds NaN or infinity; draw it from a normal distribution")
+        self.stream.check_latents(noise, "noise")
         config = self.model.config
         steps = config.steps if steps is None else steps
         grid, reading = config.flow.grid(steps), self.read(poses, streams)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from loci.arguments import Holds, check_tensor
 from loci.attention.cross import CrossKV
 from loci.errors import LociError
 from loci.flow import times
@@ -46,6 +47,8 @@ class Stream:
     ):
         if batch < 1:
             raise LociError(f"a session of {batch} streams; use 1 or more")
+        if capacity < 0:
+            raise LociError(f"a capacity of {capacity} frames; use 0 or more")
         self.model, self.batch, self.gradients = model, batch, gradients
         self.stores: list[Store] = model.stores(batch, capacity, scratch, actions)
         self.written = [0] * batch
@@ -79,8 +82,6 @@ class Stream:
         self.check_whole(names)
         poses = checked_poses(poses, latents.shape[:2])
         latents = latents.to(self.device, self.dtype)
-        if not bool(torch.isfinite(latents).all()):
-            raise LociError("a latent holds NaN or infinity; encode or generate the frame again")
         new = torch.tensor([self.written[name] == 0 for name in names])
         reference = torch.where(new[:, None, None], poses[:, 0], self.reference[names])
         frames = Frames(
@@ -211,6 +212,8 @@ class Stream:
 
     def fill(self, frames: int) -> None:
         """Stand as if `frames` frames had been written to every stream; see `Session.fill`."""
+        if frames < 0:
+            raise LociError(f"{frames} frames cannot have been written; use 0 or more")
         others = [store.name for store in self.stores if store.name not in ("kv", "states")]
         if any(self.written) or others or self.model.config.memory.executed:
             raise LociError(
@@ -223,11 +226,13 @@ class Stream:
 
     def tokens(self, stream: int = 0) -> int:
         """Tokens held for a stream; a raw frame counts as those that it will become."""
+        self.names([stream], 1)
         raw = self.written[stream] if self.model.config.memory.joint else 0
         return self.kv.tokens(stream) + raw * self.model.tokens
 
     def bytes(self, stream: int = 0) -> int:
         """Bytes of all stores held for a stream."""
+        self.names([stream], 1)
         return sum(store.bytes(stream) for store in self.stores)
 
     def graph(self) -> torch.set_grad_enabled:
@@ -250,12 +255,12 @@ class Stream:
             raise LociError("a write to these streams was cut short and left them half-written; "
                             "reset them, or restore a snapshot")
 
-    def check_latents(self, latents: Tensor) -> None:
-        if latents.dim() != 5 or latents.shape[2:] != self.model.latent_shape:
-            raise LociError(
-                f"latents of shape {tuple(latents.shape)}; this model wants (B, T, *"
-                f"{self.model.latent_shape}), from its own codec"
-            )
+    def check_latents(self, latents: Tensor, name: str = "latents", finite: bool = True) -> None:
+        """LociError for what are no latent frames (B, T, C, h, w) of this model's codec."""
+        check_tensor(
+            latents, name, ("B", "T", *self.model.latent_shape), finite=finite,
+            meta=self.device.type == "meta", note="from its own codec",
+        )
 
     @staticmethod
     def _checked_extras(
@@ -263,13 +268,8 @@ class Stream:
     ) -> dict[str, Tensor]:
         given = {name: value for name, value in extras.items() if value is not None}
         for name, value in given.items():
-            if name not in EXTRAS or value.shape[:2] != tuple(shape):
-                raise LociError(
-                    f"{name} of shape {tuple(value.shape)} for frames {tuple(shape)}; give "
-                    f"(B, T, ...) of {', '.join(EXTRAS)}"
-                )
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise LociError(f"{name} holds NaN or infinity; 0 stands for an unknown depth")
+            holds = Holds.BYTES if name == "images" else Holds.FLOATS
+            check_tensor(value, name, (*shape, *EXTRAS[name]), holds)
         return given
 
     def _renew(self, names: Sequence[int]) -> None:

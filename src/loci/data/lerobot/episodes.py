@@ -104,4 +104,4 @@ def read_poses(episode: Episode, name: str, moments: Sequence[int] | np.ndarray)
             "16, or 4x4"
         )
     poses = torch.from_numpy(values.reshape(1, -1, 4, 4).astype(np.float64))
-    return checked_poses(poses, poses.shape[:2])[0]
+    return checked_poses(poses)[0]
