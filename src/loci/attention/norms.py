@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from loci.module import Module
 
-class RMSNorm(nn.Module):
+
+class RMSNorm(Module):
     """x / rms(x) * weight. Written out, because nn.RMSNorm leaves its fused path under autocast."""
 
     def __init__(self, dim: int, eps: float):

@@ -18,15 +18,16 @@ is one file like `none.py` and one line in `memory/__init__.py`; several are joi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from loci.config import Config
+from loci.errors import LociError
 from loci.geometry import Camera
 from loci.memory.ports import Ports
 from loci.memory.recurrent import RecurrentState
@@ -46,6 +47,11 @@ class Memory(Config, family=True):
     """One row of a study: what is kept of the past, and who may look at it."""
 
     elsewhere: ClassVar[str] = f"; if a file of yours defines it, name that file in {VARIABLE}"
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "rule" in vars(cls):
+            cls.rule = _checked_rule(cls.rule)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -189,6 +195,22 @@ class Memory(Config, family=True):
     def stores(self, setting: Setting) -> list[Store]:
         """What a stream keeps besides keys and values, states and retrieved frames."""
         return []
+
+
+def _checked_rule(rule: Callable[[Any], Rule]) -> Callable[[Any], Rule]:
+    """The method `rule` of a memory. LociError where it returns something else."""
+    @wraps(rule)
+    def checked(memory: Any) -> Rule:
+        found = rule(memory)
+        if not isinstance(found, Rule):
+            there = "None" if found is None else f"a {type(found).__name__}"
+            raise LociError(
+                f"{type(memory).__name__}.rule() returned {there}; return a Rule, made of rules "
+                "like first(1) and recent(4) with &, | and ~"
+            )
+        return found
+
+    return checked
 
 
 @cache

@@ -21,6 +21,7 @@ from loci.errors import LociError, did_you_mean
 from loci.memory.base import together
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
+from loci.module import Module
 from loci.rules.rule import Kind, Rule, key, recent
 
 # How much of the full, the half and the quarter resolution a multi-scale average holds.
@@ -87,7 +88,7 @@ class Compressed(Joint, name="compressed"):
         return Average(self)
 
 
-class Average(nn.Module):
+class Average(Module):
     """Means of `ratio` frames in a row, at the pose of the middle one; the last frame stays."""
 
     chooses = False
@@ -112,7 +113,7 @@ class Average(nn.Module):
         )
 
 
-class Shrink(nn.Module):
+class Shrink(Module):
     """Frames `side` times smaller a side, by a learned convolution that begins as the average."""
 
     chooses = False

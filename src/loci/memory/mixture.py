@@ -16,6 +16,7 @@ from torch import nn
 from loci.errors import LociError
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
+from loci.module import Module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Mixture(Joint, name="mixture"):
         return Choice(self)
 
 
-class Choice(nn.Module):
+class Choice(Module):
     """The frames that resemble the chunk most, weighted; the last frame stays as it is."""
 
     chooses = True

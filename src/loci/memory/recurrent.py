@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
+from loci.module import Module
 
 State = dict[str, Tensor]
 StateKey = tuple[int, str]
@@ -26,7 +27,7 @@ StateKey = tuple[int, str]
 StateHook = Callable[[int, int, Tensor, RotaryCosSin], Tensor | None]
 
 
-class RecurrentState(nn.Module, ABC):
+class RecurrentState(Module, ABC):
     """What one block carries. `source`: the block whose state this one reads instead of a state
     of its own; it has nothing to write then. `reach`: how many of the last clean frames a read
     depends on (None: all of them), a promise that the conformance tests hold it to. `tokenwise`:
@@ -58,7 +59,7 @@ class RecurrentState(nn.Module, ABC):
         stays as it is."""
 
 
-class StateProjection(nn.Module):
+class StateProjection(Module):
     """Lets tokens of width `width` read a state of width `host`: mapped there and back (ours)."""
 
     def __init__(self, width: int, host: int):

@@ -31,6 +31,7 @@ from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
+from loci.module import Module
 from loci.rules.rule import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")
@@ -102,7 +103,7 @@ class Grid(RecurrentState):
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
-class Mix(nn.Module):
+class Mix(Module):
     """Memory tokens (B, T, D) from a grid of G x G cells."""
 
     def __init__(self, side: int, tokens: int | None):
@@ -119,7 +120,7 @@ class Mix(nn.Module):
             return self.logits.float().softmax(dim=-1) @ mean
 
 
-class CrossReadout(nn.Module):
+class CrossReadout(Module):
     """Noisy tokens attend to the memory tokens, through a gate. Names are those of the released
     weights."""
 

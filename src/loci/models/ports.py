@@ -26,9 +26,10 @@ from loci.attention.cross import CrossKV
 from loci.attention.dense import QKV
 from loci.errors import LociError
 from loci.models.trunk import Attention, Block, Sizes, TokenStream
+from loci.module import Module
 
 
-class Branch(nn.Module):
+class Branch(Module):
     """Copies of the first blocks, and the zero layers around them."""
 
     def __init__(self, sizes: Sizes, count: int):
@@ -62,7 +63,7 @@ class Branch(nn.Module):
         return added
 
 
-class FurtherTokens(nn.Module):
+class FurtherTokens(Module):
     """Cross-attention to further tokens in every `every`-th of the blocks."""
 
     def __init__(self, sizes: Sizes, width: int, every: int):
@@ -99,7 +100,7 @@ class FurtherTokens(nn.Module):
         return x + self.layers[name](x, further, layer) if name in self.layers else x
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Module):
     """x -> Z attention(norm(x), further tokens); Z starts at zero."""
 
     def __init__(self, sizes: Sizes):

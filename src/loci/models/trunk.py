@@ -24,6 +24,7 @@ from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin, rotate
 from loci.errors import LociError
 from loci.models.camera import CameraInjection
+from loci.module import Module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ States = Callable[[int, Tensor, RotaryCosSin], Tensor | None]
 Attend = Callable[[list[QKV]], list[Tensor | None]]
 
 
-class Trunk(nn.Module):
+class Trunk(Module):
     """Embeddings of time and text, and the blocks. `stem`: modules that come before them."""
 
     def __init__(self, sizes: Sizes, **stem: nn.Module):
@@ -193,7 +194,7 @@ def padding_bias(count: Tensor) -> Tensor:
     return torch.cat([most, (count - most.exp()).clamp(min=0).log()], dim=1)
 
 
-class Block(nn.Module):
+class Block(Module):
     """x <- x + gate attn(mod(x));  x <- x + cross(x);  x <- x + gate ffn(mod(x))."""
 
     def __init__(self, sizes: Sizes):
@@ -300,7 +301,7 @@ def carry(stream: TokenStream, x: Tensor, number: int, states: States) -> Tensor
     return stream.of_frames(x, add)
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Linear maps, and the RMS norm over all heads before they are split."""
 
     def __init__(self, sizes: Sizes):

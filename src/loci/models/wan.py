@@ -25,6 +25,7 @@ from loci.models.mot import run
 from loci.models.ports import Branch, FurtherTokens
 from loci.models.rope import wan_angles
 from loci.models.trunk import Sizes, TokenStream, Trunk, modulated_norm
+from loci.module import Module
 from loci.rules.rule import Coords, Kind
 
 
@@ -193,7 +194,7 @@ def cos_sin(angles: Tensor) -> RotaryCosSin:
     return angles.cos().float(), angles.sin().float()
 
 
-class Head(nn.Module):
+class Head(Module):
     """The modulated linear output layer, in the weights' precision also under autocast, as in the
     released code."""
 

@@ -32,6 +32,7 @@ from loci.models.mot import run
 from loci.models.rope import camera_angles, token_rays, wan_angles
 from loci.models.trunk import TokenStream
 from loci.models.wan import Wan, WanConfig, cos_sin
+from loci.module import Module
 from loci.rules.rule import Coords, Kind
 from loci.streaming.frame_buffer import FrameBuffer
 from loci.streaming.kv_cache import KVCache, KVShape
@@ -93,7 +94,7 @@ class ChunkLayout:
     further: CrossKV | None = None
 
 
-class WorldModel(nn.Module):
+class WorldModel(Module):
     """Codec, transformer and the learned part of the memory: the gist bank, a mixer, states."""
 
     def __init__(self, config: WorldConfig):

@@ -33,6 +33,7 @@ from loci.models.normalisation import Normalisation, Normaliser
 from loci.models.text import TextEncoder
 from loci.models.trunk import TokenStream
 from loci.models.world import WorldConfig
+from loci.module import Module
 from loci.rules.rule import Coords, Kind
 from loci.streaming.policy import Policy
 
@@ -84,7 +85,7 @@ class WorldActionConfig(Config):
         return WorldActionModel(self)
 
 
-class WorldActionModel(nn.Module):
+class WorldActionModel(Module):
     """World model, action expert, normalisation, and what reads carried states for the expert.
 
     Raises LociError for a memory that needs camera poses, or whose carried states can only be read

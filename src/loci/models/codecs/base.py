@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from loci.config import Config
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.module import Module
 
 # Images that pass through a convolution together. One alone takes another kernel, whose results
 # differ in the sixth digit, so that a stream would not be what it is in one shot; from two on they
@@ -35,7 +36,7 @@ class CodecConfig(Config, family=True):
         raise NotImplementedError
 
 
-class Codec(nn.Module):
+class Codec(Module):
     """Video in, normalised latent frames out, and back.
 
     Latents have about zero mean and unit variance per channel, float32, (B, T', C, h, w). One
@@ -194,7 +195,7 @@ class WanCodecConfig(CodecConfig, name="wan"):
         return WanCodec(self)
 
 
-class Residual(nn.Module):
+class Residual(Module):
     """x + conv(silu(conv(x))), the identity at birth, without normalisation."""
 
     def __init__(self, width: int):

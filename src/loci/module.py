@@ -1,0 +1,24 @@
+"""The base of our modules: what a property raises is what its caller meets.
+
+torch's own `nn.Module` answers an AttributeError inside a property with "no attribute NAME", and
+the error's own message, which names the cause, is lost.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+
+class Module(nn.Module):
+    """`nn.Module` with properties that may fail."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here after the property itself has raised an AttributeError.
+        own = inspect.getattr_static(type(self), name, None)
+        if isinstance(own, property | cached_property):
+            return own.__get__(self, type(self))
+        return super().__getattr__(name)
