@@ -63,6 +63,34 @@ with torch.no_grad():
     assert done.stdout.splitlines() == ["(1, 2, 32, 32, 3)", "(1, 4, 5)"]
 
 
+def test_models_that_ship_stream_and_every_recipe_is_built_without_any_extra() -> None:
+    done = without_extras("""
+import torch
+from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
+from loci.recipes.registry import build_recipe, recipes
+world = WorldModel.load("hybrid")
+size = world.config.camera
+session, still = world.session(1), torch.eye(4, dtype=torch.float64).expand(1, 3, 4, 4)
+picture = torch.zeros(1, 1, size.height, size.width, 3, dtype=torch.uint8)
+session.write(world.codec.encode(picture), still[:, :1])
+for _ in range(2):
+    chunk = session.generate(still[:, 1:], torch.randn(1, 2, *world.latent_shape), steps=1)
+    session.write(chunk, still[:, 1:])
+print(session.lengths, tuple(world.codec.decode(chunk).shape))
+model = WorldActionModel.load("put-back-block-hybrid")
+expert, size, policy = model.config.expert, model.config.world.camera, model.policy(1)
+picture = torch.zeros(1, 1, size.height, size.width, 3, dtype=torch.uint8)
+for _ in range(3):
+    policy.observe(picture, torch.zeros(1, expert.proprio))
+    done = policy.act(torch.randn(1, expert.horizon, expert.actions), steps=1)
+print(policy.lengths, tuple(done.shape))
+print(all(build_recipe(name).hash() for name in recipes()))
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[5] (1, 2, 64, 64, 3)", "[3] (1, 16, 14)", "True"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

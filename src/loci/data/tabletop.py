@@ -21,12 +21,14 @@ from loci.io.files import cache_folder, check_writable
 from loci.io.mosaic import mosaic
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import announce, tracked
+from loci.worlds.tabletop.arms import CAMERAS
+from loci.worlds.tabletop.demonstration import TRAINING, Perturbation, watched
+from loci.worlds.tabletop.tasks import TASKS, make_task
 
 # Raise it whenever what an expert does or a camera sees changes.
 FORMAT = "loci-demonstrations-1"
 SHARD = 8  # seeds a file
 MANY = 64  # episodes for which processes are worth starting
-CAMERA_NAMES = ("head", "left_wrist", "right_wrist")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,9 @@ class TabletopData(DataConfig, name="tabletop"):
     episodes: int
     steady: bool = False
     drift: float = added_field(0.0)
-    cameras: tuple[str, ...] = CAMERA_NAMES
+    cameras: tuple[str, ...] = CAMERAS
 
     def __post_init__(self) -> None:
-        from loci.worlds.tabletop.demonstration import Perturbation
-        from loci.worlds.tabletop.tasks import TASKS
-        from loci.worlds.tabletop.view import CAMERAS
-
         if self.task not in TASKS:
             raise LociError(f"unknown task '{self.task}'{did_you_mean(self.task, TASKS)}")
         if self.episodes < 1:
@@ -75,8 +73,6 @@ class TabletopData(DataConfig, name="tabletop"):
         Raises LociError for a file there that is truncated or altered, and where the expert fails
         too often.
         """
-        from loci.worlds.tabletop.tasks import make_task
-
         instruction = make_task(self.task).instruction
         found = tracked(self._watch(spec), f"loading {self.task}", self.episodes)
         return Episodes.join([
@@ -89,8 +85,6 @@ class TabletopData(DataConfig, name="tabletop"):
 
     def _watch(self, spec: EpisodeSpec) -> Iterator[dict[str, np.ndarray]]:
         """The demonstrations, in the order of their seeds."""
-        from loci.worlds.tabletop.demonstration import TRAINING
-
         folder = cache_folder("demonstrations")
         check_writable(folder)
         one = partial(_shard, data=self, every=spec.every, camera=spec.camera, folder=folder)
@@ -118,8 +112,6 @@ class TabletopData(DataConfig, name="tabletop"):
         )
 
     def _announce(self, count: int, spec: EpisodeSpec, workers: int, folder: Path) -> None:
-        from loci.worlds.tabletop.demonstration import TRAINING
-
         began = time.monotonic()
         found = _watched(TRAINING, self, spec.every, spec.camera)
         size = 0 if found is None else sum(part.nbytes for part in found.values())
@@ -130,9 +122,6 @@ class TabletopData(DataConfig, name="tabletop"):
 
 
 def _key(seeds: range, data: TabletopData, every: int, camera: Camera) -> dict[str, Any]:
-    from loci.worlds.tabletop.demonstration import Perturbation
-    from loci.worlds.tabletop.tasks import make_task
-
     task = make_task(data.task)
     return {
         "task": task.to_dict(), "revision": task.revision,
@@ -149,8 +138,6 @@ def _watched(
     seed: int, data: TabletopData, every: int, camera: Camera
 ) -> dict[str, np.ndarray] | None:
     """One demonstration: video (N, H, W, 3), proprio (N, P), actions (S, A); None if it failed."""
-    from loci.worlds.tabletop.demonstration import Perturbation, watched
-
     found = watched(seed, data.task, every, data.cameras, Perturbation.of(data.steady, data.drift))
     if found is None:
         return None

@@ -18,6 +18,7 @@ from loci.worlds.render.materials import Color, Material
 
 LEFT, RIGHT = 0, 1
 ARMS = ("left", "right")
+CAMERAS = ("head", *(f"{arm}_wrist" for arm in ARMS))
 JOINTS = 7  # six angles in radians, and the gripper: 0 closed, 1 open
 TABLE = 0.74
 BASES = np.array([[-0.27, -0.2, TABLE], [0.27, -0.2, TABLE]])

@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loci.config import Config
 from loci.errors import LociError, did_you_mean
-from loci.worlds.tabletop.arms import ARMS, JOINTS
-from loci.worlds.tabletop.env import Tabletop
+from loci.worlds.tabletop.arms import ARMS, CAMERAS, JOINTS
 from loci.worlds.tabletop.table import CHUNK
 from loci.worlds.tabletop.tasks.base import Ask, Cue, task_rng
-from loci.worlds.tabletop.view import CAMERAS
+
+if TYPE_CHECKING:
+    from loci.worlds.tabletop.env import Tabletop
 
 # Seeds of demonstrations count up from here: below it are those that policies are judged on.
 TRAINING = 1_000_000
@@ -122,6 +124,8 @@ def watched(
 
     A recording of the same seed (`loci data record`) sees every step and takes much longer.
     """
+    from loci.worlds.tabletop.env import Tabletop
+
     for name in cameras:
         if name not in CAMERAS:
             raise LociError(f"the tabletop has no camera '{name}'{did_you_mean(name, CAMERAS)}")

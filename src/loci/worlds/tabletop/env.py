@@ -17,11 +17,11 @@ from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.extras import extra
 from loci.io.mosaic import mosaic
-from loci.worlds.tabletop.arms import ARMS, HIGHER, JOINTS, LOWER
+from loci.worlds.tabletop.arms import ARMS, CAMERAS, HIGHER, JOINTS, LOWER
 from loci.worlds.tabletop.table import RATE, State, Table
 from loci.worlds.tabletop.tasks import TASKS, make_task
 from loci.worlds.tabletop.tasks.base import Cue, Task, task_rng
-from loci.worlds.tabletop.view import CAMERAS, HEAD, TableView
+from loci.worlds.tabletop.view import HEAD, TableView
 
 with extra("worlds"):
     import gymnasium

@@ -15,12 +15,11 @@ from loci.worlds.render.geom import Geom
 from loci.worlds.render.materials import Material
 from loci.worlds.render.renderer import Scene
 from loci.worlds.tabletop import arms
-from loci.worlds.tabletop.arms import ARMS, LEFT, RIGHT, TABLE
+from loci.worlds.tabletop.arms import CAMERAS, LEFT, RIGHT, TABLE
 from loci.worlds.tabletop.table import Lamp, Layout, State
 
 HEAD = Camera(height=64, width=80, fov=48.0)
 WRIST_FOV = 75.0
-CAMERAS = ("head", *(f"{arm}_wrist" for arm in ARMS))
 # From above the robot's side of the table, so that the arms come in from the picture's lower edge.
 _EYE, _AIM = np.array([0.0, -0.02, TABLE + 0.86]), np.array([0.0, 0.135, TABLE])
 _LIGHT = np.array([0.35, -0.45, 0.85]) / np.linalg.norm([0.35, -0.45, 0.85])
