@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from loci.errors import LociError
 from loci.models.codecs.base import ImageCodecConfig, to_float
 from loci.recipes.rooms import image_codec
 from loci.training.codec import CodecRun, recolour
@@ -57,6 +58,14 @@ def test_the_batch_stays_whole_whatever_the_threads(tmp_path):
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert weights[1] == weights[2]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_samples_that_share_statistics_are_not_accumulated(tmp_path):
+    train = TrainConfig(steps=1, accumulate=2)
+    config = CodecRun(train=train, codec=TINY, rooms=3, views=2, batch=4)
+    with pytest.raises(LociError, match=r"samples of CodecTask .* set train.accumulate to 1"):
+        run(config, tmp_path / "run", threads=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_recipe_round_trips():

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from away import AWAY, apart
 from loci.commands import main as cli
 from loci.errors import LociError
 from loci.io.checkpoint import load_checkpoint, load_into
@@ -24,8 +25,9 @@ from loci.seeds import seed_for
 from loci.training.folder import RunFolder
 from loci.training.run import RunConfig, run
 from loci.training.task import Batch, Losses, Task
+from loci.training.throughput import Throughput
 from loci.training.train_config import TrainConfig
-from loci.training.trainer import fit, train
+from loci.training.trainer import Trainer, fit, train
 
 TINY = Path(__file__).parents[1] / "tiny_run.py"
 
@@ -301,12 +303,31 @@ def test_a_finished_run_goes_on_where_more_steps_are_asked_for(
     rates = [there.train.rate(step) for step in range(40)]
     assert rates[:25] == [recipe("tiny").train.rate(step) for step in range(25)]
     assert rates[24] < rates[28] > rates[39]
-    assert rates[25] < rates[30] / 3
+    assert rates[25] < rates[30] / 2
     for stop in (25, 33):
         assert extended(tmp_path / f"b{stop}", caplog, stop) == weights
     # It is resumed under its new length only.
     with pytest.raises(LociError, match=r"train.steps: 40 there, 25 now"):
         run(recipe("tiny"), tmp_path / "a", resume=True)
+
+
+def test_an_extended_run_is_one_long_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the same schedule, bit for bit: one that says where it was finished, or that never falls
+    and so does not show it."""
+    recorded = RunConfig.from_json(recipe("tiny").to_json())
+    there = replace(recorded, train=replace(recorded.train, steps=40, extended=(25,)))
+    weights = extended(tmp_path / "a", caplog)
+    assert run(there, tmp_path / "b", threads=1).weights == weights
+    assert data(tmp_path / "a/state.safetensors") == data(tmp_path / "b/state.safetensors")
+
+    level = replace(recorded, train=replace(recorded.train, final=1.0))
+    longer = replace(level, train=replace(level.train, steps=40))
+    run(level, tmp_path / "c", threads=1)
+    short = run(longer, tmp_path / "c", resume=True, threads=1)
+    assert run(longer, tmp_path / "d", threads=1).weights == short.weights
+    assert steps_logged(tmp_path / "c")[-1] == steps_logged(tmp_path / "d")[-1]
 
 
 def test_a_run_that_is_not_finished_is_not_extended(tmp_path: Path) -> None:
@@ -358,6 +379,53 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_state(
     metadata = load_checkpoint(tmp_path / "run/state.safetensors", "training-state").metadata
     assert metadata["training"]["step"] == 3
     assert [p.name for p in (tmp_path / "run").glob(".*")] == [".loci"]
+
+
+def test_what_cannot_be_written_in_the_end_is_refused_in_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = recipe("tiny").task()
+    task.module.config = None
+    monkeypatch.setattr(type(recipe("tiny")), "task", lambda self: task)
+    with pytest.raises(LociError, match="Tiny has no `config` to travel with its weights"):
+        run(recipe("tiny"), tmp_path / "run", threads=1)
+    assert not task.seen
+    assert not list(tmp_path.iterdir())
+
+
+class Away(Task):
+    """Matrices for both optimisers, and what a log shows beside the loss."""
+
+    def __init__(self) -> None:
+        blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.module = nn.ModuleDict({"blocks": blocks, "out": nn.Linear(4, 1)})
+
+    def batch(self, step: int) -> Batch:
+        return {"x": torch.randn(3, 4)}
+
+    def loss(self, batch: Batch) -> Losses:
+        x = batch["x"]
+        for block in self.module["blocks"]:
+            x = block(x).tanh()
+        losses = self.module["out"](x).square().mean(1)
+        return losses, {"half": losses.detach() / 2}
+
+
+def test_a_step_away_from_the_host_waits_for_nothing(tmp_path: Path) -> None:
+    """Gradients, clipping, both optimisers, the average and the log's numbers. Of the tasks' own
+    losses, see `away.learn`."""
+    config = TrainConfig(steps=5, muon=0.01, dtype="fp32", accumulate=2)
+    folder = RunFolder.open(tmp_path / "run", config)
+    trainer = Trainer(Away(), config, folder, AWAY, {"dtype": "fp32"}, 1)
+    trainer.throughput = Throughput()
+    for group in trainer.optimizer.param_groups:
+        group["fused"] = False  # of the meta device, torch has no fused kernel
+    with apart():
+        for _ in range(3):
+            trainer._one()
+    assert trainer.step == 3
+    with apart(), pytest.raises(RuntimeError, match=r"item|meta"):
+        trainer._log()
 
 
 def test_seeds_are_keyed() -> None:

@@ -143,6 +143,26 @@ def test_forms_of_attention_have_one_loss(task):
         built.loss(built.batch(0))
 
 
+def test_episodes_without_a_chunk_are_left_out(task, monkeypatch):
+    """A step that had drawn nothing else would have had nothing to learn."""
+    load, config = RoomsData.load, small(batch=1)
+
+    def cut(self, spec):
+        found = load(self, spec)
+        return replace(found, frames=torch.tensor([9, 4, 9, 1, 9]))
+
+    monkeypatch.setattr(RoomsData, "load", cut)
+    with pytest.warns(UserWarning, match="2 of 5 episodes are left out: they hold no first frame"):
+        cut_task = task(config)
+    for step in range(6):
+        losses, _ = cut_task.loss(cut_task.batch(step))
+        assert losses.isfinite().all()
+    monkeypatch.setattr(RoomsData, "load", lambda self, spec: replace(
+        load(self, spec), frames=torch.full((5,), 4)))
+    with pytest.raises(LociError, match="episodes of up to 4 frames hold no first frame"):
+        task(config)
+
+
 @pytest.mark.parametrize("starts", [[0, 5], [1, 7], [1], [1, 3, 5]])
 def test_chunks_that_lie_outside_the_episode_are_refused(starts):
     model = tiny_world(ROWS["ssm"])

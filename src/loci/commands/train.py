@@ -48,9 +48,13 @@ def train(
     """
     from loci.recipes.registry import build_recipe
     from loci.training.run import run
+    from loci.training.trainer import Stopped
 
     config = build_recipe(recipe, small, steps, seed)
-    summary = run(config, out, resume, threads, device)
+    try:
+        summary = run(config, out, resume, threads, device)
+    except Stopped as stop:
+        raise Stopped(f"{stop}; continue with --resume") from None
     print(
         f"{out}: {summary.steps} steps in {summary.minutes:.1f} min, loss {summary.loss:.4f}, "
         f"weights {summary.weights}"

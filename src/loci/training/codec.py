@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loci.geometry import Camera
+from loci.io.progress import tracked
 from loci.models.codecs.base import ImageCodecConfig, to_float
 from loci.training.run import RunConfig
 from loci.training.task import Batch, Losses, Task
@@ -56,7 +57,10 @@ class CodecTask(Task):
         self.module = config.codec.build()
         self.latent = self.module.latent_shape(config.camera)
         self.images = torch.from_numpy(
-            np.concatenate([random_views(config, room) for room in range(config.rooms)])
+            np.concatenate([
+                random_views(config, room)
+                for room in tracked(range(config.rooms), "rendering views of rooms", config.rooms)
+            ])
         )
 
     def batch(self, step: int) -> Batch:

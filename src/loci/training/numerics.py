@@ -103,6 +103,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
     Torch would also fill fresh memory in this mode, at a price: nothing here reads it unwritten.
     """
     before = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # pyrefly: ignore
     try:
         if device.type == "cpu":
@@ -110,7 +111,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(True)
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # pyrefly: ignore
 
 

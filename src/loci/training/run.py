@@ -49,16 +49,20 @@ class RunConfig(Config, family=True):
     def finish(self, module: nn.Module, out: Path, summary: Summary) -> None:
         """Write what the run is for: the averaged weights in bf16, `out/model.safetensors`, with
         the module's own `config`."""
+        save_checkpoint(
+            out / "model.safetensors", self.kind, self.travels(module), module.state_dict(),
+            dtype=torch.bfloat16, **summary.notes(), **self.notes(),
+        )
+
+    def travels(self, module: nn.Module) -> Config:
+        """The configuration that goes with the weights. LociError where the module has none."""
         config = getattr(module, "config", None)
         if not isinstance(config, Config):
             raise LociError(
                 f"{type(module).__name__} has no `config` to travel with its weights; "
                 f"give it one, or define {type(self).__name__}.finish()"
             )
-        save_checkpoint(
-            out / "model.safetensors", self.kind, config, module.state_dict(),
-            dtype=torch.bfloat16, **summary.notes(), **self.notes(),
-        )
+        return config
 
     def notes(self) -> dict[str, object]:
         """What else the checkpoint says of its training."""
@@ -82,6 +86,8 @@ def run(
         config = folder.settings
         torch.manual_seed(seed_for(config.train.seed, "weights"))
         task = config.task()
+    if type(config).finish is RunConfig.finish:
+        config.travels(task.module)  # refused now, not after the training
     return fit(
         task, config.train, folder, threads, device,
         finish=lambda summary: config.finish(task.module, folder.path, summary),

@@ -74,11 +74,14 @@ class TrainConfig(Config):
     def rate(self, step: int) -> float:
         """Learning rate of the step after `step` steps: a line up, then half a cosine down.
 
-        A run that was extended goes on along the cosine of its new length, after a warm-up: its
-        rate had fallen to `final`, and rises again.
+        A run that was extended goes on along the cosine of its new length. Its rate had fallen to
+        `final` of that, and rises again in as many steps as at first; where `final` is 1, nothing
+        shows that there was an end.
         """
         begun = max((end for end in self.extended if end <= step), default=0)
         warm = min(1.0, (step - begun + 1) / (self.warmup + 1))
+        if begun:
+            warm = self.final + (1 - self.final) * warm
         length = next((end for end in self.extended if end > step), self.steps)
         done = max(0, step - self.warmup) / max(1, length - self.warmup)
         return self.lr * warm * (self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2)

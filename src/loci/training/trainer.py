@@ -47,7 +47,7 @@ from loci.training.train_config import TrainConfig
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and its state is saved."""
+    """The run was asked to stop, and its state is saved. How to go on, the command knows."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def fit(
         }
         apart = count if place.type == "cpu" and task.splits else 1
         trainer = Trainer(task, config, folder, place, protocol, apart)
-        with folder.claim(), trainer.microbatches:
+        with trainer.microbatches, folder.claim():
             summary = trainer.run()
             finish(summary)
         return summary
@@ -136,14 +136,17 @@ class Trainer:
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
         if not self.trained:
             raise LociError("the task has no parameters that need a gradient; nothing to train")
+        if config.accumulate > 1 and not task.splits:
+            raise LociError(
+                f"samples of {type(task).__name__} are computed together, since they share "
+                "statistics; set train.accumulate to 1 and use a smaller batch"
+            )
         protocol["parameters"] = sum(p.numel() for p in self.trained)
         self.protocol = protocol
         self.optimizer = build_optimizer(self.module, config)
         self.ema = Ema(self.module, config.ema)
         self.state = TrainingState(folder, self.module, self.ema, self.optimizer)
-        self.microbatches = Microbatches(
-            self.trained, threads, config.accumulate if task.splits else 1
-        )
+        self.microbatches = Microbatches(self.trained, threads, config.accumulate)
         self.step = 0
         self.seconds = 0.0
         self.meter = Meter()
@@ -199,7 +202,7 @@ class Trainer:
                 if stop.is_set():
                     raise Stopped(
                         f"stopped at step {self.step} of {self.config.steps}, saved in "
-                        f"{self.folder.path}; continue with --resume"
+                        f"{self.folder.path}"
                     )
         self.save()
 

@@ -7,13 +7,14 @@ and noise of a step are functions of the seed and the step.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from loci.data.base import POSES, EpisodeSpec
+from loci.data.base import POSES, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig, RoomsData
 from loci.errors import LociError
 from loci.models.world import KIND, WorldConfig
@@ -84,6 +85,25 @@ def needs_poses(world: WorldConfig) -> bool:
     return world.dit.camera != "none" or world.memory.retrieves > 0
 
 
+def _with_chunks(episodes: Episodes, chunk: int) -> Episodes:
+    """The episodes that hold a first frame and a chunk: of shorter ones, nothing can be learnt.
+    Mentions how many are left out; LociError where none is long enough."""
+    frames = episodes.frames.tolist()
+    long = [number for number, count in enumerate(frames) if count > chunk]
+    if not long:
+        raise LociError(
+            f"episodes of up to {max(frames)} frames hold no first frame and chunk of {chunk}; "
+            "give longer ones, a smaller stride or a smaller chunk"
+        )
+    if len(long) == len(frames):
+        return episodes
+    warnings.warn(
+        f"{len(frames) - len(long)} of {len(frames)} episodes are left out: they hold no first "
+        f"frame and chunk of {chunk}", stacklevel=3,
+    )
+    return episodes.rows(long)
+
+
 class WorldTask(Task):
     """Latent episodes in, the flow-matching loss of all their chunks out."""
 
@@ -96,13 +116,7 @@ class WorldTask(Task):
         spec = EpisodeSpec(
             codec=self.model.codec.eval(), camera=config.world.camera, stride=config.stride
         )
-        self.data = config.data.load(spec)
-        longest, chunk = int(self.data.frames.max()), config.world.chunk
-        if longest <= chunk:
-            raise LociError(
-                f"episodes of up to {longest} frames hold no first frame and chunk of {chunk}; "
-                "give longer ones, a smaller stride or a smaller chunk"
-            )
+        self.data = _with_chunks(config.data.load(spec), config.world.chunk)
         self.sampler = Sampler(config.train.seed, config.batch, self.data.frames.tolist())
 
     def starts(self, frames: int) -> list[int]:
