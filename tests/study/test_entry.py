@@ -80,10 +80,9 @@ def test_a_run_of_another_recipe_is_not_scored_but_put_aside(
 
     def run(recipe: str, out: Path, resume: bool) -> None:
         ran.append(recipe)
-        raise Stopped("stopped at step 3 of 9, saved in x; continue with --resume")
+        raise Stopped("stopped at step 3 of 9, saved in x")
 
     monkeypatch.setattr(entries, "run_recipe", run)
-    # The trainer's option is not the study's.
     with (
         pytest.warns(UserWarning, match="another recipe by now; the old run: .*delta\\."),
         pytest.raises(KeyboardInterrupt, match=r"^stopped at step 3 of 9, saved in x$"),

@@ -30,7 +30,6 @@ from loci.study.provenance import file_digest
 from loci.training.folder import put_aside, recipe_of
 from loci.training.numerics import pick_device
 from loci.training.policy import PolicyRun
-from loci.training.trainer import Stopped
 from loci.training.world import WorldRun
 
 MODELS: dict[str, Any] = {world.KIND: WorldModel, world_action.KIND: WorldActionModel}
@@ -122,11 +121,7 @@ def train(variant: Variant, out: Path) -> Entry:
     if made is not None and made[1] != _plain(run):
         old = put_aside(folder, made[0][:8])
         warnings.warn(f"{folder.name} has another recipe by now; the old run: {old}", stacklevel=2)
-    try:
-        run_recipe(variant.recipe, folder, resume=True)
-    except Stopped as stop:
-        # The trainer's hint is an option that a study does not have.
-        raise KeyboardInterrupt(str(stop).partition(";")[0]) from None
+    run_recipe(variant.recipe, folder, resume=True)
     return _trained(variant, run, folder, run.hash())
 
 
