@@ -199,6 +199,36 @@ def test_a_study_that_cannot_be_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [
+    ["bench", "--out"], ["bench", "--plot"], ["probe", "none", "--out"],
+    ["rollout", "none", "--path", "loop180", "--out"], ["worlds", "render", "rooms", "--out"],
+])
+def test_a_file_that_cannot_be_written_is_refused_before_it_is_made(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        raise AssertionError("began")
+
+    for place in (
+        "loci.commands.bench.run", "loci.commands.probe.run", "loci.models.world.WorldModel.load",
+        "loci.worlds.rooms.room.Room.render",
+    ):
+        monkeypatch.setattr(place, work)
+    suffix = {"--plot": ".svg", "render": ".png", "rollout": ".mp4"}
+    ending_of = next((suffix[word] for word in command if word in suffix), ".json")
+    (tmp_path / f"folder{ending_of}").mkdir()
+    (tmp_path / "file").touch()
+    for name, line in (
+        (f"folder{ending_of}", "is a folder; name a file in it"),
+        (f"file/name{ending_of}", "is a file; choose another folder"),
+    ):
+        assert ending(*command, str(tmp_path / name)) == 2
+        error = capsys.readouterr().err
+        assert line in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loci.errors import LociError
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, check_file
 from loci.io.json_files import to_json
 from loci.study.bench.bench import REPEATS
 from loci.study.bench.policies import FRAMES as POLICY_FRAMES
@@ -48,8 +48,8 @@ def bench(
         RoomsBench(rows, frames or FRAMES, repeats, limit) if policy is None
         else PolicyBench(policy, rows, frames or POLICY_FRAMES, repeats, limit)
     )
-    if out is not None and out.is_dir():
-        raise LociError(f"{out} is a folder; name a file in it")
+    if out is not None:
+        check_file(out)
     results = run(suite, Store("."))
     if out is not None:
         atomic_write(out, to_json(results))

@@ -133,14 +133,16 @@ def bench(
     """
     from loci.commands import bench as benches
     from loci.commands.show import show
+    from loci.io.files import atomic_write, check_file
 
-    if plot is not None and plot.suffix != ".svg":
-        raise LociError(f"the plot is an SVG; name {plot.with_suffix('.svg')}")
+    if plot is not None:
+        if plot.suffix != ".svg":
+            raise LociError(f"the plot is an SVG; name {plot.with_suffix('.svg')}")
+        check_file(plot)
     lengths = None if frames is None else benches.parse_frames(frames)
     results = benches.bench(policy, listed(rows), lengths, repeats, memory, out)
     if plot is not None:
         from loci.commands.bench_plot import cost
-        from loci.io.files import atomic_write
         from loci.report.svg import standalone
 
         atomic_write(plot, standalone(cost(results)))

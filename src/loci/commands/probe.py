@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loci.io.bundled import resolve_checkpoint
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, check_file
 from loci.io.json_files import to_json
 from loci.models.world import KIND
 from loci.study.entry import given
@@ -60,6 +60,8 @@ def probe(
     file that cannot be written.
     """
     counted(cases, seed, MOST)
+    if out is not None:
+        check_file(out)
     path = resolve_checkpoint(checkpoint)
     entry = given(path.stem, path, KIND)
     with tempfile.TemporaryDirectory() as folder:

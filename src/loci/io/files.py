@@ -66,6 +66,17 @@ def check_writable(folder: str | Path) -> None:
         raise LociError(f"cannot write {folder}: no permission in {place}; choose another folder")
 
 
+def check_file(path: str | Path) -> None:
+    """LociError where a file cannot be written: it is a folder, or its folder cannot be written.
+
+    Commands call it first: what they write may take minutes to make. Nothing is created.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise LociError(f"{path} is a folder; name a file in it")
+    check_writable(path.parent)
+
+
 def cache_folder(name: str = "") -> Path:
     """Where things that can be made again are kept: below $LOCI_CACHE, or ~/.cache/loci."""
     root = os.environ.get("LOCI_CACHE")

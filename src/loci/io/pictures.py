@@ -11,7 +11,7 @@ import numpy as np
 from loci.errors import LociError, check_type, did_you_mean
 from loci.io.captions import SOFT, captioned, tiled
 from loci.io.extras import extra
-from loci.io.files import atomic_write, check_writable
+from loci.io.files import atomic_write, check_file
 
 with extra("data"):
     import av
@@ -151,7 +151,7 @@ def check_frames_file(path: str | Path) -> None:
     suffix, known = Path(path).suffix.lower(), (*VIDEO_SUFFIXES, *SHEET_SUFFIXES)
     if suffix not in known:
         raise LociError(f"cannot write '{suffix}' files{did_you_mean(suffix, known)}")
-    check_writable(Path(path).parent)
+    check_file(path)
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:
