@@ -52,16 +52,20 @@ class Config:
             cls.type_name = name
             cls.choices[name] = cls
 
-    def to_dict(self) -> dict[str, Any]:
-        """A plain tree of dicts, lists, numbers, strings, booleans and None."""
+    def to_dict(self, described: bool = True) -> dict[str, Any]:
+        """A plain tree of dicts, lists, numbers, strings, booleans and None.
+
+        described: with the fields that only describe (`described_field`).
+        """
         if self.type_name is None and self.choices:
             raise LociError(
                 f"{type(self).__name__} has no name in its family; declare it with name='...'"
             )
         head: dict[str, Any] = {} if self.type_name is None else {"type": self.type_name}
         hints = typing.get_type_hints(type(self))
-        fields = [f for f in dataclasses.fields(self) if not _left_out(f, getattr(self, f.name))]
-        return head | {f.name: _plain(getattr(self, f.name), hints[f.name]) for f in fields}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                 if not _left_out(f, getattr(self, f.name), described)}
+        return head | {n: _plain(value, hints[n], described) for n, value in found.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -113,9 +117,15 @@ class Config:
         return cls.from_dict(data)
 
     def hash(self) -> str:
-        """Twelve hexadecimal digits that change with any setting."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits that change with any setting but those that only describe."""
+        canonical = json.dumps(self.to_dict(described=False), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def described_field(default: Any) -> Any:
+    """A field that says where a configuration belongs and that training fills in from its data.
+    JSON has it, the hash does not: what is computed is the same without it."""
+    return dataclasses.field(default=default, metadata={"described": True})
 
 
 def added_field(default: Any) -> Any:
@@ -124,7 +134,9 @@ def added_field(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added": True})
 
 
-def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+def _left_out(field: dataclasses.Field[Any], value: Any, described: bool) -> bool:
+    if field.metadata.get("described") and not described:
+        return True
     return bool(field.metadata.get("added")) and value == field.default
 
 
@@ -133,20 +145,20 @@ def _place(cls: type) -> tuple[str, str | None]:
     return cls.__qualname__, getattr(sys.modules.get(cls.__module__), "__file__", None)
 
 
-def _plain(value: Any, hint: Any) -> Any:
+def _plain(value: Any, hint: Any, described: bool) -> Any:
     """`value` as JSON has it. An integer where a float is meant becomes one: equal configurations
     then have equal hashes however they were written."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Config):
-        return value.to_dict()
+        return value.to_dict(described)
     if isinstance(value, tuple | list):
         hints = arguments if origin is tuple else ()
         if len(hints) != len(value):
             hints = (hints[0] if hints else Any,) * len(value)
-        return [_plain(v, h) for v, h in zip(value, hints, strict=True)]
+        return [_plain(v, h, described) for v, h in zip(value, hints, strict=True)]
     if isinstance(value, dict):
         hint = arguments[1] if len(arguments) == 2 else Any
-        return {k: _plain(v, hint) for k, v in value.items()}
+        return {k: _plain(v, hint, described) for k, v in value.items()}
     options = arguments if origin in (typing.Union, types.UnionType) else (hint,)
     if type(value) is int and float in options and int not in options:
         return float(value)

@@ -42,7 +42,7 @@ def test_a_shipped_policy_is_its_recipes_and_the_one_of_the_results(name: str) -
     assert path.stat().st_size < 3_000_000
     run = recipes()[name]()
     assert isinstance(run, PolicyRun)
-    assert WorldActionModel.load(path).config == run.model
+    assert WorldActionModel.load(path).config == run.embodied()
     entries = json.loads((RESULTS / "wam/results.json").read_text())["protocol"]["entries"]
     entry = entries[str(run.data.task)][name.removeprefix(f"{run.data.task}-")]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["checkpoint_sha256"]

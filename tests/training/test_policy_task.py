@@ -144,7 +144,8 @@ def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
     config.finish(built.module, tmp_path, fit(built, config.train, folder, threads=1))
     model = WorldActionModel.load(tmp_path / "model.safetensors")
     notes = load_checkpoint(tmp_path / "model.safetensors", config.kind).metadata
-    assert notes["training"]["cameras"] == ["head"]
+    assert model.config.embodiment == config.data.embodiment()
+    assert model.config.embodiment.camera_names == ("head",)
     episodes = [made.episode(n, length) for n, length in enumerate(LENGTHS)]
     actions = np.concatenate([one["action"] for one in episodes])
     low, high = actions.min(0), actions.max(0)

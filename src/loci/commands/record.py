@@ -15,11 +15,9 @@ from loci.data.lerobot.writer import Writer
 from loci.errors import LociError
 from loci.io.progress import Progress
 from loci.io.video import Quality
-from loci.worlds.tabletop.arms import ARMS, JOINTS
 from loci.worlds.tabletop.demonstration import TRAINING, Perturbation, demonstrate
+from loci.worlds.tabletop.embodiment import JOINT_NAMES
 from loci.worlds.tabletop.env import ACTION, Tabletop
-
-NAMES = [f"{arm}_{joint}" for arm in ARMS for joint in (*range(1, JOINTS), "gripper")]
 
 
 def record_tabletop(
@@ -43,7 +41,7 @@ def record_tabletop(
         raise LociError(f"{episodes} episodes are no dataset; give --episodes 1 or more")
     env, perturbation = Tabletop(task), Perturbation.of(steady, drift)
     env.begin(seed)  # a seed that cannot be is refused before anything is written
-    features = recorded_features(env.observe(), ACTION, NAMES)
+    features = recorded_features(env.observe(), ACTION, list(JOINT_NAMES))
 
     def show(seed: int) -> Generator[tuple[dict[str, Any], np.ndarray], None, dict[str, Any]]:
         for move in demonstrate(env, seed, perturbation):

@@ -19,6 +19,7 @@ from loci.config import Config
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.models.codecs.base import Codec
+from loci.models.embodiment import Embodiment
 
 POSES, ACTIONS = "poses", "actions"
 
@@ -147,6 +148,10 @@ class DataConfig(Config, family=True):
     def camera_names(self) -> tuple[str, ...]:
         """The robot's cameras, in the order of the mosaic; empty where there is one view."""
         return ()
+
+    def embodiment(self) -> Embodiment | None:
+        """The robot that acts in its episodes; None where there is none, or it is unknown."""
+        return None
 
     def load(self, spec: EpisodeSpec) -> Episodes:
         """All episodes. LociError where they are missing, damaged, or not what the spec wants."""

@@ -21,6 +21,7 @@ from loci.io.files import cache_folder, check_writable
 from loci.io.mosaic import mosaic
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import announce, tracked
+from loci.models.embodiment import Embodiment
 from loci.worlds.tabletop.arms import CAMERAS
 from loci.worlds.tabletop.demonstration import TRAINING, Perturbation, watched
 from loci.worlds.tabletop.tasks import TASKS, make_task
@@ -63,6 +64,11 @@ class TabletopData(DataConfig, name="tabletop"):
     @property
     def camera_names(self) -> tuple[str, ...]:
         return self.cameras
+
+    def embodiment(self) -> Embodiment:
+        from loci.worlds.tabletop.embodiment import embodiment
+
+        return embodiment(self.cameras, (make_task(self.task).instruction,))
 
     def small(self) -> Self:
         return replace(self, episodes=min(self.episodes, 96))

@@ -28,6 +28,7 @@ from loci.config import Config
 from loci.errors import LociError, check_type
 from loci.io.bundled import bundled_names, resolve_checkpoint
 from loci.io.files import atomic_write
+from loci.io.migrations import migrate
 
 FORMAT = "loci-checkpoint"
 VERSION = "1"
@@ -98,6 +99,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     """Read a checkpoint of the given kind: config, tensors (on the CPU, as stored), metadata.
 
+    What earlier versions wrote is brought to today's form (`migrations.py`).
+
     path: the file, or the name of a checkpoint that ships with Loci (`bundled.py`).
     Raises LociError for a missing, truncated, damaged or foreign file, another version or kind.
     """
@@ -111,7 +114,9 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
         raise LociError(f"{path} cannot be read: {error}; copy or train it again") from error
     if digest(tensors) != metadata["digest"]:
         raise LociError(f"{path} is damaged: its tensors changed; copy or train it again")
-    return Checkpoint(metadata.pop("config"), tensors, metadata)
+    said = {"config": metadata.pop("config"), "training": metadata.pop("training")}
+    said = migrate(kind, said)
+    return Checkpoint(said["config"], tensors, {**metadata, "training": said["training"]})
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path = "") -> None:

@@ -105,8 +105,53 @@ def _init(weights: Settings | None = None, codec: Settings | None = None) -> Set
     return {"weights": weights, "codec": codec, "trains": ["*"]}
 
 
+TABLETOP_CAMERAS = ("head", "left_wrist", "right_wrist")
+# The policies that ship with 0.1, by the hashes of their runs, and their task's instruction.
+SHIPPED_POLICIES = {
+    "fd0f39c35214": "Move the block to the white mat in the centre, press the button, wait for the "
+    "green lamp, and put the block back on the mat where it was.",
+    "bc0d4f703710": "Cover the blocks with the lids from left to right, wait for the green lamp, "
+    "and uncover the red, the green and the blue block in this order.",
+    "355eeee57e98": "Press the left button as often as the left card says, then the middle button "
+    "as often as the middle card says, each time when the lamp is green; then press the right "
+    "button.",
+}
+
+
+def name_robot(old: Settings) -> Settings:
+    """Policies of 0.1 as they were first kept the cameras in the notes on their training, or not
+    at all, where they were the tabletop's; the rest of the robot was in nobody's file."""
+    config, notes = old["config"], old["training"]
+    if "embodiment" in config:
+        return old
+    names = notes.get("cameras", TABLETOP_CAMERAS)
+    robot: Settings = {"cameras": [{"name": name} for name in names]}
+    run = notes.get("protocol", {}).get("config")
+    if run in SHIPPED_POLICIES:
+        joints = [f"{arm}_{joint}" for arm in ("left", "right")
+                  for joint in (1, 2, 3, 4, 5, 6, "gripper")]
+        vector = {"names": joints, "units": (["rad"] * 6 + ["1"]) * 2}
+        sizes = {"head": (64, 80), "left_wrist": (32, 40), "right_wrist": (32, 40)}
+        robot = {
+            "cameras": [
+                {"name": name, "height": sizes[name][0], "width": sizes[name][1]} for name in names
+            ],
+            "state": vector, "actions": vector, "rate": 20.0,
+            "instructions": [SHIPPED_POLICIES[run]],
+        }
+    return {**old, "config": {**config, "embodiment": robot}}
+
+
+def leave_robot_to_data(old: Settings) -> Settings:
+    """Runs of 0.1 as they were first knew no robot: training takes it from the data."""
+    if old.get("type") != "policy" or "embodiment" in old["model"]:
+        return old
+    return {**old, "model": {**old["model"], "embodiment": None}}
+
+
 MIGRATIONS: dict[str, tuple[Step, ...]] = {
-    "run": (nest_run,),
+    "run": (nest_run, leave_robot_to_data),
+    "world-action-model": (name_robot,),
 }
 
 
@@ -118,7 +163,11 @@ def settings_hash(data: Settings) -> str:
 
 
 def migrate(kind: str, data: Settings) -> Settings:
-    """`data`, the settings of a `kind` of file ("run": of a training), in today's form. A copy."""
+    """What a file of a `kind` says, in today's form; a copy.
+
+    "run": the settings of a training. Kinds of checkpoints: its `config`, and the notes on its
+    `training`.
+    """
     data = copy.deepcopy(data)
     for step in MIGRATIONS.get(kind, ()):
         data = step(data)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Cross
 from loci.attention.rotary import RotaryCosSin
-from loci.config import Config, added_field
+from loci.config import Config, added_field, described_field
 from loci.errors import LociError
 from loci.flow import Flow
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
@@ -28,6 +28,7 @@ from loci.memory.frames import Frames
 from loci.memory.recurrent import RecurrentState, State, StateKey, StateProjection, own
 from loci.memory.stores import Chunks, Episode, Evidence
 from loci.models.action import ActionConfig, ActionExpert
+from loci.models.embodiment import Embodiment
 from loci.models.mot import run
 from loci.models.normalisation import Normalisation, Normaliser
 from loci.models.text import TextEncoder
@@ -59,7 +60,8 @@ class WorldActionConfig(Config):
     temperature: the noise that they begin from is multiplied by it. At 1 a policy that is unsure
     does each of two things as often as it holds it right; towards 0, the likelier one. (Ours; flow
     matching knows 1.) actions, proprio: how actions and the robot's state are normalised. text: how
-    an instruction becomes tokens (None: the model is not told any).
+    an instruction becomes tokens (None: the model is not told any). embodiment: the robot that it
+    is for, which training takes from the data (None: unknown).
     """
 
     world: WorldConfig
@@ -70,6 +72,7 @@ class WorldActionConfig(Config):
     actions: Normalisation = field(default_factory=Normalisation)
     proprio: Normalisation = field(default_factory=Normalisation)
     text: TextEncoder | None = added_field(None)  # noqa: RUF009 (a field)
+    embodiment: Embodiment | None = described_field(None)  # noqa: RUF009 (a field)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -80,6 +83,8 @@ class WorldActionConfig(Config):
             raise LociError("between two chunks of actions lies one frame: set world.chunk to 1")
         if self.world.dit.camera != "none":
             raise LociError("a robot's cameras have no poses here: set dit.camera to none")
+        if self.embodiment is not None:
+            self.embodiment.check_width(self.expert.actions, self.expert.proprio)
 
     def build(self) -> WorldActionModel:
         return WorldActionModel(self)
@@ -111,6 +116,11 @@ class WorldActionModel(Module):
                     f"the state that block {layer} carries is read by whole frames, and actions "
                     "are none; choose a memory of tokens, the delta rule or test-time training"
                 )
+
+    @property
+    def steps_per_image(self) -> int:
+        """Actions between two moments at which the cameras are looked at."""
+        return self.config.expert.horizon // self.world.codec.images_per_frame
 
     @property
     def history(self) -> int:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ from loci.streaming.stream import Stream, modulation
 
 if TYPE_CHECKING:
     from loci.models.world_action import WorldActionModel
+
+Array = Tensor | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +75,28 @@ class Policy:
         # What an encoder carries through time is each robot's own; latents that were encoded
         # elsewhere leave none.
         self._encoder: list[Any] = [None] * batch
+        embodiment = model.config.embodiment
+        if model.config.text is not None and embodiment and embodiment.instruction is not None:
+            self.init(embodiment.instruction)
 
     @property
     def lengths(self) -> list[int]:
         """Frames observed by each robot."""
         return list(self.stream.written)
 
-    def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Policy:
-        """Start all robots over, with instructions as embeddings (B, S, text_dim), read once."""
+    def init(
+        self, text: Tensor | str | Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Policy:
+        """Start all robots over, with instructions that are read once.
+
+        text: one for all, a list of one a robot, or embeddings (B, S, text_dim) of which `lengths`
+        are each text's own. A model that was trained for one task starts with its instruction.
+        Raises LociError for another number of them, and for texts where the model reads none.
+        """
+        if text is not None and not isinstance(text, Tensor):
+            texts = [text] * self.batch if isinstance(text, str) else list(text)
+            text, lengths = self.model.embed(texts)
         if text is not None and len(text) != self.batch:
             raise LociError(f"{len(text)} instructions for {self.batch} robots; give one each")
         if text is not None:
@@ -99,18 +116,26 @@ class Policy:
             self.proprio[name] = 0
 
     def observe(
-        self, images: Tensor, proprio: Tensor, executed: Tensor | None = None,
+        self, images: Array | Mapping[str, Array], proprio: Array, executed: Array | None = None,
         streams: Sequence[int] | None = None,
     ) -> None:
-        """Commit what the cameras saw: images (B, m, H, W, 3) uint8, one mosaic each.
+        """Commit what the cameras saw.
 
-        One image at the start of an episode, then those of the codec's `images_per_frame` moments
-        of each chunk that was carried out. proprio (B, P): the robot's state now, in its own units.
-        executed (B, n, A), in the robot's units: the actions that were carried out since the last
-        observation, whatever `act` had returned. Wanted after the first observation of an episode
-        where the memory keeps action history, checked and unused elsewhere. Raises LociError, with
-        nothing changed, for other shapes and for numbers that are not finite.
+        images: of each camera by its name, uint8 RGB (B, m, H, W, 3), which the model's
+        `embodiment` puts together; or pictures that are put together already. One image at the
+        start of an episode, then those of the codec's `images_per_frame` moments of each chunk that
+        was carried out, one every `model.steps_per_image` actions. proprio (B, P): the robot's
+        state now, in its own units. executed (B, n, A), in the robot's units: the actions that were
+        carried out since the last observation, whatever `act` had returned. Wanted after the first
+        observation of an episode where the memory keeps action history, checked and unused
+        elsewhere. All may be numpy arrays, and those of one robot may lack the leading axes. Raises
+        LociError, with nothing changed, for other shapes and for numbers that are not finite.
         """
+        rows = self.batch if streams is None else len(streams)
+        images = self._picture(images)
+        images = images[None] if images.dim() == 3 and rows == 1 else images
+        images = _batched(images, 5, rows)
+        proprio, executed = self._vectors(proprio, executed, rows)
         names = self._names(streams, len(images))
         proprio = self._check_proprio(proprio, len(names))
         executed = self._check_executed(executed, names)
@@ -147,11 +172,13 @@ class Policy:
             self._encoder[name] = state
 
     def observe_latents(
-        self, latents: Tensor, proprio: Tensor, executed: Tensor | None = None,
+        self, latents: Tensor, proprio: Array, executed: Array | None = None,
         streams: Sequence[int] | None = None,
     ) -> None:
         """As `observe`, for frames that were encoded before: latents (B, T, C, h, w), one by one
         where the memory keeps action history."""
+        rows = self.batch if streams is None else len(streams)
+        proprio, executed = self._vectors(proprio, executed, rows)
         names = self._names(streams, len(latents))
         proprio = self._check_proprio(proprio, len(names))
         self._commit(latents, proprio, self._check_executed(executed, names), names)
@@ -159,15 +186,20 @@ class Policy:
             self._encoder[name] = None
 
     def act(
-        self, noise: Tensor, steps: int | None = None, streams: Sequence[int] | None = None,
-        temperature: float | None = None,
+        self, noise: Tensor | None = None, steps: int | None = None,
+        streams: Sequence[int] | None = None, temperature: float | None = None,
     ) -> Tensor:
         """A chunk of actions (B, n, A) in the robot's units, from normal noise of that shape.
 
-        steps, temperature: Euler steps, and the scale of the noise (default: the model's). Changes
-        nothing: the same noise gives the same actions until the next `observe`. Raises LociError
-        for a robot that has seen nothing, and for noise of another shape or that is not finite.
+        noise: None draws it from torch's generator. steps, temperature: Euler steps, and the scale
+        of the noise (default: the model's). Changes nothing: the same noise gives the same actions
+        until the next `observe`. Raises LociError for a robot that has seen nothing, and for noise
+        of another shape or that is not finite.
         """
+        if noise is None:
+            expert = self.model.config.expert
+            rows = self.batch if streams is None else len(streams)
+            noise = torch.randn(rows, expert.horizon, expert.actions)
         names = self._names(streams, len(noise))
         if not bool(torch.isfinite(noise).all()):
             raise LociError("the noise holds NaN or infinity; draw it from a normal distribution")
@@ -299,6 +331,27 @@ class Policy:
             )
         return names
 
+    def _picture(self, images: Array | Mapping[str, Array]) -> Tensor:
+        """What the model sees of the cameras' images."""
+        if not isinstance(images, Mapping):
+            return torch.as_tensor(images)
+        embodiment = self.model.config.embodiment
+        if embodiment is None:
+            raise LociError(
+                "this model does not know its robot's cameras; give one picture of all of them, "
+                "or set model.embodiment"
+            )
+        views = {name: torch.as_tensor(view).cpu().numpy() for name, view in images.items()}
+        return torch.from_numpy(embodiment.picture(views, self.model.config.world.camera))
+
+    def _vectors(
+        self, proprio: Array, executed: Array | None, rows: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """State (B, P) and executed actions (B, n, A) as tensors."""
+        if executed is not None:
+            executed = _batched(torch.as_tensor(executed), 3, rows)
+        return _batched(torch.as_tensor(proprio), 2, rows), executed
+
     def _check_proprio(self, proprio: Tensor, rows: int) -> Tensor:
         """The state of the robots, normalised."""
         width = self.model.config.expert.proprio
@@ -339,3 +392,8 @@ class Policy:
         if not history:
             return None
         return self.model.actions(executed.to(self.stream.device, torch.float32))
+
+
+def _batched(value: Tensor, dims: int, rows: int) -> Tensor:
+    """`value` with an axis of robots in front; that of one robot may lack it."""
+    return value[None] if value.dim() == dims - 1 and rows == 1 else value

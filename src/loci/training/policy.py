@@ -76,7 +76,18 @@ class PolicyRun(RunConfig, name="policy"):
         )
 
     def notes(self) -> dict[str, object]:
-        return {"cameras": list(self.data.camera_names), **self.init.notes()}
+        return self.init.notes()
+
+    def embodied(self) -> WorldActionConfig:
+        """The model's configuration, with the robot of the data. LociError where it names cameras
+        that are not the data's, or other numbers than the robot has."""
+        given, seen = self.model.embodiment, self.data.embodiment()
+        if given is not None and given.camera_names != self.data.camera_names:
+            raise LociError(
+                f"model.embodiment has the cameras {', '.join(given.camera_names)}, the data "
+                f"{', '.join(self.data.camera_names)}; give the data's, in their order"
+            )
+        return replace(self.model, embodiment=given or seen)
 
 
 class PolicyTask(Task):
@@ -84,7 +95,7 @@ class PolicyTask(Task):
 
     def __init__(self, config: PolicyRun):
         self.config = config
-        self.model = self.module = config.model.build()
+        self.model = self.module = config.embodied().build()
         initialise_policy(self.model)
         config.init.fill_policy(self.model)
         config.init.freeze(self.module, "world.codec.")

@@ -14,6 +14,7 @@ from loci.errors import LociError
 from loci.geometry import checked_poses
 from loci.io.mosaic import mosaic
 from loci.io.progress import tracked
+from loci.models.embodiment import Embodiment, RobotCamera, Vector
 
 if TYPE_CHECKING:
     from loci.data.lerobot.dataset import Episode
@@ -46,6 +47,27 @@ class LeRobotData(DataConfig, name="lerobot"):
     @property
     def camera_names(self) -> tuple[str, ...]:
         return self.cameras
+
+    def embodiment(self) -> Embodiment:
+        """The robot that the dataset describes; LeRobot knows no units."""
+        from loci.data.lerobot.dataset import Dataset
+        from loci.data.lerobot.record import ACTION, STATE
+
+        dataset = Dataset.open(self.folder)
+        sizes = {name: dataset.features[dataset.camera(name)].shape for name in self.cameras}
+        state, actions = (
+            Vector(names=dataset.features[name].axis_names if name in dataset.features else ())
+            for name in (STATE, ACTION)
+        )
+        used = dataset.entries[: self.episodes]
+        return Embodiment(
+            cameras=tuple(
+                RobotCamera(name=name, height=shape[0], width=shape[1])
+                for name, shape in sizes.items()
+            ),
+            state=state, actions=actions, rate=float(dataset.fps),
+            instructions=tuple(dict.fromkeys(entry.tasks[0] for entry in used if entry.tasks)),
+        )
 
     def small(self) -> Self:
         return self

@@ -62,6 +62,14 @@ class Feature:
     def numeric(self) -> bool:
         return not self.visual and _is_numpy(self.dtype)
 
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """A name for each number of a vector, from a list or the lists of a map; () where they are
+        not known."""
+        lists = self.names.values() if isinstance(self.names, dict) else [self.names]
+        found = [name for names in lists if isinstance(names, list) for name in names]
+        return tuple(map(str, found)) if (len(found),) == self.shape else ()
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "dtype": self.dtype,

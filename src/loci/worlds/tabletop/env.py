@@ -17,7 +17,9 @@ from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.extras import extra
 from loci.io.mosaic import mosaic
+from loci.models.embodiment import Embodiment
 from loci.worlds.tabletop.arms import ARMS, CAMERAS, HIGHER, JOINTS, LOWER
+from loci.worlds.tabletop.embodiment import embodiment
 from loci.worlds.tabletop.table import RATE, State, Table
 from loci.worlds.tabletop.tasks import TASKS, make_task
 from loci.worlds.tabletop.tasks.base import Cue, Task, task_rng
@@ -133,6 +135,11 @@ class Tabletop(gymnasium.Env):
         pixels = self.view.render(self.table.state, self.table.lamp)
         size = Camera(height=3 * self.head.height // 2, width=self.head.width)
         return mosaic([pixels[name][None] for name in CAMERAS], size)[0]
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The robot: its cameras, joints and rate, and the task's instruction."""
+        return embodiment(instructions=(self.task.instruction,), head=self.head)
 
     @property
     def view(self) -> TableView:
