@@ -20,7 +20,7 @@ from loci.memory import (
     Tower,
 )
 from loci.models.action import ActionConfig
-from loci.models.codecs.base import ImageCodecConfig
+from loci.models.codecs import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig, WorldActionModel

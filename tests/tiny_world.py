@@ -20,7 +20,7 @@ from loci.memory import (
     SpatialGrid,
     Tower,
 )
-from loci.models.codecs.base import ImageCodecConfig
+from loci.models.codecs import ImageCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.streaming.session import Session

@@ -22,7 +22,7 @@ from loci.data.lerobot.writer import Writer
 from loci.data.sources import LeRobotData, RoomsData, TabletopData
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.models.codecs.base import ImageCodecConfig, PixelCodecConfig
+from loci.models.codecs import ImageCodecConfig, PixelCodecConfig
 from loci.models.world_action import WorldActionModel
 from tiny_world import walk
 

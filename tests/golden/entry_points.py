@@ -22,7 +22,7 @@ from loci.geometry import Camera
 from loci.io import bundled
 from loci.io.checkpoint import digest, load_checkpoint
 from loci.models.action import ActionConfig
-from loci.models.codecs.base import CodecConfig
+from loci.models.codecs import CodecConfig
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.registry import recipes

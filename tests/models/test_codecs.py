@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.models.codecs.base import (
+from loci.models.codecs import (
     Codec,
     CodecConfig,
     ImageCodec,

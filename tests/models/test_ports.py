@@ -10,7 +10,7 @@ from loci.flow import Flow
 from loci.geometry import Camera
 from loci.memory import Compose, Memory
 from loci.memory.ports import Ports
-from loci.models.codecs.base import ImageCodecConfig
+from loci.models.codecs import ImageCodecConfig
 from loci.models.wan import Wan, WanConfig
 from loci.models.world import WorldConfig, WorldModel
 from loci.training.initialise import initialise_world

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loci.errors import LociError
-from loci.models.codecs.base import ImageCodecConfig, to_float
+from loci.models.codecs import ImageCodecConfig, to_float
 from loci.recipes.rooms import image_codec
 from loci.training.codec import CodecRun, recolour
 from loci.training.run import RunConfig, run

@@ -17,7 +17,7 @@ from loci.io.bundled import bundled
 from loci.io.checkpoint import load_checkpoint
 from loci.memory import FullHistory, Hybrid, SlidingWindow
 from loci.models.action import ActionConfig, ActionExpert, mirror
-from loci.models.codecs.base import CodecConfig, PixelCodecConfig
+from loci.models.codecs import CodecConfig, PixelCodecConfig
 from loci.models.wan import Wan, WanConfig
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel

@@ -14,7 +14,6 @@ import demonstrations as made
 from away import learn
 from loci.data.sources import RoomsData
 from loci.errors import LociError
-from loci.io.checkpoint import load_checkpoint
 from loci.memory import ActionHistory, Compose, Hybrid
 from loci.models.text import HashedWords
 from loci.models.world_action import WorldActionModel
@@ -143,7 +142,6 @@ def test_a_run_leaves_a_policy_that_knows_its_scale(folder, tmp_path):
     built = task(config)
     config.finish(built.module, tmp_path, fit(built, config.train, folder, threads=1))
     model = WorldActionModel.load(tmp_path / "model.safetensors")
-    notes = load_checkpoint(tmp_path / "model.safetensors", config.kind).metadata
     assert model.config.embodiment == config.data.embodiment()
     assert model.config.embodiment.camera_names == ("head",)
     episodes = [made.episode(n, length) for n, length in enumerate(LENGTHS)]

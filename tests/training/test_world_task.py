@@ -16,7 +16,7 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.checkpoint import digest
 from loci.memory import ROWS
-from loci.models.codecs.base import PixelCodecConfig
+from loci.models.codecs import PixelCodecConfig
 from loci.recipes.registry import recipes
 from loci.recipes.rooms import rooms
 from loci.training.augmentation import WorldAugmentation

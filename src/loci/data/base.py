@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from loci.config import Config
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.models.codecs.base import Codec
+from loci.models.codecs import Codec
 from loci.models.embodiment import Embodiment
 
 POSES, ACTIONS = "poses", "actions"

@@ -119,6 +119,17 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     return Checkpoint(said["config"], tensors, {**metadata, "training": said["training"]})
 
 
+def checkpoint_kind(path: str | Path) -> str:
+    """What a checkpoint holds. LociError for a missing, truncated or foreign file."""
+    path = resolve_checkpoint(path)
+    _check_whole(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _of_this_version(path, file.metadata() or {}).get("kind", "")
+    except (SafetensorError, OSError) as error:
+        raise LociError(f"{path} cannot be read: {error}; copy or train it again") from error
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path = "") -> None:
     """Copy `tensors` into `module`, all of them, in the module's own dtype and device.
 
@@ -248,8 +259,8 @@ def _check_whole(path: Path) -> None:
         raise cut
 
 
-def _metadata(path: Path, kind: str, raw: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file. LociError unless it is a checkpoint of this version and kind."""
+def _of_this_version(path: Path, raw: Mapping[str, str]) -> Mapping[str, str]:
+    """The texts of a file. LociError unless it is a checkpoint of this version."""
     if raw.get("format") != FORMAT:
         raise LociError(
             f"{path} is a safetensors file of another program; give one made by `loci train`"
@@ -259,6 +270,12 @@ def _metadata(path: Path, kind: str, raw: Mapping[str, str]) -> dict[str, Any]:
             f"{path} has version {raw.get('version')} and this Loci reads version {VERSION}; "
             "use the release that wrote it"
         )
+    return raw
+
+
+def _metadata(path: Path, kind: str, raw: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file. LociError unless it is a checkpoint of this version and kind."""
+    raw = _of_this_version(path, raw)
     if raw.get("kind") != kind:
         raise LociError(f"{path} holds a {raw.get('kind')} and a {kind} is wanted; give another")
     try:

@@ -27,7 +27,7 @@ from loci.memory.base import Memory
 from loci.memory.frames import Frames
 from loci.memory.stores import Chunks, Conditioning, Episode, Evidence, Setting, Store
 from loci.models.camera import twelve_numbers
-from loci.models.codecs.base import CodecConfig
+from loci.models.codecs import CodecConfig
 from loci.models.mot import run
 from loci.models.rope import camera_angles, token_rays, wan_angles
 from loci.models.trunk import TokenStream

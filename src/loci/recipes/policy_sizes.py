@@ -14,7 +14,7 @@ from loci.flow import Flow
 from loci.geometry import Camera
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow, Tower
 from loci.models.action import ActionConfig
-from loci.models.codecs.base import CodecConfig, ImageCodecConfig, PixelCodecConfig
+from loci.models.codecs import CodecConfig, ImageCodecConfig, PixelCodecConfig
 from loci.models.wan import WAN_2_2_TI2V_5B, WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig

@@ -8,7 +8,7 @@ from loci.flow import Flow
 from loci.geometry import Camera
 from loci.io.checkpoint import load_checkpoint
 from loci.memory import Memory
-from loci.models.codecs.base import CodecConfig
+from loci.models.codecs import CodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.training.augmentation import WorldAugmentation

@@ -9,7 +9,7 @@ from loci.flow import Flow
 from loci.geometry import Camera
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow
 from loci.models.action import ActionConfig
-from loci.models.codecs.base import PixelCodecConfig
+from loci.models.codecs import PixelCodecConfig
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig

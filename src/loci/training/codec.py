@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loci.geometry import Camera
 from loci.io.progress import tracked
-from loci.models.codecs.base import ImageCodecConfig, to_float
+from loci.models.codecs import ImageCodecConfig, to_float
 from loci.training.run import RunConfig
 from loci.training.task import Batch, Losses, Task
 from loci.worlds.rooms.room import camera_pose, room_rng, sample_room

@@ -27,7 +27,7 @@ from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import FORMAT, digest, load_checkpoint, load_into
 from loci.models import world, world_action
 from loci.models.action import mirror
-from loci.models.codecs.base import Codec
+from loci.models.codecs import Codec
 from loci.models.weights.diffusers import from_diffusers
 from loci.models.weights.shards import read_weights
 from loci.models.world_action import WorldActionModel
@@ -175,7 +175,7 @@ def read_codec(source: str) -> Mapping[str, Tensor]:
     """The tensors of a codec: of a checkpoint, or of a folder with diffusers' Wan VAE."""
     path = resolve_checkpoint(source)
     if path.is_dir():
-        from loci.models.codecs.wan import WanCodec
+        from loci.models.codecs import WanCodec
 
         return WanCodec.from_folder(path).state_dict()
     return load_checkpoint(path, "codec").tensors

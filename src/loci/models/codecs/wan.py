@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from loci.errors import LociError
 from loci.io.extras import extra
-from loci.models.codecs.base import Codec, WanCodecConfig, to_float
+from loci.models.codecs.base import Codec, CodecConfig, to_float
 from loci.models.weights.shards import read_weights
 
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
@@ -27,6 +28,42 @@ REPEAT = "Rep"
 UNUSED = ("clip_output",)
 
 Caches = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanCodecConfig(CodecConfig, name="wan"):
+    """The Wan video VAE, in the settings of diffusers' AutoencoderKLWan and by their names.
+
+    The defaults are Wan 2.1 (16 channels, 8x8 pixels and 4 images a latent pixel). Wan 2.2 TI2V has
+    `is_residual`, `patch_size` 2, 48 channels and 16x16 pixels: take its settings from its folder.
+    Needs the extra `loci-memory[wan]`.
+    """
+
+    base_dim: int = 96
+    decoder_base_dim: int | None = None
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_scales: tuple[float, ...] = ()
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
+    dropout: float = 0.0
+    latents_mean: tuple[float, ...] = (
+        *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+        *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    )
+    latents_std: tuple[float, ...] = (
+        *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+        *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+    )
+    is_residual: bool = False
+    in_channels: int = 3
+    out_channels: int = 3
+    patch_size: int | None = None
+    scale_factor_temporal: int = 4
+    scale_factor_spatial: int = 8
+
+    def build(self) -> WanCodec:
+        return WanCodec(self)
 
 
 class WanCodec(Codec):
@@ -42,7 +79,7 @@ class WanCodec(Codec):
     def __init__(self, config: WanCodecConfig):
         super().__init__(config)
         settings = {k: v for k, v in config.to_dict().items() if k != "type"}
-        with extra("wan"):
+        with extra("wan"):  # imported here: it takes seconds
             from diffusers import AutoencoderKLWan
         try:
             self.vae = AutoencoderKLWan(**settings).eval()

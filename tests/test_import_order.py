@@ -1,0 +1,93 @@
+"""The order of the rooms: a module uses its own room and those below it, nothing in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import loci
+
+SOURCE = Path(loci.__file__).parent
+# Bottom to top. Those of one line stand beside each other.
+FLOORS = (
+    ("errors",),
+    ("config", "seeds", "geometry", "io"),
+    ("flow",),
+    ("rules",),
+    ("attention",),
+    ("memory",),
+    ("streaming",),
+    ("models",),
+    ("worlds",),
+    ("data",),
+    ("training",),
+    ("recipes",),
+    ("study",),
+    ("report",),
+    ("commands",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"
+}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules of Loci that some code imports, anywhere but for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from imports(other)
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"relative import in line {node.lineno}; write it in full")
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = []
+        for name in names:
+            if name.startswith("loci."):
+                inner = name.removeprefix("loci.")
+                found = inner if inner in MODULES else inner.rpartition(".")[0]
+                if found:  # otherwise `from loci import __version__`
+                    yield found
+        yield from imports(node)
+
+
+USED = {name: set(imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
+
+
+def test_the_rooms_are_these() -> None:
+    assert {room(name) for name in MODULES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_uses_only_rooms_below(name: str) -> None:
+    above = {
+        used for used in USED[name]
+        if room(used) != room(name) and FLOOR[room(used)] > FLOOR[room(name)]
+    }
+    assert not above, f"{name} in the room {room(name)} looks up to {sorted(above)}"
+
+
+def test_no_circles() -> None:
+    try:
+        TopologicalSorter({name: used - {name} for name, used in USED.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_package_is_read_at_a_glance() -> None:
+    top = {room(name) for name in MODULES}
+    assert len(top) <= 20, sorted(top)
