@@ -67,7 +67,7 @@ def load(path: str | Path, model: Model) -> Tree:
             f"{path} belongs to another model or memory row (config {notes.get('config')}, "
             f"not {model.config.hash()}); load it with that one"
         )
-    if notes.get("weights") != _fingerprint(model):
+    if notes.get("weights") != _fingerprint(model, version):
         raise LociError(
             f"{path} belongs to other weights of this configuration; load it with the "
             "checkpoint that wrote it"
@@ -77,9 +77,13 @@ def load(path: str | Path, model: Model) -> Tree:
     return MIGRATIONS[version](tree, model) if version in MIGRATIONS else tree
 
 
-def _fingerprint(model: Model) -> str:
+def _fingerprint(model: Model, version: str = VERSION) -> str:
     """Tells two trainings of one configuration apart without reading gigabytes."""
-    return digest({n: p.detach().flatten()[:SAMPLE] for n, p in model.named_parameters()})
+    parts = {n: p.detach().flatten()[:SAMPLE] for n, p in model.named_parameters()}
+    if version == "2":  # every model had gists then, if only none of them
+        parts.setdefault("world.gist_bank" if hasattr(model, "world") else "gist_bank",
+                         torch.zeros(0))
+    return digest(parts)
 
 
 def _from_version_2(tree: Mapping[str, Tensor], model: Model) -> Tree:
