@@ -239,9 +239,9 @@ def test_slots_agree_with_the_rule(row_name):
             session.write(latents[:, frame : frame + 1], poses[:, frame : frame + 1])
         held = session.stream.kv.tables[0].spans.coords
         assert session.tokens() == memory.tokens_held(frame + 1, model.tokens)
-        ask = model.chunk_coords(torch.tensor([frame + 1]), 1)
+        ask = model.positions.chunks(torch.tensor([frame + 1]), 1)
         ask = ask.with_selected(torch.ones(1, 1, frame + 1, dtype=torch.bool))
-        everything = token_spans(model.clean_coords(torch.arange(frame + 1))).coords
+        everything = token_spans(model.positions.written(torch.arange(frame + 1))).coords
         wanted = everything[rule.mask(ask, everything)[0].any(0)]
         shown = held[rule.mask(ask, held)[0].any(0)]
         names = [set(zip(c.frame.tolist(), c.kind.tolist(), strict=True)) for c in (wanted, shown)]
@@ -315,7 +315,7 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
                           latents.device, latents.dtype)
         selected = retrieved(memory.retriever, relative, before, targets, setting)
     coords = Coords.cat([
-        model.clean_coords(frames), model.chunk_coords(torch.tensor(STARTS), CHUNK)
+        model.positions.written(frames), model.positions.chunks(torch.tensor(STARTS), CHUNK)
     ]).with_selected(selected)
     sees = memory.rule().mask(coords, coords).expand(BATCH, len(coords), len(coords))
     known = (coords.group == len(STARTS) - 1).expand(BATCH, -1)

@@ -68,7 +68,7 @@ def test_the_models_own_coordinates_give_that_mask():
     model = tiny_policy(Compose(members=(SMALL, ActionHistory())))
     frames = torch.arange(3)
     parts = [
-        model.world.clean_coords(frames), model.expert.coords(frames[:2], 3, Kind.EXECUTED),
+        model.world.positions.written(frames), model.expert.coords(frames[:2], 3, Kind.EXECUTED),
         model.expert.coords(frames),
     ]
     mask = model.config.world.memory.rule().mask(Coords.cat(parts), Coords.cat(parts))

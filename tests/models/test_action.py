@@ -40,7 +40,7 @@ def test_the_models_own_coordinates_give_the_published_mask():
     memory = Hybrid(anchors=1, window=1, gists_per_frame=1)
     model = tiny_policy(memory)
     frames = torch.arange(3)
-    clean, drawn = model.world.clean_coords(frames), model.expert.coords(frames)
+    clean, drawn = model.world.positions.written(frames), model.expert.coords(frames)
     coords = type(clean).cat([clean, drawn])
     mask = memory.rule().mask(coords, coords)
     # One of the four tokens of a frame twice, its gist, then one action of each chunk.
@@ -53,9 +53,9 @@ def test_the_models_own_coordinates_give_the_published_mask():
 def test_no_two_kinds_of_tokens_stand_at_one_place():
     model = tiny_policy(MEMORIES["hybrid"])
     frames = torch.arange(6)
-    dit, coords = model.config.world.dit, model.world.clean_coords(frames)
+    dit, coords = model.config.world.dit, model.world.positions.written(frames)
     still = torch.eye(4, dtype=torch.float64).expand(1, 6, 4, 4)
-    cos, sin = model.world._rotary(coords, [(still, torch.zeros(1, 3))])
+    cos, sin = model.world.positions.rotary(coords, [(still, torch.zeros(1, 3))])
     turned, wanted = model.expert.rotary(model.expert.coords(frames)), (cos, sin)
     apart = sum((a[0, :, None] - b[0]).abs() for a, b in zip(wanted, turned, strict=True)).amax(-1)
     assert apart.shape == (len(coords), 6 * HORIZON)

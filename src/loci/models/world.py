@@ -26,12 +26,12 @@ from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
 from loci.memory.frames import Frames
 from loci.memory.stores import Chunks, Conditioning, Episode, Evidence, Setting, Store
-from loci.models.camera import twelve_numbers
 from loci.models.codecs import CodecConfig
 from loci.models.mot import run
-from loci.models.rope import camera_angles, token_rays, wan_angles
+from loci.models.positions import Positions
+from loci.models.rope import token_rays
 from loci.models.trunk import TokenStream
-from loci.models.wan import Wan, WanConfig, cos_sin
+from loci.models.wan import Wan, WanConfig
 from loci.module import Module
 from loci.rules.rule import Coords, Kind
 from loci.streaming.frame_buffer import FrameBuffer
@@ -127,7 +127,7 @@ class WorldModel(Module):
                 f"frames of {self.grid[0]}x{self.grid[1]} tokens do not shrink by {memory.shrink} "
                 "a side; choose a compression that divides them"
             )
-        self.small = (self.grid[0] // memory.shrink, self.grid[1] // memory.shrink)
+        self.positions = Positions(config.camera, self.grid, memory, dit)
         self.mixer = memory.mixer(channels)
         self.states = {
             (layer, name): state for layer in range(-1, dit.num_layers)
@@ -202,8 +202,8 @@ class WorldModel(Module):
         where = torch.stack([poses[:, start : start + span] for start in starts], dim=1)
         frames = Frames(clean, poses, clean_time, **(extras or {}))
         self.check_extras(frames)
-        written = self.clean_coords(torch.arange(clean.shape[1])) if self.writes else None
-        drawn = self.chunk_coords(torch.tensor(starts), span)
+        written = self.positions.written(torch.arange(clean.shape[1])) if self.writes else None
+        drawn = self.positions.chunks(torch.tensor(starts), span)
         chunks = Chunks([start - 1 for start in starts], drawn, where)
         evidence = self.packed(Episode(frames, written, [chunks], dropped, attention))
 
@@ -246,32 +246,6 @@ class WorldModel(Module):
             if getattr(frames, name) is None:
                 raise LociError(f"this memory asks for the {name} of every frame; give {name}=")
 
-    def clean_coords(self, frames: Tensor) -> Coords:
-        """Coordinates of written frames (F,), each followed by its gists."""
-        nobody = torch.full_like(frames, -1)
-        grid = Coords.grid(frames, self.grid, Kind.CLEAN, frames, nobody)
-        gists = self.config.memory.gists
-        if not gists:
-            return grid
-        marks = Coords.grid(frames, (1, gists), Kind.GIST, frames, nobody)
-        return _interleave(grid, marks, len(frames))
-
-    def chunk_coords(self, starts: Tensor, span: int) -> Coords:
-        """Coordinates of chunks that cover `span` frames from `starts` (G,) on, each followed by
-        the frames that stand beside it."""
-        memory, groups = self.config.memory, torch.arange(len(starts), device=starts.device)
-
-        def grid(first: Tensor, count: int, shape: tuple[int, int], kind: Kind) -> Coords:
-            frames = (first[:, None] + torch.arange(count, device=starts.device)).flatten()
-            now, group = (x.repeat_interleave(count) for x in (starts - 1, groups))
-            return Coords.grid(frames, shape, kind, now, group)
-
-        noisy = grid(starts, span, self.grid, Kind.NOISY)
-        if not memory.mixed:
-            return noisy
-        first = starts - memory.mixed if memory.placement == "prefix" else starts + span
-        return _interleave(noisy, grid(first, memory.mixed, self.small, Kind.CONTEXT), len(starts))
-
     def clean_stream(
         self, frames: Frames, coords: Coords, text: Cross | None = None
     ) -> TokenStream:
@@ -282,9 +256,10 @@ class WorldModel(Module):
         poses = frames.poses.to(tokens.device)
         last = (self.config.dit.num_layers - 1 in {layer for layer, _ in self.states})
         return TokenStream(
-            self.dit, torch.cat([tokens, bank], dim=2), self._rotary(coords, [(poses, rays)]),
+            self.dit, torch.cat([tokens, bank], dim=2),
+            self.positions.rotary(coords, [(poses, rays)]),
             self.dit.modulate(frames.time.to(tokens.device))[1], (1, self.tokens),
-            motion=self._motion(poses), text=text, kv_only=not last,
+            motion=self.positions.motion(poses), text=text, kv_only=not last,
         )
 
     def chunk_layout(self, poses: Tensor, coords: Coords, evidence: Evidence) -> ChunkLayout:
@@ -307,7 +282,7 @@ class WorldModel(Module):
         further = None
         if tokens is not None:
             further = self.dit.further.encode(tokens.to(self.gist_bank), present)
-        places = self._places(poses, coords, None if chooses else beside)
+        places = self.positions.of_chunks(poses, coords, None if chooses else beside)
         return ChunkLayout(
             poses, coords, *places, beside, chooses, modulation, channels, render, further
         )
@@ -329,7 +304,7 @@ class WorldModel(Module):
                 chunk = Frames(noisy.flatten(0, 1), layout.poses.flatten(0, 1), beside.time)
                 beside = self.mixer(beside, chunk)
                 modulation = self.dit.modulate(beside.time)[1]
-                rotary, motion = self._places(layout.poses, layout.coords, beside)
+                rotary, motion = self.positions.of_chunks(layout.poses, layout.coords, beside)
             # Tokens of one run share a timestep: runs are as long as the smaller kind of frame.
             others = self.dit.patchify(beside.latents)
             runs = tokens.shape[2] // others.shape[2]
@@ -358,7 +333,7 @@ class WorldModel(Module):
                         for part in stream.rotary_of_frames())
             alone = TokenStream(
                 self.dit, noise, (cos, sin), levels.flatten(0, 1), stream.frames,
-                noise.shape[1], self._motion(layout.poses.flatten(0, 1)), stream.text,
+                noise.shape[1], self.positions.motion(layout.poses.flatten(0, 1)), stream.text,
             )
             added = self.dit.branch(alone, self.dit.patchify(layout.render.to(noise)))
 
@@ -368,44 +343,6 @@ class WorldModel(Module):
             return x if layout.further is None else self.dit.further(x, layout.further, layer)
 
         return after
-
-    def _places(
-        self, poses: Tensor, coords: Coords, beside: Frames | None
-    ) -> tuple[RotaryCosSin, Tensor | None]:
-        """Rotary angles and motion of chunks at poses (B, G, n, 4, 4), and of what stands beside
-        them."""
-        batch, rows, device = len(poses), poses.flatten(0, 1), poses.device
-        places, where = [(rows, token_rays(self.config.camera, self.grid, device=device))], rows
-        if beside is not None:
-            rays = token_rays(self.config.camera, self.small, device=device)
-            places.append((beside.poses, rays))
-            runs = self.tokens // (self.small[0] * self.small[1])
-            where = torch.cat([rows.repeat_interleave(runs, dim=1), beside.poses], dim=1)
-        rotary = self._rotary(coords, places, batch)
-        return rotary, self._motion(where.reshape(batch, -1, 4, 4))
-
-    def _rotary(
-        self, coords: Coords, places: list[tuple[Tensor, Tensor]], batch: int | None = None
-    ) -> RotaryCosSin:
-        """Of tokens at `coords`: by the poses and rays of `places`, side by side, or Wan's own
-        angles. `batch`: rows, where those of the places are its groups."""
-        dit = self.config.dit
-        if dit.camera == "rotary":
-            angles = torch.cat(
-                [camera_angles(poses, rays, dit.head_dim) for poses, rays in places], dim=1
-            )
-            return cos_sin(angles if batch is None else angles.reshape(batch, -1, angles.shape[-1]))
-        # Gists stand at one marker outside the grid, as in MemoryWAM.
-        coords = coords.to(places[0][0].device)
-        away = coords.kind == int(Kind.GIST)
-        placed = replace(
-            coords, row=coords.row.masked_fill(away, -1), col=coords.col.masked_fill(away, -1)
-        )
-        angles = wan_angles(placed, dit.head_dim, dit.theta)
-        return cos_sin(angles if angles.dim() == 3 else angles[None])
-
-    def _motion(self, poses: Tensor) -> Tensor | None:
-        return twelve_numbers(poses) if self.config.dit.camera == "inject" else None
 
     def predict(self, tokens: Tensor, e: Tensor, span: int) -> Tensor:
         """Tokens of chunks, with e (B, G, 1, D) of their times -> the network's output
@@ -435,10 +372,3 @@ class WorldModel(Module):
         model = cls(WorldConfig.from_dict(config))
         load_into(model, tensors, path)
         return model.eval()
-
-
-def _interleave(a: Coords, b: Coords, groups: int) -> Coords:
-    """Tokens of `groups` groups: those of `a` that belong to a group, then those of `b`."""
-    first = torch.arange(len(a), device=a.frame.device).view(groups, -1)
-    second = torch.arange(len(b), device=a.frame.device).view(groups, -1) + len(a)
-    return Coords.cat([a, b])[torch.cat([first, second], dim=1).flatten()]

@@ -182,7 +182,7 @@ class WorldActionModel(Module):
             return expert.stream(chunks, expert.rotary(placed(coords)),
                                  expert.modulate(levels)[1], reads, kv_only)
 
-        written = world.clean_coords(place) if world.writes else None
+        written = world.positions.written(place) if world.writes else None
         streams, chunks, e = [], [], None
         if written is not None:
             streams.append(world.clean_stream(frames, placed(written), texts.video))
@@ -195,7 +195,7 @@ class WorldActionModel(Module):
             )
             chunks.append(Chunks(before, coords, read=self.read_state))
         if noisy is not None and time is not None:
-            coords = world.chunk_coords(torch.tensor(list(ahead)), 1)
+            coords = world.positions.chunks(torch.tensor(list(ahead)), 1)
             poses = still.expand(rows, len(ahead), 1, 4, 4)
             e, six = world.dit.modulate(time)
             layout = world.chunk_layout(poses, placed(coords), Evidence())

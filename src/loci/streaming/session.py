@@ -57,7 +57,7 @@ class Session:
     ):
         config = model.config
         capacity = 1 + config.chunk if capacity is None else capacity
-        rows, cols = model.small
+        rows, cols = model.positions.small
         scratch = config.chunk * model.tokens + config.memory.mixed * rows * cols
         self.model, self.batch = model, batch
         self.stream = Stream(model, batch, capacity, gradients, scratch=scratch)
@@ -118,7 +118,7 @@ class Session:
         relative = stream.relative(names, poses)
         span = poses.shape[1]
         if span not in self._coords:
-            self._coords[span] = model.chunk_coords(torch.zeros(1, dtype=torch.long), span)
+            self._coords[span] = model.positions.chunks(torch.zeros(1, dtype=torch.long), span)
         coords = self._coords[span]
         with stream.graph():
             evidence = stream.query(names, coords, relative)

@@ -101,7 +101,7 @@ class Stream:
     def _pass(self, names: list[int], frames: Frames) -> None:
         """Send clean frames through the network, and keep what they leave."""
         if len(frames) not in self._coords:
-            self._coords[len(frames)] = self.model.clean_coords(torch.arange(len(frames)))
+            self._coords[len(frames)] = self.model.positions.written(torch.arange(len(frames)))
         coords = self._coords[len(frames)]
         evidence = self._fold(lambda store, found: store.write(
             Write(names, [self.written[name] for name in names], coords, frames), found

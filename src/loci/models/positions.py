@@ -1,0 +1,97 @@
+"""Where tokens stand: coordinates for the rule, rotary angles and camera motion for the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from loci.attention.rotary import RotaryCosSin
+from loci.geometry import Camera
+from loci.memory.base import Memory
+from loci.memory.frames import Frames
+from loci.models.camera import twelve_numbers
+from loci.models.rope import camera_angles, token_rays, wan_angles
+from loci.models.wan import WanConfig, cos_sin
+from loci.rules.rule import Coords, Kind
+
+
+class Positions:
+    """Of the frames of one world model: `grid` tokens (h, w) each, and those that stand beside a
+    chunk shrunk as the memory says."""
+
+    def __init__(self, camera: Camera, grid: tuple[int, int], memory: Memory, dit: WanConfig):
+        self.camera, self.grid, self.memory, self.dit = camera, grid, memory, dit
+        self.small = (grid[0] // memory.shrink, grid[1] // memory.shrink)
+
+    def written(self, frames: Tensor) -> Coords:
+        """Coordinates of written frames (F,), each followed by its gists."""
+        nobody = torch.full_like(frames, -1)
+        grid = Coords.grid(frames, self.grid, Kind.CLEAN, frames, nobody)
+        gists = self.memory.gists
+        if not gists:
+            return grid
+        marks = Coords.grid(frames, (1, gists), Kind.GIST, frames, nobody)
+        return _interleave(grid, marks, len(frames))
+
+    def chunks(self, starts: Tensor, span: int) -> Coords:
+        """Coordinates of chunks that cover `span` frames from `starts` (G,) on, each followed by
+        the frames that stand beside it."""
+        memory, groups = self.memory, torch.arange(len(starts), device=starts.device)
+
+        def grid(first: Tensor, count: int, shape: tuple[int, int], kind: Kind) -> Coords:
+            frames = (first[:, None] + torch.arange(count, device=starts.device)).flatten()
+            now, group = (x.repeat_interleave(count) for x in (starts - 1, groups))
+            return Coords.grid(frames, shape, kind, now, group)
+
+        noisy = grid(starts, span, self.grid, Kind.NOISY)
+        if not memory.mixed:
+            return noisy
+        first = starts - memory.mixed if memory.placement == "prefix" else starts + span
+        return _interleave(noisy, grid(first, memory.mixed, self.small, Kind.CONTEXT), len(starts))
+
+    def of_chunks(
+        self, poses: Tensor, coords: Coords, beside: Frames | None
+    ) -> tuple[RotaryCosSin, Tensor | None]:
+        """Rotary angles and motion of chunks at poses (B, G, n, 4, 4), and of what stands beside
+        them."""
+        batch, rows, device = len(poses), poses.flatten(0, 1), poses.device
+        places, where = [(rows, token_rays(self.camera, self.grid, device=device))], rows
+        if beside is not None:
+            rays = token_rays(self.camera, self.small, device=device)
+            places.append((beside.poses, rays))
+            runs = self.grid[0] * self.grid[1] // (self.small[0] * self.small[1])
+            where = torch.cat([rows.repeat_interleave(runs, dim=1), beside.poses], dim=1)
+        rotary = self.rotary(coords, places, batch)
+        return rotary, self.motion(where.reshape(batch, -1, 4, 4))
+
+    def rotary(
+        self, coords: Coords, places: list[tuple[Tensor, Tensor]], batch: int | None = None
+    ) -> RotaryCosSin:
+        """Of tokens at `coords`: by the poses and rays of `places`, side by side, or Wan's own
+        angles. `batch`: rows, where those of the places are its groups."""
+        dit = self.dit
+        if dit.camera == "rotary":
+            angles = torch.cat(
+                [camera_angles(poses, rays, dit.head_dim) for poses, rays in places], dim=1
+            )
+            return cos_sin(angles if batch is None else angles.reshape(batch, -1, angles.shape[-1]))
+        # Gists stand at one marker outside the grid, as in MemoryWAM.
+        coords = coords.to(places[0][0].device)
+        away = coords.kind == int(Kind.GIST)
+        placed = replace(
+            coords, row=coords.row.masked_fill(away, -1), col=coords.col.masked_fill(away, -1)
+        )
+        angles = wan_angles(placed, dit.head_dim, dit.theta)
+        return cos_sin(angles if angles.dim() == 3 else angles[None])
+
+    def motion(self, poses: Tensor) -> Tensor | None:
+        return twelve_numbers(poses) if self.dit.camera == "inject" else None
+
+
+def _interleave(a: Coords, b: Coords, groups: int) -> Coords:
+    """Tokens of `groups` groups: those of `a` that belong to a group, then those of `b`."""
+    first = torch.arange(len(a), device=a.frame.device).view(groups, -1)
+    second = torch.arange(len(b), device=a.frame.device).view(groups, -1) + len(a)
+    return Coords.cat([a, b])[torch.cat([first, second], dim=1).flatten()]
