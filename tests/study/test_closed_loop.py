@@ -13,6 +13,8 @@ from loci.geometry import Camera
 from loci.io.mosaic import mosaic
 from loci.io.progress import Progress
 from loci.io.video import walk
+from loci.models.embodiment import Embodiment, RobotCamera
+from loci.models.world_action import WorldActionModel
 from loci.seeds import seed_for
 from loci.study.entry import Entry
 from loci.study.estimates import wilson
@@ -59,12 +61,20 @@ class Shown(Corridor):
         return (self.observe(), *result)
 
 
-LOOP = Loop(cameras=("head",), together=3)
+LOOP = Loop(together=3)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_policy(MEMORIES["hybrid"])
+    return seeing("head")
+
+
+def seeing(*cameras: str) -> WorldActionModel:
+    """A policy that sees by these cameras."""
+    model = tiny_policy(MEMORIES["hybrid"])
+    robot = Embodiment(cameras=tuple(RobotCamera(name=name) for name in cameras))
+    model.config = replace(model.config, embodiment=robot)
+    return model
 
 
 def test_an_episode_is_the_same_in_any_company(model):
@@ -73,7 +83,7 @@ def test_an_episode_is_the_same_in_any_company(model):
     assert together == alone
     assert play(model, lambda: Stepped(Shown()), LOOP, range(5)) == alone
     assert len({line["chunks"] for line in alone}) == 3
-    other = play(model, Corridor, Loop(cameras=("head",), seed=9), range(5))
+    other = play(model, Corridor, Loop(seed=9), range(5))
     assert [line["chunks"] for line in other] == [line["chunks"] for line in alone]
 
 
@@ -199,9 +209,9 @@ def test_rates_are_counted_among_all_and_among_those_that_came_so_far():
     assert found["failures"] == {"wrong mat": 2, "no press": 1, "missed": 1}
 
 
-def test_a_camera_that_is_missing_is_named(model):
-    with pytest.raises(LociError, match="no camera 'left_wrist' among head"):
-        play(model, Corridor, Loop(), [0])
+def test_a_camera_that_is_missing_is_named():
+    with pytest.raises(LociError, match="no pictures of the camera 'left_wrist'; give those of"):
+        play(seeing("head", "left_wrist", "right_wrist"), Corridor, Loop(), [0])
 
 
 def test_the_mosaic_lays_the_head_below_the_wrists():

@@ -86,14 +86,14 @@ def closed_loop(
         entry.config, **{name: value for name, value in settings.items() if value is not None}
     )
     loop = Loop(
-        cameras=cameras_of(entry), seed=seed, first=first, steps=acts.steps,
+        seed=seed, first=first, steps=acts.steps,
         temperature=acts.temperature, film=films,
     )
     key = {
         "checkpoint_sha256": entry.note["checkpoint"], "config": entry.note["config"],
         "memory": entry.config.world.memory.to_dict(), "task": chosen.to_dict(),
         "first_seed": first,
-        "loop": {**dataclasses.asdict(loop), "cameras": list(loop.cameras)},
+        "loop": {**dataclasses.asdict(loop), "cameras": cameras_of(entry)},
         "noise": NOISE, "interval": "95 % Wilson",
     }
     run_key, store = _identity(key), Store(out)

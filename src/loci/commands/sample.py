@@ -65,7 +65,7 @@ def _episode(data: TabletopData, model: WorldActionModel, out: Path) -> tuple[Pa
     from loci.worlds.film import FILM_FPS
     from loci.worlds.tabletop.env import Tabletop
 
-    loop = Loop(cameras=data.camera_names, film=1)
+    loop = Loop(film=1)
     (line,) = play(model, lambda: Tabletop(data.task), loop, [0])
     write_video(out, line["film"], fps=FILM_FPS)
     done = [name for name, reached in line["stages"].items() if reached]

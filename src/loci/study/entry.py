@@ -22,17 +22,13 @@ from loci.io.checkpoint import digest, load_checkpoint
 from loci.io.files import atomic_write
 from loci.io.json_files import read_json, to_json
 from loci.io.user_code import describe_sources, source_files
-from loci.models import world, world_action
-from loci.models.world import WorldModel
-from loci.models.world_action import WorldActionModel
+from loci.models.load import MODELS
 from loci.recipes.registry import find_recipe, run_recipe
 from loci.study.provenance import file_digest
 from loci.training.folder import put_aside, recipe_of
 from loci.training.numerics import pick_device
 from loci.training.policy import PolicyRun
 from loci.training.world import WorldRun
-
-MODELS: dict[str, Any] = {world.KIND: WorldModel, world_action.KIND: WorldActionModel}
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,9 @@ def _note(folder: Path) -> dict[str, Any]:
 
 def _trained(variant: Variant, run: Any, folder: Path, recipe: str) -> Entry:
     """The entry of weights that lie in a folder, made by today's recipe; what they are is noted."""
-    path, config = folder / "model.safetensors", model_config(run)
-    metadata = load_checkpoint(path, run.kind).metadata
+    path = folder / "model.safetensors"
+    settings, _, metadata = load_checkpoint(path, run.kind)
+    config = type(model_config(run)).from_dict(settings)
     protocol = metadata["training"].get("protocol", {})
     if protocol.get("config") not in (recipe, run.hash()):
         raise LociError(f"{path} was made by another recipe; delete {folder} to train it again")
@@ -173,6 +170,7 @@ def _finished(variant: Variant, run: Any, folder: Path, made: Any) -> Entry | No
     if note["recipe"] != made[0] or note.get("files") != source_files(config).get("files"):
         return None
     shape = partial(_untrained, run)
+    config = run.embodied() if isinstance(run, PolicyRun) else config
     return Entry(variant.name, config, note, "finished here", shape=shape, folder=folder)
 
 

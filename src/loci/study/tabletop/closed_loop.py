@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from loci.errors import LociError
-from loci.io.mosaic import mosaic
 from loci.models.world_action import WorldActionModel
 from loci.seeds import normal
 from loci.streaming.policy import Policy
@@ -32,7 +30,7 @@ class _Robot:
     observation: Observation
     info: dict[str, Any]
     film: Film | None
-    views: list[np.ndarray] = field(default_factory=list)
+    views: list[Observation] = field(default_factory=list)
     executed: np.ndarray | None = None
     chunks: int = 0
     over: bool = False
@@ -42,13 +40,12 @@ class _Robot:
 class Loop:
     """How a policy is run.
 
-    cameras: of the mosaic, the first at the bottom. seed: of the noise. first: seed of the first
+    seed: of the noise. first: seed of the first
     episode's environment; the others follow. steps, temperature: Euler steps and the scale of the
     noise (None: the model's). together: episodes side by side. film: of so many episodes the
     pictures are kept.
     """
 
-    cameras: Sequence[str] = ("head", "left_wrist", "right_wrist")
     seed: int = 0
     first: int = 0
     steps: int | None = None
@@ -62,8 +59,11 @@ def play(
     policy: Policy | None = None,
 ) -> list[dict[str, Any]]:
     """Run episodes side by side to their ends: a line for each, with `film` (T, H, W, 3) of those
-    that are filmed. policy: one of the model that has seen nothing, for as many robots (default: a
-    new one)."""
+    that are filmed.
+
+    The policy sees, is told and does what its own configuration says, and nothing else. policy: one
+    of the model that has seen nothing, for as many robots (default: a new one).
+    """
     robots = []
     for episode in episodes:
         env = make()
@@ -71,33 +71,32 @@ def play(
         film = Film(getattr(env, "cue", None)) if episode < loop.film else None
         robots.append(_Robot(env, episode, observation, info, film))
     policy, expert = policy or model.policy(len(robots)), model.config.expert
-    every = expert.horizon // model.world.codec.images_per_frame
+    if model.config.text is not None:
+        policy.init([str(robot.info.get("task_description", "")) for robot in robots])
     for robot in robots:
-        robot.views.append(_view(robot.observation, model, loop))
-        if robot.film is not None:
-            robot.film.add(robot.views[0], robot.info, robot.chunks)
+        robot.views.append(robot.observation["pixels"])
+        _film(robot, model)
     while awake := [n for n, robot in enumerate(robots) if not robot.over]:
-        images = np.stack([np.stack(robots[n].views) for n in awake])
+        images = {
+            name: np.stack([np.stack([seen[name] for seen in robots[n].views]) for n in awake])
+            for name in robots[awake[0]].views[0]
+        }
         joints = np.stack([np.asarray(robots[n].observation["agent_pos"]) for n in awake])
         done = [a for n in awake if (a := robots[n].executed) is not None]
-        policy.observe(
-            torch.from_numpy(images), torch.from_numpy(joints).float(),
-            torch.from_numpy(np.stack(done)) if done else None, awake,
-        )
+        policy.observe(images, joints, np.stack(done) if done else None, awake)
         noise = torch.stack([
             normal((expert.horizon, expert.actions), loop.seed, "act", r.episode, r.chunks)
             for r in (robots[n] for n in awake)
         ])
         actions = policy.act(noise, loop.steps, awake, loop.temperature).cpu().numpy()
         for n, chunk in zip(awake, actions, strict=True):
-            _carry_out(robots[n], chunk, model, loop, every)
+            _carry_out(robots[n], chunk, model)
     return [_line(robot) for robot in robots]
 
 
-def _carry_out(
-    robot: _Robot, chunk: np.ndarray, model: WorldActionModel, loop: Loop, every: int
-) -> None:
+def _carry_out(robot: _Robot, chunk: np.ndarray, model: WorldActionModel) -> None:
     """Execute a chunk, and keep the pictures that the next frame is made of."""
+    every = model.steps_per_image
     robot.views, robot.executed = [], chunk
     for step, action in enumerate(chunk, start=1):
         _, ended, cut, robot.info = robot.env.advance(action)
@@ -105,26 +104,22 @@ def _carry_out(
         filmed = robot.film is not None and (step % FILM_EVERY == 0 or robot.over)
         if step % every == 0 or filmed:
             robot.observation = robot.env.observe()
-            view = _view(robot.observation, model, loop)
         if step % every == 0:
-            robot.views.append(view)
-        if robot.film is not None and filmed:
-            robot.film.add(view, robot.info, robot.chunks, robot.over)
+            robot.views.append(robot.observation["pixels"])
+        if filmed:
+            _film(robot, model)
         if robot.over:
             break
     robot.chunks += 1
 
 
-def _view(observation: Observation, model: WorldActionModel, loop: Loop) -> np.ndarray:
-    """The mosaic (H, W, 3) of what the cameras see; LociError where one is missing."""
-    pixels = observation["pixels"]
-    missing = [name for name in loop.cameras if name not in pixels]
-    if missing:
-        raise LociError(
-            f"no camera '{missing[0]}' among {', '.join(sorted(pixels))}; name those that there are"
-        )
-    views = [np.asarray(pixels[name])[None] for name in loop.cameras]
-    return mosaic(views, model.config.world.camera)[0]
+def _film(robot: _Robot, model: WorldActionModel) -> None:
+    """Keep what the policy sees now, where the episode is filmed."""
+    embodiment = model.config.embodiment
+    if robot.film is None or embodiment is None:
+        return
+    view = embodiment.picture(robot.observation["pixels"], model.config.world.camera)
+    robot.film.add(view, robot.info, robot.chunks, robot.over)
 
 
 def _line(robot: _Robot) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from loci.study.provenance import made_with
 from loci.study.store import Log, Record, Store
 from loci.study.tabletop.closed_loop import Loop, play
 from loci.worlds.film import FILM_FPS
+from loci.worlds.tabletop.embodiment import embodiment
 from loci.worlds.tabletop.env import ACTION, Tabletop
 from loci.worlds.tabletop.tasks.base import Task
-from loci.worlds.tabletop.view import CAMERAS
 
 # Raise it whenever an episode changes its meaning: those of another version are played again.
 VERSION = 1
@@ -104,10 +104,10 @@ class Episodes:
             atomic_write(file, to_json([*before, now]))
 
 
-def cameras_of(entry: Entry) -> tuple[str, ...]:
-    """The cameras of a policy's mosaic. Earlier checkpoints do not name them: they had the
-    tabletop's, in this order."""
-    return tuple(entry.note["training"].get("cameras", CAMERAS))
+def cameras_of(entry: Entry) -> list[str]:
+    """The cameras that a policy sees by."""
+    embodiment = entry.config.embodiment
+    return [] if embodiment is None else list(embodiment.camera_names)
 
 
 def fits(entry: Entry) -> None:
@@ -118,3 +118,6 @@ def fits(entry: Entry) -> None:
             f"{entry.name} acts with {expert.actions} numbers and feels {expert.proprio}; the "
             f"tabletop has {ACTION} of both"
         )
+    if entry.config.embodiment is None:
+        raise LociError(f"{entry.name} does not know its robot; set model.embodiment and train it")
+    entry.config.embodiment.check_other(embodiment())

@@ -93,11 +93,11 @@ class TabletopSuite(Suite):
         """The episodes of a row at a task."""
         entry, at = self.entries[task][row], make_task(task, hold)
         film = FILMS if hold == HOLDS[0] else 0
-        loop = Loop(cameras=cameras_of(entry), seed=self.seed, first=self.first, film=film)
+        loop = Loop(seed=self.seed, first=self.first, film=film)
         key = {
             "version": VERSION, "recipe": entry.note["recipe"], "weights": entry.note["weights"],
             "task": at.to_dict() | at.describe(), "seed": self.seed, "first_seed": self.first,
-            "cameras": list(loop.cameras), "steps": entry.config.steps,
+            "cameras": cameras_of(entry), "steps": entry.config.steps,
         }
         place = f"episodes/{entry.name}-hold{hold}"
         return Episodes(entry, at, loop, self.cases, place, key)
