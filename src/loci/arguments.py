@@ -19,6 +19,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ SHOWN = 40  # characters of a value in a message, at most
 # What a type is called in a message, and what passes for it.
 TYPES: dict[Any, tuple[str, Any]] = {
     Tensor: (TENSOR, Tensor),
+    np.ndarray: ("a numpy array", np.ndarray),
     int: ("a whole number", Integral),
     float: ("a number", Real),
     bool: ("True or False", bool),
@@ -39,6 +41,8 @@ TYPES: dict[Any, tuple[str, Any]] = {
     types.NoneType: ("None", types.NoneType),
     None: ("None", types.NoneType),
 }
+# Lists whose items are checked.
+MANY = {int: "whole numbers", str: "texts"}
 
 
 class Holds(Enum):
@@ -99,6 +103,14 @@ def check_tensor(
     return value
 
 
+def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
+    """An array as a tensor. LociError for one that does not hold numbers."""
+    try:
+        return torch.as_tensor(value)
+    except TypeError as error:
+        raise LociError(f"{name} is an array of {value.dtype}; give numbers") from error
+
+
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(method)
 
@@ -142,13 +154,15 @@ def _instead(value: object, hint: Any) -> str | None:
     if origin in (types.UnionType, typing.Union):
         instead = [_instead(value, part) for part in parts]
         return None if None in instead else " or ".join(map(str, instead))
-    if origin is Sequence and parts == (int,):
+    if origin is Sequence and parts[0] in MANY:
         several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-        whole = several and all(_instead(one, int) is None for one in value)
-        return None if whole else "a list of whole numbers"
+        fits = several and all(_instead(one, parts[0]) is None for one in value)
+        return None if fits else f"a list of {MANY[parts[0]]}"
     if origin is Mapping:
-        fits = isinstance(value, Mapping) and not any(_instead(v, parts[1]) for v in value.values())
-        return None if fits else "a map of tensors" if parts[1] is Tensor else "a map"
+        if not isinstance(value, Mapping):
+            return "a map"
+        wrong = ((key, _instead(one, parts[1])) for key, one in value.items())
+        return next((f"{give} for '{key}'" for key, give in wrong if give), None)
     if isinstance(hint, str):
         return None if hint in {cls.__name__ for cls in type(value).__mro__} else f"a {hint}"
     words, kinds = TYPES.get(hint, (f"a {getattr(hint, '__name__', hint)}", hint))

@@ -143,7 +143,7 @@ IMAGES = torch.zeros(2, 1, 32, 32, 3, dtype=torch.uint8)
     (lambda p: p.observe(IMAGES, STATE, DONE[..., :-1]), "the whole chunk, a row a robot"),
     (lambda p: p.observe(IMAGES, STATE, DONE[:, :-1]), "the whole chunk, a row a robot"),
     (lambda p: p.observe(IMAGES, STATE, DONE[:1]), "the whole chunk, a row a robot"),
-    (lambda p: p.observe(IMAGES, STATE, DONE * torch.nan), "NaN or infinity; check what was"),
+    (lambda p: p.observe(IMAGES, STATE, DONE * torch.nan), "NaN or infinity in executed"),
     (lambda p: p.observe_latents(LATENTS.expand(2, 2, 8, 4, 4), STATE, DONE), "one frame after"),
     (lambda p: p.observe_latents(LATENTS * torch.nan, STATE, DONE), "NaN or infinity in latents"),
     (lambda p: p.observe_latents(LATENTS[..., :-1], STATE, DONE), "from its own codec"),

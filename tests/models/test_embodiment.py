@@ -189,6 +189,30 @@ def test_a_policy_for_one_task_starts_with_its_instruction() -> None:
         model.policy().init(["one", "two"])
 
 
+PIXELS = {name: np.zeros((64, 80, 3), np.uint8) for name in ROBOT.camera_names}
+JOINTS = np.zeros(14)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda p: p.observe(None, JOINTS), "Policy.observe: images is None; give"),
+    (lambda p: p.observe({**PIXELS, "head": None}, JOINTS), "give .* for 'head'"),
+    (lambda p: p.observe({**PIXELS, "head": np.array([["x"]])}, JOINTS), "head is an array of <U1"),
+    (lambda p: p.observe(PIXELS, list(JOINTS)), "Policy.observe: proprio is a list"),
+    (lambda p: p.observe(PIXELS, JOINTS.astype(object)), "proprio is an array of object; give num"),
+    (lambda p: p.observe(PIXELS, JOINTS[:13]), r"proprio of shape \(1, 13\); give \(1, 14\)"),
+    (lambda p: p.observe(PIXELS, JOINTS, streams=0), "streams is a int .*; give a list of whole"),
+    (lambda p: p.act(steps="2"), "Policy.act: steps is a str .*; give a whole number"),
+    (lambda p: p.init(5), "Policy.init: text is a int .*; give a .* or a list of texts"),
+    (lambda p: p.init("go"), "this model reads no instructions"),
+    (lambda p: p.act(), "observe the scene before acting"),
+])
+def test_a_robot_that_calls_wrongly_meets_one_line(call: Any, words: str) -> None:
+    policy = shipped("cover-blocks").policy()
+    with pytest.raises(LociError, match=words):
+        call(policy)
+    assert policy.lengths == [0]
+
+
 def test_fields_that_only_describe_are_kept_but_not_hashed() -> None:
     assert issubclass(Embodiment, Config)
     config = shipped("cover-blocks").config

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loci.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.attention.cross import CrossKV
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
@@ -51,6 +52,7 @@ class Reading:
     modulations: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+@checked_arguments
 class Policy:
     """Memory of `batch` robots of one model. Their episodes may have different lengths.
 
@@ -201,9 +203,8 @@ class Policy:
             rows = self.batch if streams is None else len(streams)
             noise = torch.randn(rows, expert.horizon, expert.actions)
         names = self._names(streams, len(noise))
-        if not bool(torch.isfinite(noise).all()):
-            raise LociError("the noise holds NaN or infinity; draw it from a normal distribution")
         config = self.model.config
+        check_tensor(noise, "noise", (len(names), config.expert.horizon, config.expert.actions))
         steps = config.steps if steps is None else steps
         scale = config.temperature if temperature is None else temperature
         if not 0 <= scale <= 1:
@@ -334,14 +335,14 @@ class Policy:
     def _picture(self, images: Array | Mapping[str, Array]) -> Tensor:
         """What the model sees of the cameras' images."""
         if not isinstance(images, Mapping):
-            return torch.as_tensor(images)
+            return as_tensor(images, "images")
         embodiment = self.model.config.embodiment
         if embodiment is None:
             raise LociError(
                 "this model does not know its robot's cameras; give one picture of all of them, "
                 "or set model.embodiment"
             )
-        views = {name: torch.as_tensor(view).cpu().numpy() for name, view in images.items()}
+        views = {name: as_tensor(view, name).cpu().numpy() for name, view in images.items()}
         return torch.from_numpy(embodiment.picture(views, self.model.config.world.camera))
 
     def _vectors(
@@ -349,19 +350,15 @@ class Policy:
     ) -> tuple[Tensor, Tensor | None]:
         """State (B, P) and executed actions (B, n, A) as tensors."""
         if executed is not None:
-            executed = _batched(torch.as_tensor(executed), 3, rows)
-        return _batched(torch.as_tensor(proprio), 2, rows), executed
+            executed = _batched(as_tensor(executed, "executed"), 3, rows)
+        return _batched(as_tensor(proprio, "proprio"), 2, rows), executed
 
     def _check_proprio(self, proprio: Tensor, rows: int) -> Tensor:
         """The state of the robots, normalised."""
-        width = self.model.config.expert.proprio
-        if proprio.shape != (rows, width):
-            raise LociError(
-                f"proprioception of shape {tuple(proprio.shape)}; this model wants ({rows}, "
-                f"{width}): the robot's state, a row a robot"
-            )
-        if not bool(torch.isfinite(proprio).all()):
-            raise LociError("proprioception holds NaN or infinity; check the robot's joints")
+        shape = (rows, self.model.config.expert.proprio)
+        check_tensor(
+            proprio, "proprio", shape, Holds.NUMBERS, note="the robot's state, a row a robot"
+        )
         return self.model.proprio(proprio.to(self.stream.device, torch.float32))
 
     def _check_executed(self, executed: Tensor | None, names: list[int]) -> Tensor | None:
@@ -382,13 +379,9 @@ class Policy:
                 "nothing yet; observe them in a call of their own, without executed actions"
             )
         shape = (len(names), config.horizon, config.actions)
-        if executed.shape != shape:
-            raise LociError(
-                f"executed actions of shape {tuple(executed.shape)}; this model wants {shape}: "
-                "the whole chunk, a row a robot"
-            )
-        if not bool(torch.isfinite(executed).all()):
-            raise LociError("executed actions hold NaN or infinity; check what was carried out")
+        check_tensor(
+            executed, "executed", shape, Holds.NUMBERS, note="the whole chunk, a row a robot"
+        )
         if not history:
             return None
         return self.model.actions(executed.to(self.stream.device, torch.float32))
