@@ -32,7 +32,6 @@ def finish(
         "parameters": parameters,
         "training": {
             "steps": 1000, "minutes": 20.5, "loss": 0.02, "protocol": {},
-            "cameras": list(run.data.camera_names),
         },
         "cost": {
             str(frames): {"tokens": held, "bytes": 1024 * held, "milliseconds": 30.0 + held / 100}
@@ -51,7 +50,7 @@ def finish(
         folder / "train.jsonl", "".join(json.dumps(x) + "\n" for x in [{"event": "start"}, *losses])
     )
     suite = TabletopSuite("wam", cases=cases)
-    suite.entries = {task: {row: Entry(f"{task}-{row}", run.model, note)}}
+    suite.entries = {task: {row: Entry(f"{task}-{row}", run.embodied(), note)}}
     for hold, count in hits.items():
         config = make_task(task, hold)
         key = dict(suite.episodes(task, row, hold).key)

@@ -15,7 +15,10 @@ from loci.commands.closed_loop import closed_loop
 from loci.errors import LociError
 from loci.io.output_folder import Kind, OutputFolder
 from loci.memory import SlidingWindow
+from loci.models.embodiment import Vector
 from loci.recipes.tabletop import tabletop
+from loci.worlds.tabletop.embodiment import embodiment
+from loci.worlds.tabletop.tasks import make_task
 
 SWAPPED = ["head", "right_wrist", "left_wrist"]
 
@@ -26,11 +29,16 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("policies")
     config = tabletop("put-back-block", SlidingWindow(window=2)).model
     dit = replace(config.world.dit, dim=16, ffn_dim=16, num_heads=2, num_layers=1)
-    config = replace(config, world=replace(config.world, dit=dit), steps=1)
+    robot = embodiment(instructions=(make_task("put-back-block").instruction,))
+    config = replace(config, world=replace(config.world, dit=dit), steps=1, embodiment=robot)
     torch.manual_seed(0)
     config.build().save(path / "plain.safetensors")
-    config.build().save(path / "swapped.safetensors", cameras=SWAPPED)
-    narrow = replace(config, expert=replace(config.expert, actions=7))
+    swapped = replace(config, embodiment=embodiment(SWAPPED))
+    swapped.build().save(path / "swapped.safetensors")
+    narrow = replace(
+        config, expert=replace(config.expert, actions=7),
+        embodiment=replace(robot, actions=Vector()),
+    )
     narrow.build().save(path / "narrow.safetensors")
     return path
 
@@ -104,12 +112,9 @@ def test_two_evaluations_do_not_write_one_folder(folder, tmp_path):
 
 
 def test_a_policy_at_a_task_it_was_not_trained_for_warns(folder, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "model.safetensors").write_bytes((folder / "plain.safetensors").read_bytes())
-    (run / "config.json").write_text('{"data": {"task": "cover-blocks"}}')
-    with pytest.warns(UserWarning, match="run was trained for cover-blocks, not for put-back-"):
-        closed_loop(run / "model.safetensors", "put-back-block", tmp_path / "a", 1)
+    words = "plain was trained for other tasks than cover-blocks .'Move the block"
+    with pytest.warns(UserWarning, match=words):
+        closed_loop(folder / "plain.safetensors", "cover-blocks", tmp_path / "a", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         closed_loop(folder / "plain.safetensors", "put-back-block", tmp_path / "b", 1)

@@ -23,6 +23,7 @@ from loci.io import bundled
 from loci.io.checkpoint import digest, load_checkpoint
 from loci.models.action import ActionConfig
 from loci.models.codecs import CodecConfig
+from loci.models.embodiment import Embodiment, RobotCamera
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.registry import recipes
@@ -118,7 +119,11 @@ def tiny_recipe(dataset: Path, task: str, memory: Any) -> Any:
     expert = ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8)
     return replace(
         run,
-        model=replace(run.model, world=world, steps=2, expert=expert),
+        # The data's robot has pictures of another shape than the table's, and another rate.
+        model=replace(
+            run.model, world=world, steps=2, expert=expert,
+            embodiment=Embodiment(cameras=(RobotCamera(name="head"),)),
+        ),
         data=LeRobotData(folder=str(dataset), cameras=("head",)),
         train=replace(run.train, steps=2, warmup=1, log_every=1, dtype="fp32"),
         batch=2,

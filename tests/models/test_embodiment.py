@@ -15,7 +15,7 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.bundled import bundled
 from loci.io.checkpoint import load_checkpoint, save_checkpoint
-from loci.io.migrations import migrate
+from loci.io.migrations import migrate, settings_hash
 from loci.io.mosaic import mosaic
 from loci.memory import FullHistory
 from loci.models.embodiment import Embodiment, RobotCamera, Vector
@@ -218,3 +218,6 @@ def test_fields_that_only_describe_are_kept_but_not_hashed() -> None:
     config = shipped("cover-blocks").config
     assert "embodiment" in config.to_dict()
     assert "embodiment" not in config.to_dict(described=False)
+    assert settings_hash(config.to_dict()) == config.hash()
+    run = tabletop("put-back-block", FullHistory())
+    assert settings_hash(run.to_dict()) == run.hash()

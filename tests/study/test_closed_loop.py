@@ -69,9 +69,9 @@ def model():
     return seeing("head")
 
 
-def seeing(*cameras: str) -> WorldActionModel:
+def seeing(*cameras: str, name: str = "hybrid") -> WorldActionModel:
     """A policy that sees by these cameras."""
-    model = tiny_policy(MEMORIES["hybrid"])
+    model = tiny_policy(MEMORIES[name])
     robot = Embodiment(cameras=tuple(RobotCamera(name=name) for name in cameras))
     model.config = replace(model.config, embodiment=robot)
     return model
@@ -109,7 +109,7 @@ def test_without_temperature_the_seed_of_the_noise_does_nothing(model, monkeypat
 @pytest.mark.parametrize("name", ["window", "window-acts"])
 def test_the_policy_is_shown_what_the_environment_shows(name):
     """The closed loop by hand, for one episode, with what was done where the memory keeps it."""
-    model = tiny_policy(MEMORIES[name])
+    model = seeing("head", name=name)
     env, policy, chunks, executed = Corridor(), model.policy(), 0, None
     observation, _ = env.reset(seed=4)
     over = False

@@ -21,6 +21,7 @@ from loci.data.sources import LeRobotData
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.models.action import ActionConfig
+from loci.models.embodiment import Embodiment, RobotCamera
 from loci.recipes import registry as known
 from loci.recipes.tabletop import POLICY_ROWS, tabletop
 from loci.report.tabletop import main
@@ -102,6 +103,8 @@ def small(dataset: Path) -> Iterator[dict[str, Any]]:
         world = replace(run.model.world, dit=dit, camera=Camera(height=32, width=48))
         model = replace(
             run.model, world=world, steps=2,
+            # The data's robot has pictures of another shape than the table's, and another rate.
+            embodiment=Embodiment(cameras=(RobotCamera(name="head"),)),
             expert=ActionConfig(dim=12, ffn_dim=16, text_dim=8, horizon=8),
         )
         data = LeRobotData(folder=str(dataset), cameras=("head",))

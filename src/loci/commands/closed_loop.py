@@ -11,7 +11,7 @@ from typing import Any
 
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
-from loci.io.json_files import read_json, read_lines
+from loci.io.json_files import read_lines
 from loci.io.output_folder import Kind, OutputFolder
 from loci.io.progress import Progress
 from loci.models.world_action import KIND
@@ -26,7 +26,7 @@ from loci.study.tabletop.episodes import Episodes, cameras_of, fits
 from loci.study.tabletop.results import summarise
 from loci.study.tabletop.suite import NOISE
 from loci.worlds.tabletop.demonstration import first_episode
-from loci.worlds.tabletop.tasks import TASKS, make_task
+from loci.worlds.tabletop.tasks import make_task
 
 # What of a protocol makes a run the same.
 IDENTITY = (
@@ -110,11 +110,11 @@ def closed_loop(
             f"{out} holds {played} episodes of this run, and {episodes} are asked for; give "
             f"--episodes {played} or more, or another folder"
         )
-    trained_for = _trained_for(path)
-    if trained_for not in (None, task):
+    told = entry.config.embodiment.instructions
+    if told and chosen.instruction not in told:
         warnings.warn(
-            f"{entry.name} was trained for {trained_for}, not for {task}: it will hardly succeed",
-            stacklevel=2,
+            f"{entry.name} was trained for other tasks than {task} ('{told[0]}'): it will hardly "
+            "succeed", stacklevel=2,
         )
     with folder.begin(), resumable(store.out):
         results = run(ClosedLoop(asked), store)
@@ -127,15 +127,6 @@ def _identity(first: Mapping[str, Any]) -> dict[str, Any]:
     or played together does not matter, nor do the commit and the machine that earlier logs name."""
     loop = {k: v for k, v in first.get("loop", {}).items() if k not in ("film", "together")}
     return json.loads(json.dumps({name: first.get(name) for name in IDENTITY} | {"loop": loop}))
-
-
-def _trained_for(path: Path) -> str | None:
-    """The task that a policy was trained for: as its folder says, or the name that it ships under.
-    """
-    settings = path.with_name("config.json")
-    if settings.exists():
-        return read_json(settings, "restore it").get("data", {}).get("task")
-    return next((task for task in TASKS if path.stem.startswith(f"{task}-")), None)
 
 
 def table(results: Mapping[str, Any]) -> Grid:

@@ -110,8 +110,8 @@ class Embodiment(Config):
 
     def check_other(self, other: Embodiment) -> None:
         """LociError where a robot, `other`, cannot be acted on by a policy for this one: a camera
-        is missing, the numbers of its state or actions have other names, or it has another rate.
-        What one of them does not know may be anything."""
+        is missing, the numbers of its state or actions stand in another order, or it has another
+        rate. What one of them does not know may be anything."""
         for name in self.camera_names:
             if name not in other.camera_names:
                 raise LociError(
@@ -122,7 +122,8 @@ class Embodiment(Config):
             ("state", self.state.names, other.state.names),
             ("action", self.actions.names, other.actions.names),
         ):
-            if own and its and own != its:
+            # Other names may be another way of writing; the same names must be at their places.
+            if own != its and set(own) & set(its):
                 odd = next(pair for pair in zip_longest(own, its) if pair[0] != pair[1])
                 raise LociError(
                     f"the policy's {what} has '{odd[0]}' where this robot's has '{odd[1]}'; give "
