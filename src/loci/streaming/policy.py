@@ -380,7 +380,8 @@ class Policy:
             )
         shape = (len(names), config.horizon, config.actions)
         check_tensor(
-            executed, "executed", shape, Holds.NUMBERS, note="the whole chunk, a row a robot"
+            executed, "executed", shape, Holds.NUMBERS, meta=True,
+            note="the whole chunk, a row a robot",
         )
         if not history:
             return None
