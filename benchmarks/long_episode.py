@@ -34,9 +34,9 @@ from loci.report.families import COLORS
 from loci.report.svg import STYLE, svg
 from loci.streaming.policy import Policy
 from loci.study.estimates import spread
-from loci.study.provenance import machine
+from loci.study.provenance import made_with
 from loci.study.tabletop.closed_loop import Loop, play
-from loci.training.numerics import matmul_precision, pick_device
+from loci.training.numerics import cpu_features, matmul_precision, pick_device
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.tasks import make_task
 
@@ -95,9 +95,10 @@ def main(options: Options) -> None:
     with matmul_precision("exact", device) as matmul, Progress("chunks", task.chunks) as progress:
         policy = Clocked(model, remembering_less(model).policy(1), progress)
         line = play(model, lambda: env, Loop(first=options.seed), [0], policy)[0]
-    protocol = machine(device) | {
+    protocol = made_with(device, matmul) | {
+        "cpu": cpu_features(),
         "checkpoint": options.checkpoint, "task": task.to_dict(), "seed": options.seed,
-        "memory": model.config.world.memory.to_dict(), "part": PART, "matmul": matmul,
+        "memory": model.config.world.memory.to_dict(), "part": PART,
         "steps": model.config.steps, "rows": "same weights, same frames, in turns",
         "spread": "medians, quartiles, 99th percentile and largest of the chunks of each part",
     }

@@ -19,11 +19,12 @@ from PIL import Image
 from fake_worlds import fake_entry, last_view, nearest_view
 from html_page import Tags, asks_for_nothing
 from loci.errors import LociError
+from loci.io.pictures import write_video
 from loci.report import plots
 from loci.report.checks import checks
 from loci.report.families import COLORS, families, family, ordered
 from loci.report.page import render_page, write_report
-from loci.report.pictures import Shown, side_by_side, video
+from loci.report.pictures import Shown, load_shown, video
 from loci.report.sentences import of_rooms
 from loci.report.svg import label
 from loci.study.rooms.suite import Rooms
@@ -195,11 +196,9 @@ def test_frames_of_another_study_are_not_shown(folder: Path, tmp_path: Path) -> 
     assert len(Tags(write_report(copy).read_text()).of("video")) == 4
 
 
-def test_where_only_some_frames_were_kept_there_is_a_strip_and_no_video(
-    folder: Path, tmp_path: Path
-) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    for file in (copy / "rollouts").rglob("*.npz"):
+def thinned(copy: Path, pattern: str = "*.npz") -> None:
+    """Keep three frames of the shown cases, as where a folder must be small."""
+    for file in (copy / "rollouts").rglob(pattern):
         with np.load(file) as data:
             arrays = dict(data)
         kept = sorted({0, int(len(arrays["video"]) * 0.4), len(arrays["video"]) - 1})
@@ -207,10 +206,33 @@ def test_where_only_some_frames_were_kept_there_is_a_strip_and_no_video(
         if "away" in arrays:
             arrays["away"] = np.array(kept[1])
         np.savez_compressed(file, **arrays)
+
+
+def test_where_only_some_frames_were_kept_there_is_a_strip_and_no_video(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    thinned(copy)
     page = write_report(copy).read_text()
     assert not Tags(page).of("video")
     assert page.count('class="memory"') == 3
     assert len(Tags(page).of("img")) == 9 + 4 * 9
+    # A film that was kept beside the frames is shown.
+    (shown, *_) = load_shown(folder, "recall", list(ROWS))
+    write_video(copy / "rollouts" / "recall" / "0-loop180" / "film.mp4", shown.film())
+    assert len(Tags(write_report(copy).read_text()).of("video")) == 1
+
+
+def test_a_row_that_came_later_may_have_more_frames(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    thinned(copy, "none.npz")
+    # Of the other cases only the truth is there: nothing stands beside it.
+    for file in (copy / "rollouts").rglob("*.npz"):
+        if file.name != "truth.npz" and file.parent.name != "0-loop180":
+            file.unlink()
+    tags = Tags(write_report(copy).read_text())
+    assert not tags.of("video")
+    assert len(tags.of("img")) == 9 + 9  # the picture, and one strip of three frames
 
 
 def test_missing_and_damaged_results_are_named(folder: Path, tmp_path: Path) -> None:
@@ -231,7 +253,7 @@ def test_a_video_shows_every_row_and_says_what_was_given() -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:32] = 250
     films = {name: dict.fromkeys(range(5), picture) for name in ("ground truth", "a", "b", "c")}
-    frames = side_by_side(Shown("recall", "heldout/x/1", 2, 3, 2, 4, films))
+    frames = Shown("recall", "heldout/x/1", 2, 3, 2, 4, films).film()
     assert frames.dtype == np.uint8
     assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0
     assert (frames[0] == frames[1]).all()

@@ -94,7 +94,7 @@ def test_a_study_says_beforehand_what_it_will_make(tmp_path: Path) -> None:
     assert announced(plan) == "loci: ground: 2 shipped; about 32 s on two cores"
     plan = plan_study("families", tmp_path, StudyOptions(rows=["none", "full"], cases=400))
     assert announced(plan) == (
-        "loci: families: 1 shipped, 1 to be trained (full); about 1.9 h on two cores"
+        "loci: families: 1 shipped, 1 to be trained (full); about 75 min on two cores"
     )
     # Of the policies one ships at each task.
     plan = plan_study("wam", tmp_path, StudyOptions(rows=["hybrid"], tasks=["cover-blocks"]))

@@ -79,6 +79,18 @@ def study(
 
 
 @app.command
+def report(folder: Positional[Annotated[Path, named("DIR")]], /) -> None:
+    """Write the page of a study anew, DIR/report.html, from the results in DIR.
+
+    Args:
+        folder: Folder of a study.
+    """
+    from loci.report.page import write_report
+
+    print(write_report(folder))
+
+
+@app.command
 def probe(
     checkpoint: Positional[Annotated[str, named("CHECKPOINT")]],
     /,

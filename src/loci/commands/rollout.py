@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loci.errors import LociError
 from loci.geometry import Camera
@@ -13,6 +14,7 @@ from loci.io.pictures import check_frames_file, read_picture, resized, write_fra
 from loci.io.progress import tracked
 from loci.models.world import WorldModel
 from loci.seeds import normal
+from loci.streaming.rollout import roll_out
 from loci.worlds.rooms.paths import PATHS, load_path, make_path
 from loci.worlds.rooms.room import sample_room
 
@@ -38,17 +40,17 @@ def rollout(
     else:
         image = read_first_frame(first_frame, camera, resize)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
-    chunk = model.config.chunk
-    session = model.session(1, capacity=len(poses[0]))
+    chunk, count = model.config.chunk, poses.shape[1]
+    session = model.session(1, capacity=count)
+
+    def noise(number: int) -> Tensor:
+        return normal((1, chunk, *model.latent_shape), seed, "rollout", number)
+
     with torch.no_grad():
         latents = [model.codec.encode(torch.from_numpy(image)[None, None])]
         session.write(latents[0], poses[:, :1])
-        starts = range(1, poses.shape[1], chunk)
-        for number, start in enumerate(tracked(starts, "generating", len(starts))):
-            noise = normal((1, chunk, *model.latent_shape), seed, "rollout", number)
-            where = poses[:, start : start + chunk]
-            latents.append(session.generate(where, noise, steps))
-            session.write(latents[-1], where)
+        chunks = roll_out(session, poses[:, 1:], chunk, noise, steps)
+        latents += tracked(chunks, "generating", count // chunk)
         frames = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()
     write_frames(out, frames)
     return frames

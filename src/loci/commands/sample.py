@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loci.data.sources import RoomsData, TabletopData
 from loci.io.files import atomic_write
@@ -14,6 +15,7 @@ from loci.io.pictures import contact_sheet, write_video
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.seeds import seed_for
+from loci.streaming.rollout import roll_out
 from loci.training.policy import PolicyRun
 from loci.training.run import RunConfig
 from loci.training.world import WorldRun
@@ -40,15 +42,16 @@ def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
     truth = render_episode("heldout", 0, PATH, model.config.camera)
     video, poses = torch.from_numpy(truth.rgb)[None], torch.from_numpy(truth.poses)[None]
     chunk = model.config.chunk
+
+    def noise(number: int) -> Tensor:
+        draw = torch.Generator().manual_seed(seed_for(0, "sample", number))
+        return torch.randn(1, chunk, *model.latent_shape, generator=draw)
+
     session = model.session(1, capacity=video.shape[1])
     latents = [model.codec.encode(video[:, :1])]
     session.write(latents[0], poses[:, :1])
-    for number, start in enumerate(range(1, video.shape[1] - chunk + 1, chunk)):
-        draw = torch.Generator().manual_seed(seed_for(0, "sample", number))
-        noise = torch.randn(1, chunk, *model.latent_shape, generator=draw)
-        where = poses[:, start : start + chunk]
-        latents.append(session.generate(where, noise))
-        session.write(latents[-1], where)
+    whole = (video.shape[1] - 1) // chunk * chunk
+    latents += roll_out(session, poses[:, 1 : 1 + whole], chunk, noise)
     shown = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()
     sheet = contact_sheet(np.concatenate([truth.rgb[: len(shown)], shown]), columns=len(shown))
     atomic_write(out, lambda temporary: sheet.save(temporary, format="PNG"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -86,3 +87,9 @@ def cache_folder(name: str = "") -> Path:
 def folder_size(folder: Path) -> int:
     """Bytes of the files in a folder and below it; 0 where there is none."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

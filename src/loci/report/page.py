@@ -12,7 +12,7 @@ from markupsafe import Markup
 from loci import __version__
 from loci.io.files import atomic_write
 from loci.io.json_files import read_json
-from loci.report import rooms, tabletop
+from loci.report import rooms, sentences, tabletop
 from loci.report.checks import checks
 from loci.report.families import COLORS, families, ordered, present
 from loci.report.svg import wide
@@ -40,6 +40,7 @@ def write_report(out: str | Path, limit: int = LIMIT) -> Path:
 def render_page(results: Mapping[str, Any], out: Path, limit: int = LIMIT) -> str:
     """The page as text."""
     study, protocol = tabletop if "success" in results else rooms, results["protocol"]
+    said = sentences.of_policies if study is tabletop else sentences.of_rooms
     texts: dict[str, Any] = TEXTS["tabletop" if study is tabletop else "rooms"]
     found = families(protocol)
     of_rows = {row: found[row] for row in ordered(found, study.merits(results))}
@@ -58,7 +59,7 @@ def render_page(results: Mapping[str, Any], out: Path, limit: int = LIMIT) -> st
         lead=texts["lead"].format(**study.words(results)),
         picture=rooms.picture(panels, of_rows, results, cases) if panels else None,
         panels=[panel for _, panel in panels], films=films, plots=plots, main=study.main(results),
-        sentences=list(study.sentences(results)), note=texts["note"],
+        sentences=list(said(results)), note=texts["note"],
         rankings=results.get("rankings"), tables=list(study.tables(results)),
         glossary=rooms.glossary(results) if study is rooms else [],
         made=study.made(results), version=__version__, protocol=protocol, colors=COLORS,

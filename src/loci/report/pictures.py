@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from loci.errors import LociError
-from loci.io.captions import INK, SOFT, captioned, tiled
+from loci.io.captions import INK, captioned, tiled
 from loci.io.pictures import encode_mp4
 from loci.io.video import walk
 from loci.worlds.film import AMBER
@@ -31,7 +31,8 @@ class Shown:
     """The frames of one case: of the truth and of every row, frame -> uint8 (H, W, 3).
 
     observed: frames that a row was given; out: frames of the way out; away: the frame of the way
-    out that is farthest from the first; last: the last frame; whole: whether all frames are there.
+    out that is farthest from the first; last: the last frame; whole: whether all frames are there;
+    kept: a film of all of them that was kept where they are not.
     """
 
     branch: str
@@ -41,6 +42,24 @@ class Shown:
     away: int
     last: int
     videos: dict[str, dict[int, np.ndarray]]
+
+    kept: Path | None = None
+
+    def film(self) -> np.ndarray:
+        """All rows side by side."""
+
+        def said(name: str, t: int) -> str:
+            return "" if name == TRUTH else "given" if t < self.observed else "generated"
+
+        return side_by_side(self.videos, said, magnify=3)
+
+    def played(self) -> dict[str, str] | None:
+        """The film for a page; None where there is none."""
+        if self.whole:
+            return video(self.film(), poster=self.out)
+        if self.kept is None or not self.kept.exists():
+            return None
+        return embedded(self.kept.read_bytes(), watched(self.kept)[self.out])
 
     @property
     def whole(self) -> bool:
@@ -58,7 +77,11 @@ def load_shown(out: Path, branch: str, rows: Sequence[str]) -> list[Shown]:
             if (folder / f"{row}.npz").exists():
                 videos[row] = _frames(folder / f"{row}.npz")[0]
         counts = [int(given[name]) for name in ("observed", "out", "away")]
-        found.append(Shown(branch, str(given["case"]), *counts, max(truth), videos))
+        # Of some rows more frames may be kept than of others.
+        kept = set.intersection(*map(set, videos.values()))
+        some = {name: {n: frames[n] for n in sorted(kept)} for name, frames in videos.items()}
+        kept_film = folder / "film.mp4"
+        found.append(Shown(branch, str(given["case"]), *counts, max(truth), some, kept_film))
     return found
 
 
@@ -138,35 +161,26 @@ def _mark(outcome: Mapping[str, Any], size: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def side_by_side(shown: Shown) -> np.ndarray:
-    """All rows side by side, named, uint8 (T, H', W', 3)."""
-
-    def tile(name: str, t: int) -> np.ndarray:
-        given = t < shown.observed
-        state = "" if name == TRUTH else "given" if given else "generated"
-        words = [(name, state, INK, SOFT if given else AMBER)]
-        return captioned(shown.videos[name][t], words, magnify=3)
-
-    times = range(shown.last + 1)
-    return np.stack([tiled([tile(name, t) for name in shown.videos]) for t in times])
-
-
-def film(files: Mapping[str, Path]) -> np.ndarray:
-    """Films of one episode side by side, named, as long as the longest of them."""
-    # About 300 pixels wide at most.
-    films = {
-        name: [np.asarray(f.to_image().reduce(max(1, f.width // 300))) for _, f in walk(file)]
-        for name, file in files.items()
-    }
-    high, wide = (max(f[0].shape[side] for f in films.values()) for side in (0, 1))
+def side_by_side(
+    films: Mapping[str, Sequence[np.ndarray] | Mapping[int, np.ndarray]],
+    said: Callable[[str, int], str] = lambda name, t: "", magnify: int = 1,
+) -> np.ndarray:
+    """Films of pictures (H, W, 3) side by side, named, as long as the longest of them: uint8
+    (T, H', W', 3). said: what else is written below a picture."""
+    high, wide = (max(film[0].shape[side] for film in films.values()) for side in (0, 1))
 
     def tile(name: str, t: int) -> np.ndarray:
         seen = films[name][min(t, len(films[name]) - 1)]
         room = ((0, high - seen.shape[0]), (0, wide - seen.shape[1]), (0, 0))
-        return captioned(np.pad(seen, room), [(name, "", INK, SOFT)])
+        return captioned(np.pad(seen, room), [(name, said(name, t), INK, AMBER)], magnify)
 
     longest = max(map(len, films.values()))
     return np.stack([tiled([tile(name, t) for name in films]) for t in range(longest)])
+
+
+def watched(file: Path) -> list[np.ndarray]:
+    """The pictures of a film, about 300 pixels wide at most."""
+    return [np.asarray(f.to_image().reduce(max(1, f.width // 300))) for _, f in walk(file)]
 
 
 def image(frame: np.ndarray, kind: str = "PNG") -> str:
@@ -177,7 +191,11 @@ def image(frame: np.ndarray, kind: str = "PNG") -> str:
 
 
 def video(frames: np.ndarray, rate: int = FRAMES_A_SECOND, poster: int = 0) -> dict[str, str]:
-    """Frames uint8 (T, H, W, 3) as {src, poster}: data URIs of a video that browsers play, and of
-    the picture that stands there before."""
-    source = base64.b64encode(encode_mp4(frames, rate, crf=21)).decode()
-    return {"src": f"data:video/mp4;base64,{source}", "poster": image(frames[poster], "JPEG")}
+    """Frames uint8 (T, H, W, 3) as {src, poster}: see `embedded`."""
+    return embedded(encode_mp4(frames, rate, crf=21), frames[poster])
+
+
+def embedded(film: bytes, poster: np.ndarray) -> dict[str, str]:
+    """Data URIs of a video that browsers play, and of the picture that stands there before."""
+    source = base64.b64encode(film).decode()
+    return {"src": f"data:video/mp4;base64,{source}", "poster": image(poster, "JPEG")}

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from loci.io.json_files import read_json
-from loci.report.pictures import TRUTH, Shown, load_shown, side_by_side, strip, video
+from loci.report.pictures import TRUTH, Shown, load_shown, strip
 from loci.report.plots import Panel, per_row, retention, scatter
-from loci.report.sentences import of_rooms as sentences
 from loci.report.texts import TEXTS
 from loci.study.estimates import NOTHING
 from loci.study.rooms.branches import BRANCHES
-from loci.study.rooms.results import cell, kind_of
-from loci.study.rooms.results import table as main
+from loci.study.rooms.results import cell, kind_of, table
 from loci.study.rooms.rollouts import MEMORIES
 from loci.study.tables import Grid, Line
 
@@ -22,6 +20,7 @@ CHANCE = 1 / 8
 FEW = 7  # memories in the picture that the page opens with
 Results = Mapping[str, Any]
 Pictures = Sequence[tuple[Shown, dict[str, Any]]]
+main = table
 
 
 def words(results: Results) -> dict[str, Any]:
@@ -111,24 +110,27 @@ def pictures(
 ) -> tuple[Pictures, list[Any]]:
     """The shown cases, with videos as long as the page stays small enough to be sent around."""
     found, size = [], 0
-    for branch in BRANCHES:
-        for shown in load_shown(out, branch, list(of_rows)):
-            # Frames of an earlier study in the same folder are not this one's.
-            if not any(shown.case in rows for rows in cases.get(branch, {}).values()):
-                continue
-            panel = strip(shown, _outcomes(shown, cases), list(shown.videos))
-            size += sum(len(c["src"]) for row in panel["rows"] for c in row["cells"])
-            if found and size > limit:
-                return found, []
-            film = video(side_by_side(shown), poster=shown.out) if shown.whole else None
-            film = None if film is None or size + len(film["src"]) > limit else film
-            size += len(film["src"]) if film is not None else 0
-            split, course, seed = shown.case.split("/")
-            given = f"frames 0 to {shown.observed - 1} are" if shown.observed > 1 else "frame 0 is"
-            found.append((shown, panel | {
-                "title": f"{branch} · {course}", "video": film,
-                "text": f"Room {seed} ({split}); {given} given, the rest is generated.",
-            }))
+    there = [shown for branch in BRANCHES for shown in load_shown(out, branch, list(of_rows))]
+    most = max((len(shown.videos) for shown in there), default=0)
+    for shown in there:
+        # Frames of an earlier study in the same folder are not this one's, and where most rows'
+        # frames are gone there is nothing to compare.
+        scored = any(shown.case in rows for rows in cases.get(shown.branch, {}).values())
+        if not scored or 2 * len(shown.videos) < most:
+            continue
+        panel = strip(shown, _outcomes(shown, cases), list(shown.videos))
+        size += sum(len(c["src"]) for row in panel["rows"] for c in row["cells"])
+        if found and size > limit:
+            break
+        film = shown.played()
+        film = None if film is None or size + len(film["src"]) > limit else film
+        size += len(film["src"]) if film is not None else 0
+        split, course, seed = shown.case.split("/")
+        given = f"frames 0 to {shown.observed - 1} are" if shown.observed > 1 else "frame 0 is"
+        found.append((shown, panel | {
+            "title": f"{shown.branch} · {course}", "video": film,
+            "text": f"Room {seed} ({split}); {given} given, the rest is generated.",
+        }))
     return found, []
 
 
@@ -199,6 +201,3 @@ def made(results: Results) -> Grid:
             ]
         lines.append(Line(name, cells + [NOTHING] * (len(heads) - 1 - len(cells)), "made"))
     return Grid("What was run, and what it holds.", heads, lines)
-
-
-__all__ = ["made", "main", "sentences"]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loci.io.json_files import read_lines
-from loci.report.pictures import film, video
+from loci.report.pictures import side_by_side, video, watched
 from loci.report.plots import Panel, learning, per_row, scatter
-from loci.report.sentences import of_policies as sentences
 from loci.report.texts import TEXTS
 from loci.study.estimates import NOTHING, percent
 from loci.study.tables import Grid, Line
@@ -147,7 +146,7 @@ def pictures(
         pairs = [(n, dict(list(by_row.items())[:2])) for n, by_row in filmed.items()]
         pairs.sort(key=lambda p: (-len(p[1]), -len({x["success"] for _, x in p[1].values()}), p[0]))
         for episode, by_row in pairs[:2]:
-            shown = video(film({row: file for row, (file, _) in by_row.items()}), FILM_FPS)
+            shown = video(side_by_side({r: watched(f) for r, (f, _) in by_row.items()}), FILM_FPS)
             size += len(shown["src"])
             if size > limit:
                 break
@@ -182,6 +181,3 @@ def made(results: Results) -> Grid:
         ["task, row", "recipe", "checkpoint (sha256)", "parameters", "steps", "loss", "minutes",
          *(f"{what} at {at} frames" for what in ("tokens", "kB", "ms an act"))], lines,
     )
-
-
-__all__ = ["made", "sentences"]

@@ -19,12 +19,11 @@ from typing import Any
 from loci.errors import LociError
 from loci.io.bundled import bundled
 from loci.io.checkpoint import digest, load_checkpoint
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, file_digest
 from loci.io.json_files import read_json, to_json
 from loci.io.user_code import describe_sources, source_files
 from loci.models.load import MODELS
 from loci.recipes.registry import find_recipe, run_recipe
-from loci.study.provenance import file_digest
 from loci.training.folder import put_aside, recipe_of
 from loci.training.numerics import pick_device
 from loci.training.policy import PolicyRun
@@ -74,6 +73,13 @@ class Entry:
                 f"the weights of '{self.name}' are gone; delete {self.folder} to train it again"
             )
         return self.load()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a protocol says of it."""
+        note = {name: self.note[name] for name in ("config", "parameters", "files")
+                if name in self.note}
+        return {"checkpoint_sha256": self.note["checkpoint"], **note}
 
     @cached_property
     def measured(self) -> Any:

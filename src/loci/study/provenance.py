@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 
 from loci.io.checkpoint import commit
 from loci.study.estimates import DRAWS, LEVEL, SEED
-from loci.training.numerics import cpu_features, device_name
+from loci.training.numerics import device_name
 
 BOOTSTRAP = {"level": LEVEL, "draws": DRAWS, "seed": SEED}
 
@@ -27,15 +25,3 @@ def made_with(device: torch.device, precision: str, dtype: str = "float32") -> d
             "numpy": np.__version__,
         },
     }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """For the protocol of a benchmark."""
-    precision = torch.get_float32_matmul_precision()
-    return {"cpu": cpu_features(), **made_with(device, precision)}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,9 +65,8 @@ def plan(
         )
     seconds = 60.0 * suite.minutes * len(untrained)
     if entries or finished:
-        # Those that are not trained yet are taken to play for as long as the others.
         suite.admit(entries, store)
-        seconds += suite.seconds(store) * (1 + len(untrained) / len(entries))
+    seconds += suite.seconds(store)
     if finished and not replace:
         guard(suite, store.out)
     return Plan(suite, folder, entries, untrained, seconds)

@@ -49,7 +49,8 @@ class Suite:
         raise NotImplementedError
 
     def seconds(self, store: Store) -> float:
-        """About how long two cores take to play what is missing."""
+        """About how long two cores take to play what is missing, also of variants that are not
+        trained yet."""
         raise NotImplementedError
 
     def play(self, condition: str, store: Store, progress: Progress) -> dict[str, Any]:

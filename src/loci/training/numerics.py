@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from loci.errors import LociError
 
@@ -37,6 +38,11 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LociError("no CUDA device is usable here; leave --device out or give cpu")
     return device
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def device_name(device: torch.device) -> str:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,25 +28,32 @@ REPEATS, SEED = 7, 0
 MOST = 100_000
 
 
-class Row(Protocol):
+class Row:
     """One stream of a row's model that has seen `written` frames. Each act that is timed is a
-    method of its name; of those that are taken together, an act is done `loops` times.
-
-    stand: go on until so many frames were seen. prepare: look up what the acts that are taken
-    together need. costs: what the row holds now. leave: it was measured at this number of frames.
-    held: tokens and bytes that the memory holds after so many frames, by its plan, and the bytes
-    that it then takes.
-    """
+    method of its name; of those that are taken together, an act is done `loops` times."""
 
     model: Any
-    written: int
-    loops: int
+    written = 0
+    loops = 1
 
-    def stand(self, frames: int) -> None: ...
-    def prepare(self) -> None: ...
-    def costs(self) -> dict[str, Any]: ...
-    def leave(self) -> None: ...
-    def held(self, frames: int) -> tuple[int, int, int]: ...
+    def stand(self, frames: int) -> None:
+        """Go on until so many frames were seen."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Look up what the acts that are taken together need."""
+
+    def leave(self) -> None:
+        """It was measured at this number of frames."""
+
+    def costs(self) -> dict[str, Any]:
+        """What the row holds now."""
+        raise NotImplementedError
+
+    def held(self, frames: int) -> tuple[int, int, int]:
+        """Tokens and bytes that the memory holds after so many frames, by its plan, and the bytes
+        that it then takes."""
+        raise NotImplementedError
 
 
 class Bench(Suite):
@@ -96,7 +103,11 @@ class Bench(Suite):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """What the protocol says of the model and of the rows."""
+        """What the protocol says of the model."""
+        raise NotImplementedError
+
+    def memory(self, row: Row) -> dict[str, Any]:
+        """What the protocol says of a row's memory."""
         raise NotImplementedError
 
     @cached_property
@@ -172,6 +183,13 @@ class Bench(Suite):
             "protocol": {
                 "seed": SEED, "cpu": cpu_features(), "acts": self.acts, "repeats": self.repeats,
                 "spread": "medians and quartiles; ratios turn by turn, rows interleaved",
+                "rows": {
+                    name: {
+                        "config": r.model.config.hash(), **self.memory(r),
+                        "parameters": sum(p.numel() for p in r.model.parameters()),
+                    }
+                    for name, r in self.rows.items()
+                },
                 **self.describe(), "seconds": round(time.monotonic() - self.began, 1),
             },
             "rows": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from loci.seeds import chunk_noise
 from loci.streaming.session import Session
 from loci.study.entry import Entry
 from loci.study.store import Store, key_of
-from loci.training.numerics import device_name
+from loci.training.numerics import device_name, device_of
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import sample_room
 
@@ -42,7 +43,7 @@ class Stream:
 
     def __init__(self, model: WorldModel, session: Session):
         self.model, self.session, self.written = model, session, 0
-        self.device = next(iter(model.parameters())).device
+        self.device = device_of(model)
         room = sample_room(0, "train")
         self.turn = torch.from_numpy(make_path("loop360", room.start, 0, room).poses)
         shape = (max(BLOCK, model.config.chunk), *model.latent_shape)
@@ -128,7 +129,7 @@ def hold_policies(models: Mapping[str, WorldActionModel]) -> dict[str, dict[str,
     found = {}
     for name, model in models.items():
         policy, expert = model.policy(1), model.config.expert
-        device = next(model.parameters()).device
+        device = device_of(model)
         draw = torch.Generator().manual_seed(0)
         noise = torch.randn(1, expert.horizon, expert.actions, generator=draw).to(device)
         state = torch.zeros(1, expert.proprio, device=device)
@@ -137,11 +138,11 @@ def hold_policies(models: Mapping[str, WorldActionModel]) -> dict[str, dict[str,
         for frames in POLICY_FRAMES:
             while (written := policy.lengths[0]) < frames:
                 policy.observe_latents(latents[:, : frames - written], state)
-            times = in_turns({"": lambda policy=policy, noise=noise: policy.act(noise)}, REPEATS,
-                             device)
+            act = partial(policy.act, noise)
+            (times,) = in_turns({"act": act}, REPEATS, device).values()
             cost[str(frames)] = {
                 "tokens": int(policy.stream.tokens()), "bytes": int(policy.stream.bytes()),
-                "milliseconds": round(statistics.median(times[""]), 2),
+                "milliseconds": round(statistics.median(times), 2),
             }
         measured = {"device": device_name(device), "threads": torch.get_num_threads()}
         found[name] = {"cost": cost, "measured": measured}

@@ -24,7 +24,7 @@ from loci.models.world_action import WorldActionModel
 from loci.recipes.policy_sizes import MECHANISMS, WORDS, policy_config
 from loci.rules.rule import Kind
 from loci.streaming.policy import Policy
-from loci.study.bench.bench import REPEATS, SEED, Bench
+from loci.study.bench.bench import REPEATS, SEED, Bench, Row
 from loci.training.numerics import pick_dtype
 
 FRAMES = (25, 100, 400, 1600, 6400)
@@ -32,10 +32,8 @@ FRAMES = (25, 100, 400, 1600, 6400)
 SHORTEST = 2.0
 
 
-class PolicyRow:
+class PolicyRow(Row):
     """A mechanism's model, and one robot of it."""
-
-    written = 0
 
     def __init__(
         self, size: str, name: str, device: torch.device, dtype: torch.dtype,
@@ -61,7 +59,6 @@ class PolicyRow:
         shape = (dit.num_heads, expert.horizon, dit.head_dim)
         self.qkv = (noise(*shape), noise(*shape), noise(*shape))
         self.policy: Policy | None = None
-        self.loops = 1
 
     def stand(self, frames: int) -> None:
         self.policy = self.model.policy(capacity=frames + 1).init(self.text)
@@ -191,6 +188,9 @@ class PolicyBench(Bench):
         self._weights = self._weights or built.model
         return built
 
+    def memory(self, row: Row) -> dict[str, Any]:
+        return {"memory": row.model.config.world.memory.to_dict()}
+
     def describe(self) -> dict[str, Any]:
         first = self.rows[self.floor].model
         return {
@@ -200,14 +200,6 @@ class PolicyBench(Bench):
             f"{first.config.expert.horizon} to a frame",
             "history": "keys and values are noise: their values do not change the cost; slots and "
             "counts are those of a true history; the last frames are really observed",
-            "rows": {
-                name: {
-                    "config": r.model.config.hash(),
-                    "memory": r.model.config.world.memory.to_dict(),
-                    "parameters": sum(p.numel() for p in r.model.parameters()),
-                }
-                for name, r in self.rows.items()
-            },
             "ratios": f"to {self.floor}; of attention to bare",
             "warm_up": "a turn of all rows",
             "step_bytes": "of tensors that operations return, kernels' own workspace left out",

@@ -11,16 +11,14 @@ from torch import Tensor
 from loci.io.user_code import source_files
 from loci.memory import ROWS, row
 from loci.recipes.rooms import rooms
-from loci.study.bench.bench import REPEATS, SEED, Bench
+from loci.study.bench.bench import REPEATS, SEED, Bench, Row
 from loci.study.bench.cost import BLOCK, Stream
 
 FRAMES = (25, 100, 400)
 
 
-class RoomsRow(Stream):
+class RoomsRow(Stream, Row):
     """A stream that really writes its frames."""
-
-    loops = 1
 
     def __init__(self, name: str, device: torch.device):
         torch.manual_seed(SEED)
@@ -30,12 +28,6 @@ class RoomsRow(Stream):
         super().__init__(model, model.session())
 
     stand, chunk = Stream.advance, Stream.generate
-
-    def prepare(self) -> None:
-        """No acts are taken together."""
-
-    def leave(self) -> None:
-        """It is written to again."""
 
     def read(self) -> None:
         self.reading = self.session.read(self.poses(self.model.config.chunk))
@@ -82,19 +74,14 @@ class RoomsBench(Bench):
     def build(self, name: str) -> RoomsRow:
         return RoomsRow(name, self.device)
 
+    def memory(self, row: Row) -> dict[str, Any]:
+        return source_files(row.model.config.memory)
+
     def describe(self) -> dict[str, Any]:
         first = self.rows[self.floor].model
         return {
             "model": "the small world model of the rooms, untrained",
             "frames": "latent frames written, one stream",
-            "rows": {
-                name: {
-                    "config": r.model.config.hash(),
-                    "parameters": sum(p.numel() for p in r.model.parameters()),
-                    **source_files(r.model.config.memory),
-                }
-                for name, r in self.rows.items()
-            },
             "warm_up": "a turn of all rows; for write, a frame at the start",
             "chunk": first.config.chunk, "steps": first.config.steps,
             "tokens_a_frame": first.tokens, "block": BLOCK, "command": self.command(),

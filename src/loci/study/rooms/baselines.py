@@ -17,7 +17,8 @@ from loci.data.truth import Truth
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.models.codecs.base import Codec
-from loci.study.rooms.rollouts import batches, device_of
+from loci.study.rooms.rollouts import batches
+from loci.training.numerics import device_of
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import sample_room
 

@@ -22,7 +22,6 @@ CEILING_DB = 60.0
 
 LAYOUT_REACH = 8
 LAYOUT_WITHIN = 2
-LAYOUT_CHANCE = (2 * LAYOUT_WITHIN + 1) ** 2 / (2 * LAYOUT_REACH + 1) ** 2
 
 
 def _same_shape(a: np.ndarray, b: np.ndarray) -> None:

@@ -37,8 +37,9 @@ from loci.data.truth import Truth, prepare
 from loci.models.world import WorldModel
 from loci.study.estimates import Tally
 from loci.study.rooms.objects import CaseScore
-from loci.study.rooms.rollouts import BATCH, device_of, pool, rollout
+from loci.study.rooms.rollouts import BATCH, pool, rollout
 from loci.study.rooms.scores import score_recall
+from loci.training.numerics import device_of
 from loci.training.ridge import products, ridge
 from loci.worlds.rooms.courses import LOOP180
 from loci.worlds.rooms.furnish import Thing, furnish

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from loci.data.truth import Truth
 from loci.errors import LociError, did_you_mean
 from loci.models.world import WorldModel
 from loci.seeds import chunk_noise, seed_for
+from loci.streaming.rollout import roll_out
+from loci.training.numerics import device_of
 
 # Cases that go together: no more than a thread's share, since a part for each thread is faster
 # than all threads in one operation (see `loci.training.microbatches`).
@@ -30,45 +32,10 @@ def batches(truths: Sequence[Truth]) -> Iterator[list[int]]:
             yield members[start : start + BATCH]
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes."""
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
 def pool(device: torch.device) -> ThreadPoolExecutor:
     """Threads that share work: on a CPU each of them computes alone, elsewhere there is one."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-
-@torch.inference_mode()
-def continue_from(
-    model: WorldModel, frames: np.ndarray, poses: np.ndarray, targets: np.ndarray,
-    keys: Sequence[str], study_seed: int, first_chunk: int = 0,
-) -> np.ndarray:
-    """Write frames (B, M, H, W, 3) at poses (B, M, 4, 4), then generate at targets (B, N, 4, 4).
-
-    Chunk by chunk; each finished chunk is written as if it had been seen. `keys` name the cases
-    whose noise is used, from chunk number `first_chunk` on. Returns uint8 (B, N, H, W, 3).
-    Raises LociError where N is no whole number of chunks.
-    """
-    chunk, steps = model.config.chunk, model.config.steps
-    if targets.shape[1] % chunk:
-        raise LociError(
-            f"{targets.shape[1]} frames are no whole number of chunks of {chunk}; change the path"
-        )
-    device, session = device_of(model), model.session(len(keys))
-    video = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
-    session.write(model.codec.encode(video), torch.from_numpy(poses))
-    shape = (chunk, *model.latent_shape)
-    made = []
-    for number in range(targets.shape[1] // chunk):
-        where = torch.from_numpy(targets[:, number * chunk : (number + 1) * chunk])
-        noise = [chunk_noise(study_seed, key, first_chunk + number, shape) for key in keys]
-        latents = session.generate(where, torch.stack(noise).to(device), steps)
-        session.write(latents, where)
-        made.append(latents)
-    return model.codec.decode(torch.cat(made, dim=1)).cpu().numpy()
 
 
 def rollout(
@@ -84,21 +51,30 @@ def rollout(
     """
     if memory not in MEMORIES:
         raise LociError(f"unknown memory '{memory}'{did_you_mean(memory, MEMORIES)}")
-    videos: list[np.ndarray] = [np.empty(0)] * len(truths)
+    device, videos = device_of(model), [np.empty(0)] * len(truths)
     work = [
         (members, _given([truths[i] for i in members], memory, study_seed))
         for members in batches(truths)
     ]
 
+    @torch.inference_mode()
     def one(members: list[int], frames: np.ndarray) -> np.ndarray:
-        given = [truths[i] for i in members]
-        poses, observed = np.stack([t.poses for t in given]), given[0].observed
-        return continue_from(
-            model, frames, poses[:, observed - frames.shape[1] : observed], poses[:, observed:],
-            [t.case.key for t in given], study_seed, (observed - 1) // model.config.chunk,
-        )
+        """Write frames (B, M, H, W, 3) at the last M observed poses, and go on from there."""
+        given, observed = [truths[i] for i in members], truths[members[0]].observed
+        session, chunk = model.session(len(given)), model.config.chunk
+        poses = torch.from_numpy(np.stack([t.poses for t in given]))
 
-    with pool(device_of(model)) as threads:
+        def noise(number: int) -> Tensor:
+            number, shape = (observed - 1) // chunk + number, (chunk, *model.latent_shape)
+            draws = [chunk_noise(study_seed, t.case.key, number, shape) for t in given]
+            return torch.stack(draws).to(device)
+
+        video = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+        session.write(model.codec.encode(video), poses[:, observed - len(frames[0]) : observed])
+        chunks = roll_out(session, poses[:, observed:], chunk, noise, model.config.steps)
+        return model.codec.decode(torch.cat(list(chunks), dim=1)).cpu().numpy()
+
+    with pool(device) as threads:
         for (members, _), made in zip(
             work, threads.map(lambda item: one(*item), work), strict=True
         ):

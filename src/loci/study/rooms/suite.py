@@ -108,11 +108,12 @@ class Rooms(Suite):
         return [case.key for case in BRANCHES[condition].cases(self.cases, self.seed)]
 
     def seconds(self, store: Store) -> float:
-        """About how long it takes to make what is missing."""
-        missing = sum(
-            not store.has(_place(condition, row), self._key(condition, row), "cases")
-            for condition in self.conditions for row in self.rows(condition)
-        )
+        missing = len(self.conditions) * len(set(self.asked) - set(self.entries))
+        if self.entries:
+            missing += sum(
+                not store.has(_place(condition, row), self._key(condition, row), "cases")
+                for condition in self.conditions for row in self.rows(condition)
+            )
         return SECONDS * self.cases * missing
 
     def play(self, condition: str, store: Store, progress: Progress) -> dict[str, list[CaseScore]]:
@@ -242,14 +243,7 @@ class Rooms(Suite):
         return {
             "study": self.name, "case_count": self.cases, "seed": self.seed,
             "cases": {branch: self.keys(branch) for branch in branches},
-            "rows": {
-                name: {
-                    "config": e.note["config"], "checkpoint_sha256": e.note["checkpoint"],
-                    "parameters": e.note["parameters"],
-                    **({"files": e.note["files"]} if "files" in e.note else {}),
-                }
-                for name, e in self.entries.items()
-            },
+            "rows": {name: entry.record for name, entry in self.entries.items()},
             "floors": [*FLOORS, *floor, *([BLIND] if probes else [])],
             "ceilings": [*CEILINGS, *([LATENTS] if probes else [])],
             "chunk": self.config.chunk, "steps": self.config.steps,

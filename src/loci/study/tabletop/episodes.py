@@ -22,6 +22,7 @@ from loci.study.entry import Entry
 from loci.study.provenance import made_with
 from loci.study.store import Log, Record, Store
 from loci.study.tabletop.closed_loop import Loop, play
+from loci.training.numerics import device_of
 from loci.worlds.film import FILM_FPS
 from loci.worlds.tabletop.embodiment import embodiment
 from loci.worlds.tabletop.env import ACTION, Tabletop
@@ -97,7 +98,7 @@ class Episodes:
 
     def _note(self, log: Log) -> None:
         """Keep with what the next episodes are played."""
-        device, file = next(self.entry.model.parameters()).device, log.folder / "made.json"
+        device, file = device_of(self.entry.model), log.folder / "made.json"
         now = made_with(device, torch.get_float32_matmul_precision())
         before = read_json(file, f"delete {log.folder}") if file.exists() else []
         if before[-1:] != [now]:

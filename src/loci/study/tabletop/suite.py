@@ -60,11 +60,17 @@ class TabletopSuite(Suite):
         finished: bool = False,
     ):
         counted(cases, seed, MOST)
-        self.name, self.asked, self.tasks, self.finished = name, rows, tasks, finished
+        self.name, self.asked, self.finished = name, rows, finished
+        self._compare_at(tasks)
         self.cases, self.seed, self.first = cases, seed, first_episode(seed, cases)
         names = [f"{task}-{row}" for task in tasks for row in rows]
         self.variants = [Variant(name, name, name) for name in names]
         self.entries: dict[str, dict[str, Entry]] = {}
+
+    def _compare_at(self, tasks: Sequence[str]) -> None:
+        self.tasks = tasks
+        self.at = {f"{task} hold {hold}": (task, hold) for task in tasks for hold in HOLDS}
+        self.conditions = tuple(self.at)
 
     def admit(self, entries: Mapping[str, Entry], store: Store) -> None:
         self.entries = {
@@ -76,14 +82,12 @@ class TabletopSuite(Suite):
                 for row in list(rows):
                     if any(self.episodes(task, row, hold).missing(store) for hold in HOLDS):
                         del rows[row]
-            self.tasks = [task for task, rows in self.entries.items() if rows]
+            self._compare_at([task for task, rows in self.entries.items() if rows])
             self.asked = [r for r in self.asked if any(r in d for d in self.entries.values())]
             if not self.tasks:
                 raise LociError(
                     f"nothing of that is finished in {store.out}; leave --finished out"
                 )
-        self.at = {f"{task} hold {hold}": (task, hold) for task in self.tasks for hold in HOLDS}
-        self.conditions = tuple(self.at)
 
     @property
     def work(self) -> int:
@@ -103,14 +107,15 @@ class TabletopSuite(Suite):
         return Episodes(entry, at, loop, self.cases, place, key)
 
     def seconds(self, store: Store) -> float:
-        """About how long it takes to make what is missing."""
         total = 0.0
         for task, hold in self.at.values():
-            place, key, _ = self._baselines(task, hold)
+            place, key, at = self._baselines(task, hold)
             total += BASELINE_SECONDS * self.cases * (not store.has(place, key, "success"))
-            for row in self.entries[task]:
-                left = self.episodes(task, row, hold).missing(store)
-                total += SECONDS * make_task(task, hold).chunks * len(left)
+            there = self.entries.get(task, {})
+            left = sum(len(self.episodes(task, row, hold).missing(store)) for row in there)
+            if not self.finished:
+                left += self.cases * (len(self.asked) - len(there))
+            total += SECONDS * at.chunks * left
         return total
 
     def play(self, condition: str, store: Store, progress: Progress) -> dict[str, Any]:
@@ -161,9 +166,8 @@ class TabletopSuite(Suite):
                 }
                 training = {k: v for k, v in note["training"].items() if k != "minutes"}
                 entries.setdefault(task, {})[row] = {
-                    "recipe": note["recipe"], "config": note["config"],
-                    "checkpoint_sha256": note["checkpoint"], "weights": note["weights"],
-                    "parameters": note["parameters"], "training": training,
+                    "recipe": note["recipe"], "weights": note["weights"], **entry.record,
+                    "training": training,
                     "held": {
                         frames: {name: costs[name] for name in ("tokens", "bytes")}
                         for frames, costs in held["cost"].items()
