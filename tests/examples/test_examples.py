@@ -1,0 +1,105 @@
+"""The scripts in `examples/` run, in a small form, and come to something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import loci
+from loci.data.lerobot.dataset import Dataset
+from loci.io.pictures import read_picture
+from loci.io.user_code import load_file
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SOURCE = Path(loci.__file__).parents[1]
+
+
+def run(name: str, *arguments: str, cwd: Path) -> str:
+    """What an example prints."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments], cwd=cwd, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False, timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_short_and_tested() -> None:
+    files = sorted(EXAMPLES.glob("*.py"))
+    assert [file.stem for file in files] == [
+        "add_a_memory", "drive_world_model", "policy_loop", "train_on_lerobot"
+    ]
+    for file in files:
+        assert len(file.read_text().splitlines()) < 80
+
+
+def test_a_camera_that_comes_back_sees_what_it_saw(tmp_path: Path) -> None:
+    run("drive_world_model.py", "--moves", "rrrrrrrrllllllll", cwd=tmp_path)
+    sheet = read_picture(tmp_path / "drive.png").astype(float)
+    size = 2 * 64 + 2  # a frame, twice as large, and a line
+
+    def frame(number: int) -> np.ndarray:
+        y, x = 2 + number // 8 * size, 2 + number % 8 * size
+        return sheet[y : y + 128, x : x + 128]
+
+    start, away, back = frame(0), frame(8), frame(16)
+    assert abs(start - back).mean() < 0.5 * abs(start - away).mean()
+
+
+def test_moves_are_camera_poses() -> None:
+    moved = load_file(EXAMPLES / "drive_world_model.py", "example").moved
+    pose = np.eye(4)
+    for move in "rflb":
+        pose = moved(pose, move)
+    # A turn to the right and a step go to the right; the way back is another one.
+    assert moved(moved(np.eye(4), "r"), "f")[0, 3] > 0
+    np.testing.assert_allclose(pose[:3, :3], np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(pose[0, 3], 0.15 * np.sin(np.radians(11.25)))
+    np.testing.assert_allclose(pose[2, 3], 0.15 * (np.cos(np.radians(11.25)) - 1))
+
+
+def test_the_policy_moves_its_robot(tmp_path: Path) -> None:
+    out = run("policy_loop.py", "--chunks", "4", cwd=tmp_path)
+    assert "cameras ('head', 'left_wrist', 'right_wrist'), 20 actions a second" in out
+    assert "chunk 4: reached" in out
+
+
+def test_a_policy_is_trained_on_a_dataset(tmp_path: Path) -> None:
+    out = run("train_on_lerobot.py", "--steps", "2", "--episodes", "2", cwd=tmp_path)
+    assert len(Dataset.open(tmp_path / "runs" / "mine-data")) == 2
+    assert "the first 16 actions are" in out
+    model = loci.load(tmp_path / "runs" / "mine" / "model.safetensors")
+    assert isinstance(model, loci.WorldActionModel)
+    robot = model.config.embodiment
+    assert robot is not None
+    assert robot.camera_names == ("head", "left_wrist", "right_wrist")
+    assert robot.rate == 20
+
+
+def test_a_dataset_of_another_robot_gives_another_model(tmp_path: Path) -> None:
+    from loci.data.lerobot.format import Feature
+    from loci.data.lerobot.writer import Writer
+
+    features = {
+        "observation.images.top": Feature(dtype="video", shape=(48, 64, 3)),
+        "observation.state": Feature(dtype="float32", shape=(7,)),
+        "action": Feature(dtype="float32", shape=(6,)),
+    }
+    with Writer(tmp_path / "arm", 10, features, "arm") as writer:
+        episode = {
+            "observation.images.top": np.zeros((20, 48, 64, 3), np.uint8),
+            "observation.state": np.zeros((20, 7), np.float32),
+            "action": np.zeros((20, 6), np.float32),
+        }
+        writer.add_episode(episode, "wave")
+    example = load_file(EXAMPLES / "train_on_lerobot.py", "example")
+    run = example.recipe(tmp_path / "arm", ["top"], loci.ROWS["hybrid"], 5)
+    config = run.embodied()
+    assert (config.expert.proprio, config.expert.actions) == (7, 6)
+    assert config.embodiment.camera_names == ("top",)
+    assert config.embodiment.instructions == ("wave",)
+    assert run.train.steps == 5
