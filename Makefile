@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test slow lint venv clean
+.PHONY: demo test slow lint docs venv clean
 
 demo: $(VENV)/.installed
 	$(BIN)/loci study ground --out $(OUT) --cases $(CASES) $(if $(FROM_SCRATCH),--from-scratch)
@@ -27,6 +27,10 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyrefly check
 
+# Strict: a warning is an error. The site is docs/_build/index.html.
+docs: $(VENV)/.documented
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build
+
 venv: $(VENV)/.tested
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,5 +44,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worlds,data,report,docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build docs/api

@@ -1,4 +1,4 @@
-"""Write the tables of results into the pages that show them: python docs/write_tables.py
+"""Write results into the pages that show them: python docs/write_tables.py
 
 Between `<!-- table: NAME -->` and `<!-- end -->` stands what `results/` holds, and nothing that was
 typed. A test holds the pages to it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,28 @@ from loci.study.estimates import percent
 from loci.study.rooms.results import FLOOR, cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/study.md", "docs/performance.md", "docs/memory/context.md")
+PAGES = (
+    "README.md", "docs/results.md", "docs/study.md", "docs/performance.md",
+    "docs/tabletop.md", "docs/memory/context.md",
+)
 SPOT = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "–"
 REFERENCES = {
     "mean-image": "mean image (floor)", "first-frame": "first frame repeated (floor)",
     FLOOR: f"`{FLOOR}` (floor)", "codec": "codec (ceiling)",
 }
-# Of the study of policies: names without memory and the expert, as its table calls them.
+# Baselines of the study of policies, as its table calls them.
 HANDS = {
     "blind": "blind guess", "last-frame-only": "last frame only",
-    "clock and frame": "clock and last frame", "oracle-state": "the expert, who knows",
+    "clock and frame": "clock and last frame", "oracle-state": "expert (oracle state)",
+}
+
+# The same on the page of the tabletop.
+BASELINES = {
+    "blind": "blind: guesses the cue once", "clock-only": "clock-only: the commonest answer then",
+    "last-frame-only": "last-frame-only: answers as often as the expert did when it saw the same",
+    "clock and frame": "clock and frame: the commonest answer then, when it saw the same",
+    "oracle-state": "oracle-state: the expert",
 }
 
 # Echo-Memory's table (arXiv 2606.09803): replay PSNR, PSNR of mirrored pairs, and the judge's score
@@ -87,6 +99,37 @@ OPEN = score("identity, open domain, %", "open-recall", "identity_later")
 WRITTEN: Column = ("written: which, later, %", _written)
 
 
+def findings() -> str:
+    """The three findings of the README, with the figures of the results."""
+    rooms, families, policies = _results("ground"), _results("families"), _results("wam")
+
+    def later(row: str) -> str:
+        return cell("identity_later", rooms["rows"][row]["recall"]["identity_later"])
+
+    def success(row: str, hold: str) -> str:
+        return percent(policies["success"]["press-button"][row][hold]["success"])
+
+    share = rooms["cost"]["hybrid"]["tokens"] / rooms["cost"]["context-20"]["tokens"]
+    read = cell("identity_later", families["rows"]["spatial"]["recall"]["identity_later"])
+    written = cell("which_later", families["probe"]["spatial"]["which_later"])
+    far = str(policies["protocol"]["holds"][-1])
+    texts = (
+        "**A few tokens a frame are enough to come back to.** Without memory the right object "
+        f"returns in {later('none')} % of the cases, with raw frames in {later('context-20')} %, "
+        f"with three gists a frame in {later('hybrid')} %, from {100 * share:.0f} % of the tokens.",
+        "**To store is not to recall.** In the state of the spatial grid a linear probe finds "
+        f"{written} % of the objects; generation brings {read} % back.",
+        "**A policy can count for longer than it was shown.** Pressing two buttons as often as two "
+        f"cards say succeeds in {success('hybrid', '1')} % of the episodes with gists, in "
+        f"{success('window', '1')} % with a window; with every wait {far} times as long as in any "
+        f"demonstration in {success('hybrid', far)} % and {success('window', far)} %.",
+    )
+    return "".join(
+        textwrap.fill(f"{n}. {text}", 100, subsequent_indent="   ", break_on_hyphens=False) + "\n"
+        for n, text in enumerate(texts, start=1)
+    )
+
+
 def ground() -> str:
     results = _results("ground")
     tokens = held("tokens at 40 frames", "tokens")
@@ -138,7 +181,7 @@ def policies() -> str:
     results = _results("wam")
     tasks, protocol = list(results["success"]), results["protocol"]
     holds = [str(hold) for hold in protocol["holds"]]
-    heads = [head for task in tasks for head in (task, f"held {holds[-1]} times", "paper")]
+    heads = [head for task in tasks for head in (task, f"delay × {holds[-1]}", "paper")]
 
     def line(
         name: str, found: Callable[[str, str], Mapping[str, Any] | None], row: str = ""
@@ -248,6 +291,47 @@ def long_episode() -> str:
     return _table(heads, lines)
 
 
+def camera() -> str:
+    """Losses of short trainings that differ in how the camera enters."""
+    losses = _read("benchmarks/camera.json")["loss"]
+    return _table(["camera", "loss"], [[name, f"{loss:.3f}"] for name, loss in losses.items()])
+
+
+def render() -> str:
+    """What a frame of a room costs, beside the bare casting of its rays."""
+    ms = _read("benchmarks/render.json")["ms_a_frame"]
+    return _table(["a 64 x 64 frame of a room", "ms"], [
+        ["one ray a pixel, nothing coloured (MuJoCo)", f"{ms['cast']:.2f}"],
+        ["colour, depth, identity, smoothed outlines", f"{ms['frame']:.2f}"],
+        ["the same, alone instead of among sixteen", f"{ms['alone']:.2f}"],
+        ["second / first", _ratio(ms)],
+    ])
+
+
+def tabletop() -> str:
+    """What pictures and control steps of the tabletop cost."""
+    rows = _read("benchmarks/tabletop.json")["ms"]
+    names = {"96x80": "96 x 80, what the policies see", "step": "a control step without pictures"}
+    lines = []
+    for name, ms in rows.items():
+        form = ".3f" if name == "step" else ".1f"
+        spread = {"median": ms["clock"], "lo": ms["clock_lo"], "hi": ms["clock_hi"]}
+        lines.append([names.get(name, name.replace("x", " x ")), _median(spread, form)])
+    return _table(["mosaic of three cameras", "ms"], lines)
+
+
+def baselines() -> str:
+    """What less than memory is worth at the tasks."""
+    results = _results("wam")
+    tasks, names = list(results["baselines"]), (*results["protocol"]["floors"], "oracle-state")
+    chance = [f"{100 * results['protocol']['tasks'][task]['chance']:.1f}" for task in tasks]
+    lines = [["chance", *(text.removesuffix(".0") for text in chance)]]
+    for name in names:
+        rates = [percent(results["baselines"][task]["1"][name]) for task in tasks]
+        lines.append([BASELINES.get(name, name), *rates])
+    return _table(["", *tasks], lines)
+
+
 def retrieval() -> str:
     """The share of the pixels seen before that four frames cover, by rule and path."""
     paths = _read("benchmarks/retrieval.json")["coverage"]["4"]
@@ -261,11 +345,12 @@ def retrieval() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "ground": ground, "families": families, "echo_memory": echo_memory, "returns": returns,
-    "policies": policies,
+    "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
+    "returns": returns, "policies": policies,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
-    "long_episode": long_episode,
+    "long_episode": long_episode, "camera": camera, "render": render, "tabletop": tabletop,
+    "baselines": baselines,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
     **{f"turns_{size}": partial(policy_turns, size) for size in ("small", "paper")},
 }
