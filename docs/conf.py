@@ -27,7 +27,8 @@ autodoc_default_options = {
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 140
+highlight_language = "text"
 # Names of other packages lead nowhere here, and neither do names of types that only help to read a
 # signature.
 nitpick_ignore_regex = [(r"py:.*", r".*")]

@@ -92,9 +92,9 @@ def run(command: list[str], folder: Path) -> str:
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
          *sorted((ROOT / "docs").rglob("*.md"))]
 # Interval estimates of a page: 83 % [77, 88], -2 points [-4, 0], 3.6 dB [3.1, 4.0].
-ESTIMATE = re.compile(
-    r"(?<![\w.,])(-?\d+(?:\.\d+)?)(?: ?%| points| dB|\s+times\s+in\s+100)?\s+\[(-?\d+(?:\.\d+)?),\s+(-?\d+(?:\.\d+)?)\]"
-)
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+UNIT = r"(?: ?%| points| dB|\s+times\s+in\s+100)?"
+ESTIMATE = re.compile(rf"(?<![\w.,]){NUMBER}{UNIT}\s+\[{NUMBER},\s+{NUMBER}\]")
 
 
 def estimates(tree: Any) -> Iterator[tuple[float, float, float]]:
