@@ -45,7 +45,7 @@ ROOMS = {
     "study": "comparisons, benchmarks, probes", "report": "results as a page",
     "io": "files: checkpoints, videos, folders",
 }
-BASE = ("errors", "config", "seeds", "geometry", "flow")
+BASE = ("errors", "arguments", "config", "seeds", "geometry", "flow", "module")
 
 
 def modules(room: str) -> list[str]:

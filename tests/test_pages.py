@@ -91,7 +91,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
-         *sorted((ROOT / "docs").rglob("*.md"))]
+         *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "memory").glob("*.md"))]
 # Interval estimates of a page: 83 % [77, 88], -2 points [-4, 0], 3.6 dB [3.1, 4.0].
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 UNIT = r"(?: ?%| points| dB|\s+times\s+in\s+100)?"
@@ -163,3 +163,57 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
         if page.name != "CHANGELOG.md":
             places = (ROOT / name, ROOT / "src" / "loci" / name, ROOT / "docs" / name)
             assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
+SAID = """\
+What it does, with `code`, `Code`d words, *emphasis* and a * b_.
+
+    y = f(x)
+
+- one, and
+  more;
+- two:
+      z = g(y)
+
+Fields:
+first, second: what both are
+    and more of it.
+third: another.
+"""
+SHOWN = r"""
+What it does, with ``code``, ``Code``\ d words, *emphasis* and a \* b\_.
+
+::
+
+    y = f(x)
+
+
+- one, and
+  more;
+- two:
+
+  ::
+
+      z = g(y)
+
+Fields:
+
+- **first, second**: what both are
+  and more of it.
+
+- **third**: another.
+"""
+
+
+def test_docstrings_become_what_sphinx_reads() -> None:
+    site = load_file(ROOT / "docs" / "conf.py", "pages")
+    assert site.as_rst(SAID.splitlines()) == SHOWN.splitlines()[1:]
+
+
+def test_the_api_has_every_room_and_every_name() -> None:
+    site = load_file(ROOT / "docs" / "conf.py", "pages")
+    rooms = {path.parent.name for path in (ROOT / "src" / "loci").glob("*/__init__.py")}
+    assert rooms == {*site.ROOMS, "commands"}
+    alone = {path.stem for path in (ROOT / "src" / "loci").glob("[a-z]*.py")}
+    assert alone == set(site.BASE)
+    assert "loci.memory.hybrid" in site.modules("memory")
