@@ -7,6 +7,7 @@ as many as become one) and the last. Action history, which is no row of its own,
 published mask: four frames, with the noisy actions after each.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ SMALL = {"gists_per_frame": 1, "branching": 2, "top": 2}
 
 def small(memory: Memory) -> Memory:
     """The row with numbers that fit a picture."""
+    if isinstance(memory, Compose):
+        return replace(memory, members=tuple(small(member) for member in memory.members))
     changes = {name: number for name, number in SMALL.items() if hasattr(memory, name)}
     if memory.joint:
         changes["frames"] = max(4, getattr(memory, "ratio", 1))
@@ -52,25 +55,24 @@ def laid_out(memory: Memory) -> Coords:
     return drawing.episode_coords(FRAMES, TOKENS, min(memory.gists, 1), CHUNK, selected=selected)
 
 
+def pictures() -> Iterator[tuple[str, str]]:
+    """Name -> SVG, of every row and of action history."""
+    for name, row in ROWS.items():
+        memory = small(row)
+        yield name, drawing.svg(memory.rule(), laid_out(memory), str(memory.to_dict()))
+    members = Hybrid(anchors=1, window=1, gists_per_frame=1), ActionHistory()
+    memory = Compose(members=members)
+    coords = drawing.episode_coords(4, TOKENS, 1, actions=1, executed=1)
+    yield "action-history", drawing.svg(memory.rule(), coords, str(memory.to_dict()))
+
+
 def main() -> None:
     folder = Path(__file__).parent / "masks"
     folder.mkdir(exist_ok=True)
-    for name, row in ROWS.items():
-        memory = small(row)
-        picture = drawing.svg(memory.rule(), laid_out(memory), str(memory.to_dict()))
+    for name, picture in pictures():
         (folder / f"{name}.svg").write_text(picture)
         print(folder / f"{name}.svg")
 
 
-def action_history() -> None:
-    members = Hybrid(anchors=1, window=1, gists_per_frame=1), ActionHistory()
-    memory = Compose(members=members)
-    coords = drawing.episode_coords(4, TOKENS, 1, actions=1, executed=1)
-    path = Path(__file__).parent / "masks" / "action-history.svg"
-    path.write_text(drawing.svg(memory.rule(), coords, str(memory.to_dict())))
-    print(path)
-
-
 if __name__ == "__main__":
     main()
-    action_history()

@@ -217,3 +217,12 @@ def test_the_api_has_every_room_and_every_name() -> None:
     alone = {path.stem for path in (ROOT / "src" / "loci").glob("[a-z]*.py")}
     assert alone == set(site.BASE)
     assert "loci.memory.hybrid" in site.modules("memory")
+
+
+def test_the_masks_are_those_of_the_rows() -> None:
+    drawn = dict(load_file(ROOT / "docs" / "draw_masks.py", "masks").pictures())
+    # The example's row has no page.
+    del drawn["strided"]
+    kept = {path.stem: path.read_text() for path in (ROOT / "docs" / "masks").glob("*.svg")}
+    assert drawn.keys() == kept.keys()
+    assert [name for name in drawn if drawn[name] != kept[name]] == []
