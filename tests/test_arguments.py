@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.arguments import Holds, check_tensor, checked_arguments
+from loci.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.errors import LociError
 from loci.memory import ROWS
 from loci.memory.frames import EXTRAS, Frames
@@ -188,3 +189,13 @@ def test_what_a_memory_may_ask_for_is_what_frames_have() -> None:
         with pytest.raises(LociError, match=rf"{name} of shape .*; give \(1, 1, "):
             session.write(FRAME[:1], POSES[:1, :1], **{name: value[..., None]})
         session.write(FRAME[:1], POSES[:1, :1], **{name: value})
+
+
+def test_arrays_that_must_not_be_written_to_are_taken_without_a_warning() -> None:
+    array = np.arange(3.0)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        taken = as_tensor(array, "state")
+    taken[0] = 7
+    assert array[0] == 0

@@ -104,7 +104,10 @@ def check_tensor(
 
 
 def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
-    """An array as a tensor. LociError for one that does not hold numbers."""
+    """An array as a tensor; one that must not be written to is copied, since torch warns of it.
+    LociError for one that does not hold numbers."""
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        value = value.copy()
     try:
         return torch.as_tensor(value)
     except TypeError as error:
