@@ -19,6 +19,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "Loci"
 html_copy_source = False
+html_static_path, html_css_files = ["_static"], ["site.css"]
 myst_heading_anchors = 3
 autodoc_default_options = {
     "members": True, "member-order": "bysource", "show-inheritance": True,
@@ -126,7 +127,7 @@ def _names(block: list[str]) -> list[str]:
     found: list[str] = []
     for line in block:
         name, colon, text = line.partition(": ")
-        if colon and re.fullmatch(r"[\w, ]+", name):
+        if colon and re.fullmatch(r"\w[\w, ]*", name):
             found += ["", f"- **{_inline(name)}**: {_inline(text)}"]
         else:
             indent = "  " if line.startswith("    ") else ""

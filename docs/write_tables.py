@@ -24,6 +24,7 @@ PAGES = (
     "docs/tabletop.md", "docs/memory/context.md",
 )
 SPOT = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")
 NOTHING = "–"
 REFERENCES = {
     "mean-image": "mean image (floor)", "first-frame": "first frame repeated (floor)",
@@ -396,6 +397,8 @@ def _studied(results: Results, rows: Iterable[str], columns: Iterable[Column]) -
 
 
 def _table(heads: list[str], lines: list[list[str]]) -> str:
+    # An interval is not broken over two lines.
+    lines = [[INTERVAL.sub("\u00a0[\\1,\u00a0\\2]", part) for part in line] for line in lines]
     rule = ["---"] * len(heads)
     rows = [" ".join(f"| {part}".strip() for part in line) + " |" for line in (heads, *lines)]
     return "\n".join([rows[0], f"|{'|'.join(rule)}|", *rows[1:]]) + "\n"

@@ -177,7 +177,7 @@ What it does, with `code`, `Code`d words, *emphasis* and a * b_.
 
 Fields:
 first, second: what both are
-    and more of it.
+    and more: of it.
 third: another.
 """
 SHOWN = r"""
@@ -199,7 +199,7 @@ What it does, with ``code``, ``Code``\ d words, *emphasis* and a \* b\_.
 Fields:
 
 - **first, second**: what both are
-  and more of it.
+  and more: of it.
 
 - **third**: another.
 """
