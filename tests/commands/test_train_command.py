@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from loci.commands import main as cli
+from loci.data import tabletop as tabletop_data
 from loci.data.sources import LeRobotData, RoomsData, TabletopData
 from loci.errors import LociError
 from loci.io.captions import BAND
@@ -57,6 +58,7 @@ def shrunk(run: Any) -> Any:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabletop_data, "SHARD", 2)
     monkeypatch.setattr(registry, "rooms", lambda memory: shrunk(rooms(memory)))
     monkeypatch.setattr(registry, "tabletop", lambda task, memory: shrunk(tabletop(task, memory)))
 

@@ -34,6 +34,12 @@ def recorded(folder: Path) -> LeRobotData:
     return LeRobotData(folder=str(folder), cameras=("head",))
 
 
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two demonstrations a file: experts are slow to watch."""
+    monkeypatch.setattr(tabletop, "SHARD", 2)
+
+
 def spec(codec, stride: int = 8, camera: Camera = CAMERA, actions: bool = True) -> EpisodeSpec:
     return EpisodeSpec(codec=codec, camera=camera, stride=stride, actions=actions)
 
@@ -214,17 +220,17 @@ def test_demonstrations_are_watched_once_and_checked_when_they_are_read(
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("LOCI_CACHE", str(tmp_path))
-    data = TabletopData(task="put-back-block", episodes=9)
+    data = TabletopData(task="put-back-block", episodes=3)
     wanted = spec(PixelCodecConfig().build(), stride=16, camera=Camera(height=96, width=80))
     with caplog.at_level("INFO"):
         made_now = data.load(wanted)
-    assert "watching the expert at put-back-block 16 times first: about" in caplog.text
+    assert "watching the expert at put-back-block 4 times first: about" in caplog.text
     assert f"kept in {tmp_path / 'demonstrations'} (LOCI_CACHE" in caplog.text
     caplog.clear()
     monkeypatch.setattr(tabletop, "_watched", None)
     with caplog.at_level("INFO"):
         same(data.load(wanted), made_now)
-        assert len(replace(data, episodes=3).load(wanted)) == 3  # a part of the same
+        assert len(replace(data, episodes=2).load(wanted)) == 2  # a part of the same
     assert not caplog.text
     file = sorted((tmp_path / "demonstrations").iterdir())[0]
     file.write_bytes(file.read_bytes()[:-50])
@@ -239,7 +245,7 @@ def test_processes_watch_the_same_demonstrations(tmp_path, monkeypatch):
         monkeypatch.setenv("LOCI_CACHE", str(tmp_path / str(many)))
         monkeypatch.setattr(tabletop, "MANY", many)
         monkeypatch.setattr(tabletop, "worker_count", lambda items: 2)
-        found.append(TabletopData(task="put-back-block", episodes=9).load(wanted))
+        found.append(TabletopData(task="put-back-block", episodes=3).load(wanted))
     same(*found)
 
 
