@@ -349,7 +349,7 @@ def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
     """Rows that do not grow with every frame are held to it for long; the others grow as they
     promise."""
     memory = MEMORIES[row_name]
-    model = tiny_world(memory)
+    model = tiny_world(memory, layers=1)
     total = 600 if memory.growth == "linear" else 10_000
     latents = torch.randn(1, total, *model.latent_shape)
     poses = walk(1, total)
