@@ -18,6 +18,13 @@ from loci.config import Config
 from loci.errors import LociError
 
 
+def check_precision(time: Tensor) -> None:
+    """LociError for times in half precision: near 1 they are four thousandths apart."""
+    if time.dtype in (torch.float16, torch.bfloat16):
+        raise LociError(f"times in {time.dtype} are rounded, four thousandths apart near 1; "
+                        "give float32")
+
+
 def times(time: float | Tensor, rows: int, device: torch.device) -> Tensor:
     """A time, or one a row, as (rows,) fp32. A number is filled in on the device: nothing is copied
     there, so that a CUDA graph can hold a step. LociError for times of other rows, outside 0..1
@@ -25,9 +32,7 @@ def times(time: float | Tensor, rows: int, device: torch.device) -> Tensor:
     if isinstance(time, Tensor):
         if time.shape not in ((), (1,), (rows,)):
             raise LociError(f"times of shape {tuple(time.shape)} for {rows} rows; give one each")
-        if time.dtype in (torch.float16, torch.bfloat16):
-            raise LociError(f"times in {time.dtype} are rounded, four thousandths apart near 1; "
-                            "give float32")
+        check_precision(time)
         if time.device.type == "cpu" and not bool(((time >= 0) & (time <= 1)).all()):
             raise LociError(f"times {time.tolist()} are no noise levels; give numbers from 0 to 1")
         return time.to(device, torch.float32).expand(rows)

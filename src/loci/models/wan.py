@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from loci.arguments import check_tensor
 from loci.attention.cross import Cross
 from loci.attention.dense import QKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
+from loci.flow import check_precision
 from loci.memory.ports import Ports
 from loci.models.mot import run
 from loci.models.ports import Branch, FurtherTokens
@@ -152,9 +154,10 @@ class Wan(Trunk):
         has the shape of the latents. LociError for sizes that do not fit and for times in half
         precision, which cannot tell them apart.
         """
-        if time.dtype in (torch.float16, torch.bfloat16):
-            raise LociError(f"times in {time.dtype} are rounded, four thousandths apart near 1; "
-                            "give float32")
+        sizes = ("B", "T", self.config.in_channels, "H", "W")
+        check_tensor(latents, "latents", sizes, finite=False, meta=True)
+        check_tensor(time, "time", ("B", "tokens"), finite=False, meta=True)
+        check_precision(time)
         tokens = self.patchify(latents)
         batch, frames, per, _ = tokens.shape
         if time.shape[1] not in (1, frames * per):
