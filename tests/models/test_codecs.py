@@ -154,6 +154,14 @@ def test_other_latents_are_refused(codec: Codec):
         codec.decode(torch.zeros(1, 1, codec.channels + 1, 4, 4))
 
 
+def test_what_is_no_tensor_is_refused(codec: Codec):
+    for wrong in (None, video(1, 1).numpy(), "video"):
+        with pytest.raises(LociError, match=r"video: .*; give a torch tensor"):
+            codec.encode(wrong)  # pyrefly: ignore
+        with pytest.raises(LociError, match=r"latents: .*; give a torch tensor"):
+            codec.decode(wrong)  # pyrefly: ignore
+
+
 def test_bytes_survive_floats():
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(every)), every)

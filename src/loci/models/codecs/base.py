@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loci.arguments import TENSOR
 from loci.config import Config
-from loci.errors import LociError
+from loci.errors import LociError, check_type
 from loci.geometry import Camera
 from loci.module import Module
 
@@ -82,6 +83,7 @@ class Codec(Module):
         raise NotImplementedError
 
     def _check_video(self, video: Tensor) -> None:
+        check_type(video, Tensor, "video", TENSOR)
         if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] != 3:
             raise LociError(
                 f"the codec wants video (B, T, H, W, 3) uint8, got {tuple(video.shape)} "
@@ -90,6 +92,7 @@ class Codec(Module):
         self.latent_shape(Camera(height=video.shape[2], width=video.shape[3]))
 
     def _check_latents(self, latents: Tensor) -> None:
+        check_type(latents, Tensor, "latents", TENSOR)
         if latents.ndim != 5 or latents.shape[2] != self.channels:
             raise LociError(
                 f"the codec wants latents (B, T, {self.channels}, h, w), got "
