@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.models.codecs.base import WanCodecConfig
+from loci.models.codecs.wan import WanCodecConfig
 from loci.models.world_action import WorldActionModel
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, episodes, tiny_policy, watch
 from tiny_world import same
