@@ -100,6 +100,9 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+NAMED = re.compile(r"(\w[\w, ]*): (.*)")
+
+
 def as_rst(lines: list[str]) -> list[str]:
     """Docstrings are plain text with the little of Markdown that reads well: `code`, *emphasis*,
     lists, and indented lines that stay as they are. A block of `name: text` lines whose text goes
@@ -112,12 +115,14 @@ def as_rst(lines: list[str]) -> list[str]:
             found.append("")
             continue
         item = block[0].startswith("- ")
-        if all(line.startswith("    ") for line in block) and not item:
-            indent = "  " * listed
-            found += [f"{indent}::", "", *(indent + line for line in block), ""]
+        hanging = any(line.startswith("    ") for line in block) and not item
+        named = hanging and any(NAMED.match(line) for line in block)
+        if hanging and not named:
+            inside = block[0].startswith(" ")
+            mark = "  " * (listed and inside)
+            found += [f"{mark}::", "", *((mark if inside else "    ") + x for x in block), ""]
             continue
         listed = item
-        named = any(line.startswith("    ") for line in block) and not item
         found += _names(block) if named else _text(block)
     return found
 
@@ -126,9 +131,8 @@ def _names(block: list[str]) -> list[str]:
     """Text, and then names with what is said of each."""
     found: list[str] = []
     for line in block:
-        name, colon, text = line.partition(": ")
-        if colon and re.fullmatch(r"\w[\w, ]*", name):
-            found += ["", f"- **{_inline(name)}**: {_inline(text)}"]
+        if named := NAMED.fullmatch(line):
+            found += ["", f"- **{_inline(named[1])}**: {_inline(named[2])}"]
         else:
             indent = "  " if line.startswith("    ") else ""
             found.append(indent + _inline(line.strip()))

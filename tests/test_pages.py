@@ -179,6 +179,9 @@ Fields:
 first, second: what both are
     and more: of it.
 third: another.
+
+with this:
+    go on
 """
 SHOWN = r"""
 What it does, with ``code``, ``Code``\ d words, *emphasis* and a \* b\_.
@@ -202,6 +205,12 @@ Fields:
   and more: of it.
 
 - **third**: another.
+
+::
+
+    with this:
+        go on
+
 """
 
 
