@@ -15,7 +15,7 @@ SOURCE = Path(loci.__file__).parent
 # Bottom to top. Those of one line stand beside each other.
 FLOORS = (
     ("errors",),
-    ("arguments", "module", "config", "seeds", "geometry", "io"),
+    ("config", "seeds", "geometry", "io"),
     ("flow",),
     ("rules",),
     ("attention",),

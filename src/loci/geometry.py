@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loci.arguments import Holds, check_tensor
 from loci.config import Config
 from loci.errors import LociError
+from loci.errors.arguments import Holds, check_tensor
 
 # Rounding that a pose in single precision may show, far below any real mistake.
 TOLERANCE = 1e-4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from loci.module import Module
+from loci.errors.module import Module
 
 
 class RMSNorm(Module):

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.errors import LociError, did_you_mean
+from loci.errors.module import Module
 from loci.memory.base import together
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
-from loci.module import Module
 from loci.rules.rule import Kind, Rule, key, recent
 
 # How much of the full, the half and the quarter resolution a multi-scale average holds.

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
-from loci.module import Module
 
 
 @dataclass(frozen=True, kw_only=True)

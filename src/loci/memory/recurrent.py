@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
-from loci.module import Module
+from loci.errors.module import Module
 
 State = dict[str, Tensor]
 StateKey = tuple[int, str]

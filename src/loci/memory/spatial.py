@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
+from loci.errors.module import Module
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
-from loci.module import Module
 from loci.rules.rule import Kind, Rule, key, recent
 
 READOUTS = ("concat", "cross", "none")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.module import Module
+from loci.errors.module import Module
 
 
 def twelve_numbers(poses: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loci.config import Config
 from loci.errors import LociError, check_type
-from loci.module import Module
+from loci.errors.module import Module
 
 # Half the range of a number that is constant in the data (of an arm that always rests), at most.
 STILL = 1e-6

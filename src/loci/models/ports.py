@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from loci.attention.cross import CrossKV
 from loci.attention.dense import QKV
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.models.trunk import Attention, Block, Sizes, TokenStream
-from loci.module import Module
 
 
 class Branch(Module):

@@ -23,8 +23,8 @@ from loci.attention.dense import QKV
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin, rotate
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.models.camera import CameraInjection
-from loci.module import Module
 
 
 @dataclass(frozen=True, kw_only=True)

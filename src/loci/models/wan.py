@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from loci.arguments import check_tensor
 from loci.attention.cross import Cross
 from loci.attention.dense import QKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
+from loci.errors.arguments import check_tensor
+from loci.errors.module import Module
 from loci.flow import check_precision
 from loci.memory.ports import Ports
 from loci.models.mot import run
 from loci.models.ports import Branch, FurtherTokens
 from loci.models.rope import wan_angles
 from loci.models.trunk import Sizes, TokenStream, Trunk, modulated_norm
-from loci.module import Module
 from loci.rules.rule import Coords, Kind
 
 

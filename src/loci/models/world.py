@@ -20,6 +20,7 @@ from loci.attention.cross import Cross, CrossKV
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.flow import Flow
 from loci.geometry import Camera, relative_to
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
@@ -32,7 +33,6 @@ from loci.models.positions import Positions
 from loci.models.rope import token_rays
 from loci.models.trunk import TokenStream
 from loci.models.wan import Wan, WanConfig
-from loci.module import Module
 from loci.rules.rule import Coords, Kind
 from loci.streaming.frame_buffer import FrameBuffer
 from loci.streaming.kv_cache import KVCache, KVShape

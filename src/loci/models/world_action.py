@@ -21,6 +21,7 @@ from loci.attention.cross import Cross
 from loci.attention.rotary import RotaryCosSin
 from loci.config import Config, added_field, described_field
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.flow import Flow
 from loci.io.checkpoint import load_checkpoint, load_into, save_checkpoint
 from loci.memory.base import Memory
@@ -34,7 +35,6 @@ from loci.models.normalisation import Normalisation, Normaliser
 from loci.models.text import TextEncoder
 from loci.models.trunk import TokenStream
 from loci.models.world import WorldConfig
-from loci.module import Module
 from loci.rules.rule import Coords, Kind
 from loci.streaming.policy import Policy
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loci.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.attention.cross import CrossKV
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
+from loci.errors.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.memory.stores import Evidence, Tree, below
 from loci.rules.rule import Kind
 from loci.streaming import files

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from loci.arguments import check_tensor, checked_arguments
 from loci.attention.cross import CrossKV
 from loci.errors import LociError
+from loci.errors.arguments import check_tensor, checked_arguments
 from loci.geometry import checked_poses
 from loci.memory.stores import Evidence, Tree
 from loci.rules.rule import Coords

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from loci.arguments import Holds, check_tensor
 from loci.attention.cross import CrossKV
 from loci.errors import LociError
+from loci.errors.arguments import Holds, check_tensor
 from loci.flow import times
 from loci.geometry import checked_poses, relative_to
 from loci.memory.frames import EXTRAS, Frames

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loci.arguments import TENSOR
 from loci.config import Config
 from loci.errors import LociError, check_type
+from loci.errors.arguments import TENSOR
+from loci.errors.module import Module
 from loci.geometry import Camera
-from loci.module import Module
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loci.errors.module import Module
 from loci.models.codecs.base import Codec, CodecConfig, to_float
-from loci.module import Module
 
 # Images that pass through a convolution together. One alone takes another kernel, whose results
 # differ in the sixth digit, so that a stream would not be what it is in one shot; from two on they

@@ -13,8 +13,8 @@ from torch import nn
 
 import loci
 from loci.errors import LociError
+from loci.errors.module import Module
 from loci.memory import Compose, Hybrid, Memory
-from loci.module import Module
 from tiny_world import tiny_world
 
 

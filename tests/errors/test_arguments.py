@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loci.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.errors import LociError
+from loci.errors.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.memory import ROWS
 from loci.memory.frames import EXTRAS, Frames
 from loci.streaming.session import Session
