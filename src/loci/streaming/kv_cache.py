@@ -31,6 +31,7 @@ from loci.streaming.kv_view import (
     see_each_other,
     side_by_side,
 )
+from loci.streaming.slots import Slots
 from loci.streaming.span_table import LEFT, Block, SpanTable
 
 # Buffers are made and renewed under this, whatever the caller's mode is: a stream begun in
@@ -53,37 +54,6 @@ class KVShape:
     def written(self) -> list[Kind]:
         """Kinds of tokens of a frame that is being written."""
         return [kind for kind in WRITTEN if self.sizes.get(kind, 0)]
-
-
-@dataclass(frozen=True, eq=False)
-class Slots:
-    """Runs (first, first slot, count) that all rows of a batch share, or for each row its own
-    tokens and slots (B, T)."""
-
-    runs: list[tuple[int, int, int]]
-    tokens: Tensor | None
-    slots: Tensor | None
-
-    def take(self, source: Tensor, rows: Rows, first: int) -> list[Tensor]:
-        """Copies of the tokens, of `rows` of `source` (B, N, S, d), counted from `first`."""
-        if self.tokens is None:
-            return [source[rows, :, first + a : first + a + n].clone() for a, _, n in self.runs]
-        return [source.transpose(1, 2)[_column(rows, source), first + self.tokens]]
-
-    def put(self, buffer: Tensor, streams: Rows, parts: list[Tensor], pivot: int) -> None:
-        """Tokens that were taken, into the slots of `streams`."""
-        if self.slots is None:
-            for (_, to, count), part in zip(self.runs, parts, strict=True):
-                buffer[streams, :, pivot + to : pivot + to + count] = part
-        else:
-            buffer.transpose(1, 2)[_column(streams, buffer), pivot + self.slots] = parts[0]
-
-
-def _column(rows: Rows, of: Tensor) -> Tensor:
-    """Rows as an index (B, 1)."""
-    if isinstance(rows, slice):
-        rows = torch.arange(*rows.indices(len(of)), device=of.device)
-    return rows[:, None]
 
 
 class KVCache(Store):
