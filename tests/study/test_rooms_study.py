@@ -29,6 +29,7 @@ from loci.geometry import Camera
 from loci.memory import ROWS
 from loci.recipes.registry import REVISIT, find_recipe
 from loci.report.pictures import Shown, load_shown
+from loci.study import run as engine
 from loci.study.entry import Entry
 from loci.study.rooms import suite as suites
 from loci.study.rooms.baselines import baseline, mean_image
@@ -269,6 +270,23 @@ def test_truth_is_kept_once_and_costs_are_measured_once(
     again = evaluate(entries()[:2], tmp_path, CASES, 0)
     assert again["cost"]["none"] == results["cost"]["none"]
     assert set(again["protocol"]["wall"]["milliseconds_per_chunk"]) == {"none", "all-views"}
+
+
+def test_results_say_what_each_row_was_played_with(
+    done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is added on another machine does not pass for one of the first."""
+    out, _ = done
+    shutil.copytree(out / "episodes", tmp_path / "episodes")
+    branches = ("replay", "recall")
+    monkeypatch.setattr(engine, "made_with", lambda *_: {"device": "first"})
+    evaluate(entries()[:1], tmp_path, 1, 0, branches)
+    monkeypatch.setattr(engine, "made_with", lambda *_: {"device": "second"})
+    protocol = evaluate(entries()[:2], tmp_path, 1, 0, branches)["protocol"]
+    assert protocol["device"] == "second"
+    assert protocol["played_with"] == {
+        "none": [{"device": "first"}], "all-views": [{"device": "second"}],
+    }
 
 
 def test_a_damaged_part_is_named(done, tmp_path: Path) -> None:

@@ -29,6 +29,17 @@ def test_a_value_is_made_once_for_each_key(tmp_path: Path) -> None:
     assert names == {"row.json", f"row-{'b' * 16}.json", f"row-{'c' * 16}.json"}
 
 
+def test_a_value_keeps_what_made_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.value("early.json", "x", lambda: 0)
+    for machine, place in (("a", "one.json"), ("b", "two.json.gz"), ("c", "one.json")):
+        store.made = {"device": machine}
+        store.value(place, "x", lambda: 1)
+    assert store.made_with("one.json", "x") == {"device": "a"}
+    assert store.made_with("two.json.gz", "x") == {"device": "b"}
+    assert store.made_with("early.json", "x") is store.made_with("none.json", "x") is None
+
+
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(IndexError):

@@ -94,12 +94,13 @@ def run(suite: Suite, store: Store) -> dict[str, Any]:
     them. Nothing but finished cases and `suite.files` is written."""
     began, device = time.monotonic(), pick_device()
     with matmul_precision("exact", device) as precision, suite.arithmetic(device):
+        store.made = made_with(device, precision)
         scores: dict[str, dict[str, Any]] = {}
         with Progress(suite.name, suite.work) as progress:
             for condition in suite.conditions:
                 scores[condition] = suite.play(condition, store, progress)
         results = suite.results(scores, store)
-        protocol = made_with(device, precision) | results["protocol"]
+        protocol = store.made | results["protocol"]
     if "wall" in protocol:
         protocol["wall"] = {"seconds": round(time.monotonic() - began, 1), **protocol["wall"]}
     for name, data in suite.files(scores).items():

@@ -28,10 +28,14 @@ def key_of(what: Any) -> str:
 
 
 class Store:
-    """The values and logs of a study in the folder `out`."""
+    """The values and logs of a study in the folder `out`.
+
+    made: the code and the machine that make values now; it is kept beside each.
+    """
 
     def __init__(self, out: str | Path):
         self.out = Path(out)
+        self.made: Record = {}
 
     def value(self, place: str, key: str, make: Callable[[], Any], field: str = "value") -> Any:
         """The value (a tree that JSON holds) of a key, as it was kept, or made now and kept.
@@ -43,7 +47,8 @@ class Store:
         file, there = self._file(place, key, field)
         if there is None:
             there = make()
-            text = json.dumps({"key": key, field: there}, allow_nan=False) + "\n"
+            made = {"made": self.made} if self.made else {}
+            text = json.dumps({"key": key, **made, field: there}, allow_nan=False) + "\n"
             packed = gzip.compress(text.encode(), mtime=0) if file.suffix == ".gz" else text
             atomic_write(file, packed)
         return there
@@ -51,6 +56,11 @@ class Store:
     def has(self, place: str, key: str, field: str = "value") -> bool:
         """Whether the value is kept."""
         return self._file(place, key, field)[1] is not None
+
+    def made_with(self, place: str, key: str, field: str = "value") -> Record | None:
+        """What made a value that is kept; None for one of an earlier version, which did not say."""
+        file, there = self._file(place, key, field)
+        return None if there is None else read_json(file).get("made")
 
     def log(self, place: str, key: Mapping[str, Any], before: Callable[[Record], bool]) -> Log:
         """The log of a key in the folder `place` (or beside it, where another key has that name).

@@ -226,7 +226,7 @@ class Rooms(Suite):
         rows, names = tables.aggregate(branches), list(self.entries)
         milliseconds = {name: found["milliseconds"] for name, found in cost.items()}
         return {
-            "protocol": self._protocol(list(branches), milliseconds),
+            "protocol": self._protocol(list(branches), milliseconds) | self._played(store),
             "rows": rows,
             "rankings": tables.rankings(rows, names),
             "gains": tables.gains(branches, names),
@@ -256,6 +256,18 @@ class Rooms(Suite):
             f"--rows {','.join(self.entries)}",
             "wall": {"milliseconds_per_chunk": milliseconds},
         }
+
+    def _played(self, store: Store) -> dict[str, Any]:
+        """With what the entries were played, where their pieces say so; the protocol's own commit
+        and machine are those that wrote the results."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for name in self.entries:
+            for condition in self.conditions:
+                place, key = _place(condition, name), self._key(condition, name)
+                made = store.made_with(place, key, "cases")
+                if made is not None and made not in found.setdefault(name, []):
+                    found[name].append(made)
+        return {"played_with": found} if found else {}
 
     def files(self, scores: Scores) -> dict[str, Any]:
         """cases.json: branch -> row -> case -> its metrics as [total, count] and its objects."""
