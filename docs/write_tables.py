@@ -53,7 +53,7 @@ ECHO_MEMORY = {
     "length-weight-2": (9.10, 7.87, 8.75), "length-weight-4": (9.63, 8.81, 9.00),
     "spatial": (13.60, 10.04, 6.00), "spatial-none": (14.66, 10.38, 15.50),
     "spatial-concat": (13.44, 9.35, 10.25), "spatial-cross-64": (13.52, 8.49, 17.12),
-    "ssm-legacy": (12.69, 12.23, 34.75), "ssm": (9.59, 11.95, 69.00),
+    "ssm-legacy": (12.69, 12.23, 34.75), "ssm-joint-5": (9.59, 11.95, 69.00),
 }
 
 Results = Mapping[str, Any]

@@ -148,6 +148,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         if link.startswith(("http://", "https://")):
             continue
         path, _, anchor = link.partition("#")
+        if path == "api/index.md":  # `make docs` writes it
+            continue
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: {link}"
         if anchor:

@@ -13,11 +13,13 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "recent frames": ("none", "window"), "raw frames": ("context", "full", "joint"),
     "latents": ("compressed", "mixture"), "gists": ("hybrid", "tower"),
     "carried state": ("ssm", "shortconv", "delta", "ttt"), "spatial grid": ("spatial",),
+    "composed": ("compose",),
 }
 OTHER = "other memory"
 COLORS = {
     "recent frames": "#8b95a1", "raw frames": "#2f6fc0", "latents": "#b565a7", "gists": "#e0803a",
-    "carried state": "#2f9d78", "spatial grid": "#c9a227", OTHER: "#d1495b",
+    "carried state": "#2f9d78", "spatial grid": "#c9a227", "composed": "#6a4fb3",
+    OTHER: "#d1495b",
 }
 
 
