@@ -65,7 +65,8 @@ def test_a_recorded_run_is_todays_recipe_of_its_name(file: Path) -> None:
     before = copy.deepcopy(old)
     new = migrate("run", old)
     assert old == before
-    assert new != old
+    # Those of today's form, with parts for `init` and the like, stay as they are.
+    assert (new == old) == ("init" in old)
     assert migrate("run", new) == new
     config = RunConfig.from_dict(old)
     assert config == recipe_of(file)
