@@ -1,4 +1,5 @@
-"""Every row of the registry and every composition, in every way a camera may enter."""
+"""Every row of the registry and every composition, with its camera entering in one of the two ways,
+in turn; `--slow` takes both."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ def row_name(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=["rotary", "inject"])
-def model(row_name, request) -> WorldModel:
-    return tiny_world(MEMORIES[row_name], request.param)
+@pytest.fixture(params=[
+    pytest.param((name, camera), id=f"{camera}-{name}", marks=[pytest.mark.slow] * (turn % 2))
+    for number, name in enumerate(ROW_NAMES)
+    for turn, camera in enumerate(("rotary", "inject"), number)
+])
+def model(request) -> WorldModel:
+    name, camera = request.param
+    return tiny_world(MEMORIES[name], camera)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from host import asked_of_the_host
+from kinds import one_of_each_kind
 from loci.geometry import relative_to
 from loci.memory.base import pick
 from loci.memory.frames import Frames
@@ -345,6 +346,7 @@ def test_gradient_reaches_what_the_rule_lets_through_and_nothing_else(row_name):
     assert reach[:, STARTS[-1] - 1].all()
 
 
+@pytest.mark.parametrize("row_name", one_of_each_kind(MEMORIES))
 def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
     """Rows that do not grow with every frame are held to it for long; the others grow as they
     promise."""

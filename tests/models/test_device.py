@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from away import AWAY, apart
+from kinds import one_of_each_kind
 from loci.memory import ROWS
 from tiny_policy import MEMORIES, PROPRIO, episodes, instructions, tiny_policy
 from tiny_world import data, tiny_world
@@ -23,7 +24,7 @@ def test_what_was_left_behind_is_noticed():
         assert (there * torch.tensor(2.0)).device == torch.ones(2).to(AWAY).device == AWAY
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", one_of_each_kind(ROWS))
 def test_a_session_runs_away_from_the_host(name):
     model = tiny_world(ROWS[name])
     latents, poses = data(model)
@@ -36,7 +37,7 @@ def test_a_session_runs_away_from_the_host(name):
         session.fork().write(latents[1:, 6:8], poses[1:, 6:8], [1])
 
 
-@pytest.mark.parametrize("name", sorted(MEMORIES))
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES))
 def test_a_policy_runs_away_from_the_host(name):
     model = tiny_policy(MEMORIES[name], text=True)
     seen = episodes(model, 3)
