@@ -52,10 +52,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             alone = "conformance/" in file and "new_process" not in test
             return nodeid if alone else file
 
+    # In our order: by default files of few tests come last, and one of them may be long.
+    config.option.loadscopereorder = False
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+# What takes longest in one piece goes first, and what comes in small pieces fills up the end.
+TURNS = {"golden": 0, "conformance": 2}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: TURNS.get(item.path.parent.name, 1))
     reasons = {
         "slow": None if config.getoption("--slow") else "slow: run with --slow",
         "network": None if config.getoption("--network") else "network: run with --network",

@@ -55,7 +55,13 @@ def programs(way: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
+# Of training on a dataset and of studies, each has its test; that the README's run, `--slow` shows.
+LONG = ("Train on your data", "Compare memories")
+
+
+@pytest.mark.parametrize("way", [
+    pytest.param(way, marks=[pytest.mark.slow] * (way in LONG)) for way in WAYS
+])
 def test_the_five_ways_of_the_readme_run(way: str, tmp_path: Path) -> None:
     shown = ""
     if way == "Add a memory":

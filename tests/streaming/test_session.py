@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from kinds import choices, one_of_each_kind
 from loci.errors import LociError
 from loci.memory import Memory
 from loci.memory.base import together
@@ -15,7 +16,7 @@ from loci.rules.rule import FOREVER, Kind, Rule, key, query, recent, same_frame
 from loci.streaming import kv_view
 from loci.streaming.session import Session
 from oracles import state_bytes
-from tiny_world import MEMORIES, ROW_NAMES, data, same, started, tiny_world, walk
+from tiny_world import MEMORIES, data, same, started, tiny_world, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def test_rules_of_any_shape_stream_as_they_train(memory, pieces):
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ROW_NAMES)
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
 def test_it_does_not_matter_where_the_world_begins(name):
     """Poses count relative to the first frame, in retrieval too."""
     model = tiny_world(MEMORIES[name])
@@ -208,7 +209,7 @@ def test_streams_of_many_lengths_attend_in_few_calls(name, monkeypatch):
             torch.testing.assert_close(found[stream : stream + 1], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ROW_NAMES)
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
 def test_rows_may_come_in_any_order(name):
     session, latents, poses = started(name, batch=3)
     session.write(latents[[2, 0], 5:8], poses[[2, 0], 5:8], streams=[2, 0])
@@ -222,7 +223,7 @@ def test_rows_may_come_in_any_order(name):
     torch.testing.assert_close(some, whole[order[:2]], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ROW_NAMES)
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
 def test_generation_is_deterministic_and_commits_nothing(name):
     session, latents, poses = started(name)
     before = session.snapshot()
@@ -246,7 +247,7 @@ def test_a_chunk_may_be_longer_than_the_models():
     assert same(session.snapshot(), before)
 
 
-@pytest.mark.parametrize("name", ROW_NAMES)
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
 def test_nothing_is_allocated_where_there_is_room(name):
     model = tiny_world(MEMORIES[name])
     latents, poses = data(model)
@@ -350,7 +351,7 @@ def test_half_precision_streams(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ROW_NAMES)
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
 def test_a_gpu_streams_what_a_cpu_streams(name, tmp_path):
     torch.set_float32_matmul_precision("highest")
     model, outs = tiny_world(MEMORIES[name], camera="inject"), []
