@@ -53,7 +53,9 @@ def streamed(model, data, text=None):
     return torch.stack(outputs, dim=1)
 
 
-@pytest.mark.parametrize("text", [False, True], ids=["untold", "told"])
+@pytest.mark.parametrize(
+    "text", [pytest.param(False, marks=pytest.mark.slow), True], ids=["untold", "told"]
+)
 def test_packed_equals_closed_loop_in_values_and_gradients(name, text):
     model = tiny_policy(MEMORIES[name], text)
     data, words = episodes(model, FRAMES), instructions() if text else None

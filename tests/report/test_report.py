@@ -131,8 +131,8 @@ def test_without_its_cases_a_page_takes_the_scores_of_the_finished_parts(
 
 
 @pytest.mark.parametrize("name", [
-    "families", "wam",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("ground", "returns")),
+    "families",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("ground", "returns", "wam")),
 ])
 def test_the_shipped_results_have_a_page(name: str) -> None:
     results = json.loads((RESULTS / name / "results.json").read_text())

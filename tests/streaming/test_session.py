@@ -247,7 +247,7 @@ def test_a_chunk_may_be_longer_than_the_models():
     assert same(session.snapshot(), before)
 
 
-@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES, choices))
+@pytest.mark.parametrize("name", one_of_each_kind(MEMORIES))
 def test_nothing_is_allocated_where_there_is_room(name):
     model = tiny_world(MEMORIES[name])
     latents, poses = data(model)
