@@ -174,6 +174,9 @@ def test_sheets_hold_every_frame():
     down = 4 + BAND + 1
     assert sheet.shape == (3 * down + 1, 2 * 7 + 2, 3)
     np.testing.assert_array_equal(sheet[2 * down + 1 : 2 * down + 5, 1:7], frames[4])
+    # Two videos of one numbering, one above the other.
+    both = contact_sheet(np.concatenate([frames, frames]), 5, 1, 1, numbers=[*range(5)] * 2)
+    np.testing.assert_array_equal(np.asarray(both)[:down], np.asarray(both)[down : 2 * down])
     with pytest.raises(LociError, match="columns"):
         contact_sheet(frames, columns=0)
     with pytest.raises(LociError, match="uint8"):

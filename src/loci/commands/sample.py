@@ -53,7 +53,10 @@ def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
     whole = (video.shape[1] - 1) // chunk * chunk
     latents += roll_out(session, poses[:, 1 : 1 + whole], chunk, noise)
     shown = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()
-    sheet = contact_sheet(np.concatenate([truth.rgb[: len(shown)], shown]), columns=len(shown))
+    count = len(shown)
+    sheet = contact_sheet(
+        np.concatenate([truth.rgb[:count], shown]), columns=count, numbers=[*range(count)] * 2
+    )
     atomic_write(out, lambda temporary: sheet.save(temporary, format="PNG"))
     return out, (
         f"a room it has never seen, {PATH}: what the camera saw above, what the model makes of "

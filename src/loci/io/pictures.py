@@ -4,6 +4,7 @@ in a browser, or a sheet of frames."""
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +112,13 @@ def encode_mp4(frames: np.ndarray, fps: float = 8, magnify: int = 1, crf: int = 
 
 
 def contact_sheet(
-    frames: np.ndarray, columns: int | None = None, magnify: int = 2, gap: int = 2
+    frames: np.ndarray, columns: int | None = None, magnify: int = 2, gap: int = 2,
+    numbers: Sequence[int] | None = None,
 ) -> Image.Image:
     """All `frames` (T, H, W, 3) uint8 on one image, row by row, each with its number below it.
 
-    `columns` defaults to 8, or T where there are fewer. Raises LociError for other arrays and for
-    less than one column.
+    `columns` defaults to 8, or T where there are fewer, `numbers` to 0, 1, and so on. Raises
+    LociError for other arrays and for less than one column.
     """
     frames = _checked(frames)
     count = len(frames)
@@ -125,7 +127,7 @@ def contact_sheet(
         raise LociError(f"a sheet of {columns} columns is empty; give 1 or more")
     numbered = [
         captioned(frame, [(str(number), "", SOFT, SOFT)], magnify)
-        for number, frame in enumerate(frames)
+        for number, frame in zip(numbers or range(count), frames, strict=True)
     ]
     return Image.fromarray(tiled(numbered, columns, gap))
 
