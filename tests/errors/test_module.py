@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import loci
@@ -83,3 +85,18 @@ def test_a_rule_that_is_none_is_refused_wherever_it_is_asked_for(
         assert "\n" not in str(caught.value)
     with pytest.raises(AttributeError, match="'Broken' object has no attribute 'windows'"):
         _ = tiny_world(Broken()).writes
+
+
+def test_layers_and_weights_are_found_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked up at every step of every block."""
+
+    class Block(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("table", torch.zeros(2))
+
+    block = Block()
+    monkeypatch.setattr(inspect, "getattr_static", None)
+    assert block.layer.weight.shape == (2, 2)
+    assert block.table.shape == (2,)

@@ -17,8 +17,12 @@ class Module(nn.Module):
     """`nn.Module` with properties that may fail."""
 
     def __getattr__(self, name: str) -> Any:
-        # Python asks here after the property itself has raised an AttributeError.
-        own = inspect.getattr_static(type(self), name, None)
-        if isinstance(own, property | cached_property):
-            return own.__get__(self, type(self))
-        return super().__getattr__(name)
+        try:
+            # Layers and weights are looked up here at every step of every block: nothing before.
+            return super().__getattr__(name)
+        except AttributeError:
+            # Python asks here, too, after a property itself has raised an AttributeError.
+            own = inspect.getattr_static(type(self), name, None)
+            if not isinstance(own, property | cached_property):
+                raise
+        return own.__get__(self, type(self))
