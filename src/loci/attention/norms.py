@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from loci.errors.module import Module
 
-
-class RMSNorm(Module):
+class RMSNorm(nn.Module):
     """x / rms(x) * weight. Written out, because nn.RMSNorm leaves its fused path under autocast."""
 
     def __init__(self, dim: int, eps: float):

@@ -1,4 +1,4 @@
-"""The base of our modules: what a property raises is what its caller meets.
+"""The base of modules with properties: what a property raises is what its caller meets.
 
 torch's own `nn.Module` answers an AttributeError inside a property with "no attribute NAME", and
 the error's own message, which names the cause, is lost.
@@ -14,11 +14,11 @@ from torch import nn
 
 
 class Module(nn.Module):
-    """`nn.Module` with properties that may fail."""
+    """`nn.Module` with properties that may fail. Blocks and layers, which have none, are plain
+    modules: their weights are looked up at every step."""
 
     def __getattr__(self, name: str) -> Any:
         try:
-            # Layers and weights are looked up here at every step of every block: nothing before.
             return super().__getattr__(name)
         except AttributeError:
             # Python asks here, too, after a property itself has raised an AttributeError.

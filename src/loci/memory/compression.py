@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.errors import LociError, did_you_mean
-from loci.errors.module import Module
 from loci.memory.base import together
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
@@ -88,7 +87,7 @@ class Compressed(Joint, name="compressed"):
         return Average(self)
 
 
-class Average(Module):
+class Average(nn.Module):
     """Means of `ratio` frames in a row, at the pose of the middle one; the last frame stays."""
 
     chooses = False
@@ -113,7 +112,7 @@ class Average(Module):
         )
 
 
-class Shrink(Module):
+class Shrink(nn.Module):
     """Frames `side` times smaller a side, by a learned convolution that begins as the average."""
 
     chooses = False

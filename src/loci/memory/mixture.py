@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from loci.errors import LociError
-from loci.errors.module import Module
 from loci.memory.frames import Frames
 from loci.memory.joint import Joint
 
@@ -45,7 +44,7 @@ class Mixture(Joint, name="mixture"):
         return Choice(self)
 
 
-class Choice(Module):
+class Choice(nn.Module):
     """The frames that resemble the chunk most, weighted; the last frame stays as it is."""
 
     chooses = True

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from loci.attention.rotary import RotaryCosSin
-from loci.errors.module import Module
 
 State = dict[str, Tensor]
 StateKey = tuple[int, str]
@@ -27,7 +26,7 @@ StateKey = tuple[int, str]
 StateHook = Callable[[int, int, Tensor, RotaryCosSin], Tensor | None]
 
 
-class RecurrentState(Module, ABC):
+class RecurrentState(nn.Module, ABC):
     """What one block carries. `source`: the block whose state this one reads instead of a state
     of its own; it has nothing to write then. `reach`: how many of the last clean frames a read
     depends on (None: all of them), a promise that the conformance tests hold it to. `tokenwise`:
@@ -59,7 +58,7 @@ class RecurrentState(Module, ABC):
         stays as it is."""
 
 
-class StateProjection(Module):
+class StateProjection(nn.Module):
     """Lets tokens of width `width` read a state of width `host`: mapped there and back (ours)."""
 
     def __init__(self, width: int, host: int):

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
-from loci.errors.module import Module
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
 from loci.rules.rule import Kind, Rule, key, recent
@@ -103,7 +102,7 @@ class Grid(RecurrentState):
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
-class Mix(Module):
+class Mix(nn.Module):
     """Memory tokens (B, T, D) from a grid of G x G cells."""
 
     def __init__(self, side: int, tokens: int | None):
@@ -120,7 +119,7 @@ class Mix(Module):
             return self.logits.float().softmax(dim=-1) @ mean
 
 
-class CrossReadout(Module):
+class CrossReadout(nn.Module):
     """Noisy tokens attend to the memory tokens, through a gate. Names are those of the released
     weights."""
 

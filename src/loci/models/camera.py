@@ -6,15 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.errors.module import Module
-
 
 def twelve_numbers(poses: Tensor) -> Tensor:
     """Echo-Memory's action [tx, ty, tz, R row-major] of relative poses (B, T, 4, 4): (B, T, 12)."""
     return torch.cat([poses[..., :3, 3], poses[..., :3, :3].flatten(-2)], dim=-1).float()
 
 
-class CameraInjection(Module):
+class CameraInjection(nn.Module):
     """x <- x + A(x + W motion): attention over time at each spatial site.
 
     Echo-Memory (arXiv 2606.09803): W (12 -> D) and the output of A start at zero, so that the

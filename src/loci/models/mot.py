@@ -46,42 +46,63 @@ def run(
 
 
 def _layer(
-    layer: int, streams: Sequence[TokenStream], experts: list[tuple[Trunk, list[int]]],
+    number: int, streams: Sequence[TokenStream], experts: list[tuple[Trunk, list[int]]],
     attend: AttentionFn, states: StateHook | None, xs: list[Tensor],
 ) -> list[Tensor]:
-    """One block of every expert. The last expert's block is entered first, and asks for its
-    attention within; there the one before it is entered, and so on: so each runs as a module of its
-    own, although they meet in the middle. Clean frames, which advance states, go through the first
-    expert, and are done before another's tokens read."""
-    last = layer == streams[0].trunk.sizes.num_layers - 1
-    parts: list[QKV | None] = [None] * len(streams)
-    seen: list[Tensor | None] = []
-    done = xs.copy()
-
-    def enter(place: int) -> None:
-        trunk, members = experts[place]
-
-        def joint(qkv: list[QKV]) -> list[Tensor | None]:
-            for number, part in zip(members, qkv, strict=True):
-                parts[number] = part
-            if place:
-                enter(place - 1)
-            else:
-                seen.extend(attend(layer, [part for part in parts if part is not None]))
-            return [seen[number] for number in members]
-
-        def read(number: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
-            return None if states is None else states(layer, members[number], x, rotary)
-
-        tokens = trunk.blocks[layer](
-            [xs[number] for number in members], [streams[number] for number in members], joint,
-            layer, None if states is None else read, last,
-        )
-        for number, x in zip(members, tokens, strict=True):
-            done[number] = x
-
-    enter(len(experts) - 1)
+    layer = _Layer(number, streams, experts, attend, states, xs)
+    layer.enter(len(experts) - 1)
     return [
-        x if stream.after is None else stream.of_frames(x, partial(stream.after, layer))
-        for x, stream in zip(done, streams, strict=True)
+        x if stream.after is None else stream.of_frames(x, partial(stream.after, number))
+        for x, stream in zip(layer.xs, streams, strict=True)
     ]
+
+
+class _Layer:
+    """One block of every expert. Each runs as a module of its own, although they meet in the
+    middle: the last expert's block is entered first, and asks for its attention within; there the
+    one before it is entered, and so on. Clean frames, which advance states, go through the first
+    expert, and are done before another's tokens read.
+
+    Methods, not functions within a function: one of those that calls itself is a reference cycle,
+    and keeps a layer's tensors until the garbage collector comes by.
+    """
+
+    def __init__(
+        self, number: int, streams: Sequence[TokenStream], experts: list[tuple[Trunk, list[int]]],
+        attend: AttentionFn, states: StateHook | None, xs: list[Tensor],
+    ):
+        self.number, self.streams, self.experts = number, streams, experts
+        self.attend, self.states, self.xs = attend, states, xs.copy()
+        self.parts: list[QKV | None] = [None] * len(streams)
+        self.seen: list[Tensor | None] = []
+
+    def enter(self, place: int) -> None:
+        """Run the block of expert number `place`, and within it those of the experts before."""
+        trunk, members = self.experts[place]
+        xs = trunk.blocks[self.number](
+            [self.xs[number] for number in members],
+            [self.streams[number] for number in members],
+            partial(self.joint, place), self.number,
+            None if self.states is None else partial(self.carried, self.states, members),
+            self.number == trunk.sizes.num_layers - 1,
+        )
+        for number, x in zip(members, xs, strict=True):
+            self.xs[number] = x
+
+    def joint(self, place: int, qkv: list[QKV]) -> list[Tensor | None]:
+        """What an expert's tokens saw of the keys and values of all."""
+        members = self.experts[place][1]
+        for number, part in zip(members, qkv, strict=True):
+            self.parts[number] = part
+        if place:
+            self.enter(place - 1)
+        else:
+            parts = [part for part in self.parts if part is not None]
+            self.seen = self.attend(self.number, parts)
+        return [self.seen[number] for number in members]
+
+    def carried(
+        self, states: StateHook, members: list[int], member: int, x: Tensor, rotary: RotaryCosSin
+    ) -> Tensor | None:
+        """What the memory adds to one of an expert's streams."""
+        return states(self.number, members[member], x, rotary)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loci.config import Config
 from loci.errors import LociError, check_type
-from loci.errors.module import Module
 
 # Half the range of a number that is constant in the data (of an arm that always rests), at most.
 STILL = 1e-6
@@ -29,7 +28,7 @@ class Normalisation(Config):
     kind: Literal["mean-std", "min-max", "quantiles"] = "min-max"
 
 
-class Normaliser(Module):
+class Normaliser(nn.Module):
     """(x - middle) / scale for vectors (..., A) of `size` numbers; the identity until `fit`.
 
     The scale of a number that is constant in the data is 0. Forwards it keeps its own unit;

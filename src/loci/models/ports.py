@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from loci.attention.cross import CrossKV
 from loci.attention.dense import QKV
 from loci.errors import LociError
-from loci.errors.module import Module
 from loci.models.trunk import Attention, Block, Sizes, TokenStream
 
 
-class Branch(Module):
+class Branch(nn.Module):
     """Copies of the first blocks, and the zero layers around them."""
 
     def __init__(self, sizes: Sizes, count: int):
@@ -63,7 +62,7 @@ class Branch(Module):
         return added
 
 
-class FurtherTokens(Module):
+class FurtherTokens(nn.Module):
     """Cross-attention to further tokens in every `every`-th of the blocks."""
 
     def __init__(self, sizes: Sizes, width: int, every: int):
@@ -100,7 +99,7 @@ class FurtherTokens(Module):
         return x + self.layers[name](x, further, layer) if name in self.layers else x
 
 
-class CrossAttention(Module):
+class CrossAttention(nn.Module):
     """x -> Z attention(norm(x), further tokens); Z starts at zero."""
 
     def __init__(self, sizes: Sizes):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,6 @@ from loci.attention.dense import QKV
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import RotaryCosSin, rotate
 from loci.errors import LociError
-from loci.errors.module import Module
 from loci.models.camera import CameraInjection
 
 
@@ -54,7 +54,7 @@ class TokenStream:
     motion (B, F, 12): relative camera poses, for camera injection only. text: what the trunk reads.
     kv_only: nothing is wanted of the last block but keys and values. outputs: of each group the
     first runs, which somebody reads in the end (None: all), so that the last block goes no further
-    with the others. after: (layer, tokens (B, G, n * L, D) of the frames) -> the same with what is
+    with the others. after: (layer, tokens (B, G, n, L, D) of the frames) -> the same with what is
     added after that block.
     """
 
@@ -83,14 +83,17 @@ class TokenStream:
         return whole.narrow(dim + 1, 0, share).flatten(dim, dim + 1)
 
     def of_frames(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tokens x (B, F', P, D) of this stream, those of its frames changed, (B, G, n * L, D)."""
-        grouped = x.reshape(len(x), self.groups, -1, x.shape[-1])
-        count = self.frames[0] * self.frames[1]
-        if count == grouped.shape[2]:
-            return change(grouped).reshape(x.shape)
+        """Tokens x (B, F', P, D) of this stream, those of its frames changed, (B, G, n, L, D)."""
+        groups, (frames, size) = (len(x), self.groups), self.frames
+        count, width = frames * size, x.shape[-1]
+        if x.shape[1] * x.shape[2] == self.groups * count:
+            return change(x.reshape(*groups, frames, size, width)).reshape(x.shape)
+        grouped = x.reshape(*groups, -1, width)
         own, others = grouped.split([count, grouped.shape[2] - count], dim=2)
-        return torch.cat([change(own), others], dim=2).reshape(x.shape)
+        changed = change(own.unflatten(2, self.frames)).flatten(2, 3)
+        return torch.cat([changed, others], dim=2).reshape(x.shape)
 
+    @cached_property
     def rotary_of_frames(self) -> RotaryCosSin:
         """Of the frames' tokens, (B or 1, G, n * L, d / 2) each."""
         count = self.frames[0] * self.frames[1]
@@ -105,7 +108,7 @@ States = Callable[[int, Tensor, RotaryCosSin], Tensor | None]
 Attend = Callable[[list[QKV]], list[Tensor | None]]
 
 
-class Trunk(Module):
+class Trunk(nn.Module):
     """Embeddings of time and text, and the blocks. `stem`: modules that come before them."""
 
     def __init__(self, sizes: Sizes, **stem: nn.Module):
@@ -194,7 +197,7 @@ def padding_bias(count: Tensor) -> Tensor:
     return torch.cat([most, (count - most.exp()).clamp(min=0).log()], dim=1)
 
 
-class Block(Module):
+class Block(nn.Module):
     """x <- x + gate attn(mod(x));  x <- x + cross(x);  x <- x + gate ffn(mod(x))."""
 
     def __init__(self, sizes: Sizes):
@@ -292,16 +295,15 @@ class Block(Module):
 
 def carry(stream: TokenStream, x: Tensor, number: int, states: States) -> Tensor:
     """Tokens x of a stream with what the memory's states add to those of its frames."""
-    frames, size = stream.frames
 
     def add(own: Tensor) -> Tensor:
-        added = states(number, own.unflatten(2, (frames, size)), stream.rotary_of_frames())
-        return own if added is None else own + added.flatten(2, 3)
+        added = states(number, own, stream.rotary_of_frames)
+        return own if added is None else own + added
 
     return stream.of_frames(x, add)
 
 
-class Attention(Module):
+class Attention(nn.Module):
     """Linear maps, and the RMS norm over all heads before they are split."""
 
     def __init__(self, sizes: Sizes):

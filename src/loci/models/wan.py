@@ -21,7 +21,6 @@ from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
 from loci.errors.arguments import check_tensor
-from loci.errors.module import Module
 from loci.flow import check_precision
 from loci.memory.ports import Ports
 from loci.models.mot import run
@@ -197,7 +196,7 @@ def cos_sin(angles: Tensor) -> RotaryCosSin:
     return angles.cos().float(), angles.sin().float()
 
 
-class Head(Module):
+class Head(nn.Module):
     """The modulated linear output layer, in the weights' precision also under autocast, as in the
     released code."""
 

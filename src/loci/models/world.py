@@ -330,7 +330,7 @@ class WorldModel(Module):
         if layout.render is not None:
             batch = len(levels)
             cos, sin = (part.expand(batch, -1, -1, -1).flatten(0, 1)
-                        for part in stream.rotary_of_frames())
+                        for part in stream.rotary_of_frames)
             alone = TokenStream(
                 self.dit, noise, (cos, sin), levels.flatten(0, 1), stream.frames,
                 noise.shape[1], self.positions.motion(layout.poses.flatten(0, 1)), stream.text,
@@ -340,7 +340,9 @@ class WorldModel(Module):
         def after(layer: int, x: Tensor) -> Tensor:
             if layer < len(added):
                 x = x + added[layer].reshape(x.shape)
-            return x if layout.further is None else self.dit.further(x, layout.further, layer)
+            if layout.further is None:
+                return x
+            return self.dit.further(x.flatten(2, 3), layout.further, layer).view_as(x)
 
         return after
 

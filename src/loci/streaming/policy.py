@@ -212,7 +212,7 @@ class Policy:
         with torch.no_grad():
             reading = self.read(names)
             reading.modulations.update(self.model.expert.modulations(config.flow.grid(steps)))
-            predict = partial(self.denoise, reading)
+            predict = partial(self._denoise, reading)
             start = noise.to(self.stream.device) * scale
             return self.model.actions.inverse(
                 config.flow.euler(predict, start, steps)
@@ -235,10 +235,7 @@ class Policy:
                 f"({rows}, {config.horizon}, {config.actions})"
             )
         self.stream.check_version(reading.streams, reading.versions)
-        with self.stream.graph():
-            _, six = modulation(self.model.expert, reading.modulations, time, rows)
-            tokens = self._forward(reading, actions, six)
-            return self.model.expert.head(tokens)[:, 0].to(actions.dtype)
+        return self._denoise(reading, actions, time)
 
     def snapshot(self) -> Tree:
         """The whole memory as a plain tree of tensors, copied."""
@@ -313,6 +310,13 @@ class Policy:
                 evidence = stream.query(names, coords, read=model.read_state)
         rotary = model.expert.rotary(stream.shifted(coords, names))
         return Reading(names, stream.versions(names), evidence, rotary, context)
+
+    def _denoise(self, reading: Reading, actions: Tensor, time: float | Tensor) -> Tensor:
+        """`denoise`, for arguments that are known to be right."""
+        with self.stream.graph():
+            _, six = modulation(self.model.expert, reading.modulations, time, len(actions))
+            tokens = self._forward(reading, actions, six)
+            return self.model.expert.head(tokens)[:, 0].to(actions.dtype)
 
     def _forward(
         self, reading: Reading, actions: Tensor, six: Tensor, kv_only: bool = False

@@ -141,13 +141,7 @@ class Session:
                 f"{(shape[0], shape[2])}; read the poses of this chunk"
             )
         self.stream.check_version(reading.streams, reading.versions)
-        with self.stream.graph():
-            known = modulation(self.model.dit, reading.modulations, time, len(x))
-            noisy = x.to(self.stream.device, self.stream.dtype)[:, None]
-            out = self.model.denoise(
-                noisy, reading.layout, known, reading.evidence, reading.text
-            )
-            return out[:, 0].to(x.dtype)
+        return self._denoise(reading, x, time)
 
     @torch.no_grad()
     def generate(
@@ -163,7 +157,7 @@ class Session:
         steps = config.steps if steps is None else steps
         grid, reading = config.flow.grid(steps), self.read(poses, streams)
         reading.modulations.update(self.model.dit.modulations(grid))
-        predict = partial(self.denoise, reading)
+        predict = partial(self._denoise, reading)
         return config.flow.euler(predict, noise.to(self.stream.device), steps)
 
     def fill(self, frames: int) -> Session:
@@ -214,3 +208,13 @@ class Session:
     def bytes(self, stream: int = 0) -> int:
         """Bytes of keys and values, carried states and raw frames held for a stream."""
         return self.stream.bytes(stream)
+
+    def _denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
+        """`denoise`, for arguments that are known to be right."""
+        with self.stream.graph():
+            known = modulation(self.model.dit, reading.modulations, time, len(x))
+            noisy = x.to(self.stream.device, self.stream.dtype)[:, None]
+            out = self.model.denoise(
+                noisy, reading.layout, known, reading.evidence, reading.text
+            )
+            return out[:, 0].to(x.dtype)

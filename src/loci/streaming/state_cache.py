@@ -51,12 +51,15 @@ class StateCache(Store):
 
     def query(self, query: Query, found: Evidence) -> Evidence:
         """Chunks read the states after the last frame."""
+        states = {
+            key: self._rows(_source(key, module), query.streams)
+            for key, module in self.modules.items()
+        }
 
         def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
             added = None
             for key, module in self._at(layer):
-                state = self._rows(_source(key, module), query.streams)
-                seen = query.read(key, module, x.flatten(0, 1), state, _rows(rotary, len(x)))
+                seen = query.read(key, module, x.flatten(0, 1), states[key], _rows(rotary, len(x)))
                 added = _sum(added, seen.view_as(x))
             return added
 

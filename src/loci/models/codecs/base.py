@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loci.config import Config
 from loci.errors import LociError, check_type
 from loci.errors.arguments import TENSOR
-from loci.errors.module import Module
 from loci.geometry import Camera
 
 
@@ -23,7 +22,7 @@ class CodecConfig(Config, family=True):
         raise NotImplementedError
 
 
-class Codec(Module):
+class Codec(nn.Module):
     """Video in, normalised latent frames out, and back.
 
     Latents have about zero mean and unit variance per channel, float32, (B, T', C, h, w). One

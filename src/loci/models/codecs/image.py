@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loci.errors.module import Module
 from loci.models.codecs.base import Codec, CodecConfig, to_float
 
 # Images that pass through a convolution together. One alone takes another kernel, whose results
@@ -38,7 +37,7 @@ class ImageCodecConfig(CodecConfig, name="image"):
         return ImageCodec(self)
 
 
-class Residual(Module):
+class Residual(nn.Module):
     """x + conv(silu(conv(x))), the identity at birth, without normalisation."""
 
     def __init__(self, width: int):
