@@ -11,6 +11,9 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY := passive
+# Where compiled modules are not kept, each of the many processes of a study, and of the tests,
+# compiles all of them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test slow lint docs venv clean
 

@@ -65,25 +65,28 @@ def imports(tree: ast.AST) -> Iterator[str]:
         yield from imports(node)
 
 
-USED = {name: set(imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
+@pytest.fixture(scope="module")
+def used() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {name: set(imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
 
 
 def test_the_rooms_are_these() -> None:
     assert {room(name) for name in MODULES} == set(FLOOR)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_uses_only_rooms_below(name: str) -> None:
-    above = {
-        used for used in USED[name]
-        if room(used) != room(name) and FLOOR[room(used)] > FLOOR[room(name)]
-    }
-    assert not above, f"{name} in the room {room(name)} looks up to {sorted(above)}"
+def test_a_module_uses_only_rooms_below(used: dict[str, set[str]]) -> None:
+    up = [
+        f"{name} looks up to {other}"
+        for name, others in used.items() for other in sorted(others)
+        if FLOOR[room(other)] > FLOOR[room(name)]
+    ]
+    assert up == []
 
 
-def test_no_circles() -> None:
+def test_no_circles(used: dict[str, set[str]]) -> None:
     try:
-        TopologicalSorter({name: used - {name} for name, used in USED.items()}).prepare()
+        TopologicalSorter({name: others - {name} for name, others in used.items()}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from garbage import left_to_collect
 from host import asked_of_the_host
 from loci.models.world_action import NO_TEXT
 from loci.streaming.policy import Policy
@@ -246,3 +247,15 @@ def test_a_step_asks_nothing_of_the_host(name):
         policy = watch(model.policy(BATCH), data, range(9))
         reading, noise = policy.read(), data["actions"][:, 0]
         assert asked_of_the_host(lambda: policy.denoise(reading, noise, 0.7)) == []
+
+
+def test_nothing_is_left_to_the_garbage_collector(name):
+    model = tiny_policy(MEMORIES[name], text=True)
+    data, policy = episodes(model, 9), model.policy(BATCH).init(instructions(BATCH))
+
+    def live() -> None:
+        watch(policy, data, range(2))
+        policy.act(data["actions"][:, 1])
+        policy.reset()
+
+    assert left_to_collect(live) == []

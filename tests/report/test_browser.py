@@ -1,82 +1,134 @@
-"""The page in a real browser: tables sort and filter, nothing is wider than a phone."""
+"""The page in a real browser: by keyboard alone, on a phone, in light and dark."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import Browser
 from loci.report.page import render_page
 
-RESULTS = Path(__file__).parents[2] / "results"
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here")
+FAMILIES = Path(__file__).parents[2] / "results" / "families"
 
-# What a person does, and what is seen then.
-ACTS = """
-const rows = () => [...document.querySelectorAll("#numbers ~ .block tbody tr")]
-  .filter(row => !row.hidden).map(row => row.cells[0].innerText.trim().split(/\\s/)[0]);
-const seen = {}, heads = document.querySelectorAll("#numbers ~ .block thead button");
-seen.all = rows();
-heads[1].click(); seen.falling = rows();
-heads[1].click(); seen.rising = rows();
-seen.sort = heads[1].parentElement.getAttribute("aria-sort");
-const box = document.querySelector('.families input[value="gists"]');
-for (const other of document.querySelectorAll(".families input")) {
-  if (other !== box) other.click();
-}
-seen.gists = rows();
-const interval = () => getComputedStyle(document.querySelector("td small")).display;
-seen.before = interval(); document.querySelector(".iv").click(); seen.after = interval();
-seen.width = [document.documentElement.scrollWidth, innerWidth];
-const out = document.createElement("pre");
-out.id = "seen"; out.textContent = JSON.stringify(seen); document.body.append(out);
-"""
+ROWS = """[...document.querySelectorAll("#numbers ~ .block tbody tr")]
+  .filter(row => !row.hidden).map(row => row.cells[0].innerText.trim().split(/\\s/)[0])"""
+# Of what has the focus: whether a ring shows that, and whether it is in the window.
+FOCUS = """(one => {
+  const style = getComputedStyle(one), box = one.getBoundingClientRect();
+  return {
+    what: one.outerHTML.slice(0, 80),
+    ring: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0,
+    seen: box.bottom > 0 && box.top < innerHeight && box.width > 0,
+  };
+})(document.activeElement)"""
+# How far the colour of the text in an element is from what is behind it, by WCAG 2.
+CONTRAST = """(one => {
+  const light = color => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255)
+      .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let behind = one;
+  const clear = one => /, 0\\)$|transparent/.test(getComputedStyle(one).backgroundColor);
+  while (clear(behind) && behind.parentElement) behind = behind.parentElement;
+  const both = [light(getComputedStyle(one).color), light(getComputedStyle(behind).backgroundColor)]
+    .sort((a, b) => b - a);
+  return (both[0] + 0.05) / (both[1] + 0.05);
+})"""
 
 
-def look(tmp_path: Path, width: int) -> dict[str, Any]:
-    results = json.loads((RESULTS / "families" / "results.json").read_text())
-    page = tmp_path / "page.html"
-    text = render_page(results, tmp_path)
-    page.write_text(text.replace("</body>", f"<script>{ACTS}</script></body>"))
-    done = subprocess.run(
-        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", "--disable-sync", f"--window-size={width},900",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{page}"],
-        capture_output=True, text=True, check=False, timeout=120,
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    return json.loads((FAMILIES / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(results: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = tmp_path_factory.mktemp("report") / "page.html"
+    page.write_text(render_page(results, FAMILIES), encoding="utf-8")
+    return page
+
+
+def test_the_table_sorts_and_filters_and_shows_intervals_by_keyboard(
+    window: Browser, page: Path, results: dict[str, Any]
+) -> None:
+    window.open(page)
+    assert window.js(ROWS) == list(results["rows"])
+    interval = "getComputedStyle(document.querySelector('td small')).display"
+    assert window.js(interval) == "none"
+    window.walk_to(".iv")
+    window.press(" ")
+    assert window.js(interval) == "block"
+
+    families = window.js(
+        "[...document.querySelectorAll('.families input')].map(input => input.value)"
     )
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout)
-    assert found is not None, done.stderr[-500:]
-    return json.loads(found[1])
+    for family in families:
+        window.walk_to(f".families input[value='{family}']")
+        if family != "gists":
+            window.press(" ")
+    shown, rows = window.js(ROWS), set(results["protocol"]["rows"])
+    assert {row for row in shown if row in rows} == {"hybrid", "tower"}
+    assert {"mean-image", "ground-truth"} <= set(shown)  # what all are measured against stays
 
-
-def test_the_table_sorts_and_filters_and_shows_intervals_on_demand(tmp_path: Path) -> None:
-    results = json.loads((RESULTS / "families" / "results.json").read_text())
-    seen = look(tmp_path, 1200)
-    assert seen["all"] == list(results["rows"])
-    assert sorted(seen["falling"]) == sorted(seen["rising"]) == sorted(seen["all"])
+    window.open(page)
+    window.walk_to("#numbers ~ .block thead th:nth-child(2) button")
+    window.press("Enter")
+    falling = window.js(ROWS)
+    window.press("Enter")
+    rising = window.js(ROWS)
     later = [
-        round(100 * results["rows"][row]["recall"]["identity_later"]["mean"])
-        for row in seen["falling"]
+        round(100 * results["rows"][row]["recall"]["identity_later"]["mean"]) for row in falling
     ]
     assert later == sorted(later, reverse=True)
-    assert seen["sort"] == "ascending"
-    assert seen["rising"][0] in ("context-1", "ssm-every4")
-    # Rows of reference stay.
-    rows = set(results["protocol"]["rows"])
-    assert [row for row in seen["gists"] if row in rows] == [
-        row for row in seen["rising"] if row in ("hybrid", "tower")
-    ]
-    assert {"mean-image", "ground-truth"} <= set(seen["gists"])
-    assert (seen["before"], seen["after"]) == ("none", "block")
+    assert sorted(falling) == sorted(rising) == sorted(results["rows"])
+    assert rising[0] in ("context-1", "ssm-every4")
+    sort = "document.querySelector('[aria-sort]').getAttribute('aria-sort')"
+    assert window.js(sort) == "ascending"
 
 
-def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
-    # The narrowest window that a headless browser opens.
-    scrolled, width = look(tmp_path, 500)["width"]
-    assert scrolled <= width <= 500
+def test_all_that_can_be_used_has_the_focus_in_turn_and_shows_it(
+    window: Browser, page: Path
+) -> None:
+    window.open(page)
+    usable = window.js("""[...document.querySelectorAll(
+      "a[href], button, input, summary, [tabindex='0']"
+    )].filter(one => one.checkVisibility()).length""")
+    assert usable > 40
+    walked = []
+    for _ in range(usable):
+        window.press("Tab")
+        walked.append(window.js(FOCUS))
+    assert len({one["what"] for one in walked[:8]}) == 8
+    assert [one for one in walked if not (one["ring"] and one["seen"])] == []
+    window.press("Tab", shift=True)
+    assert window.js(FOCUS) == walked[-2]
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_is_wider_than_a_phone(window: Browser, page: Path, width: int) -> None:
+    window.open(page, width, 844)
+    assert window.js("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    # A long table moves within its frame, the names of the rows stay.
+    frame = window.js("""(() => {
+      const frame = document.querySelector("#numbers ~ .block .scroll");
+      frame.scrollLeft = 200;
+      const name = frame.querySelector("tbody th").getBoundingClientRect();
+      return [frame.scrollLeft, name.left >= 0];
+    })()""")
+    assert frame == [200, True]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_is_read_easily_in_light_and_dark(window: Browser, page: Path, dark: bool) -> None:
+    window.open(page, dark=dark)
+    behind = window.js("getComputedStyle(document.body).backgroundColor")
+    darkness = sum(int(part) for part in behind.strip("rgb()").split(",")) < 3 * 128
+    assert darkness == dark
+    for what in ("p.lead", "td", "tbody th", "thead button", "p.soft", "figcaption", "a", "dt",
+                 ".yes", ".no", "small"):
+        contrast = window.js(f"{CONTRAST}(document.querySelector({json.dumps(what)}))")
+        assert contrast >= 4.5, what

@@ -16,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from browser import Browser
 from fake_worlds import fake_entry, last_view, nearest_view
 from html_page import Tags, asks_for_nothing
 from loci.errors import LociError
@@ -131,8 +132,8 @@ def test_without_its_cases_a_page_takes_the_scores_of_the_finished_parts(
 
 
 @pytest.mark.parametrize("name", [
-    "families",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("ground", "returns", "wam")),
+    "ground",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("families", "returns", "wam")),
 ])
 def test_the_shipped_results_have_a_page(name: str) -> None:
     results = json.loads((RESULTS / name / "results.json").read_text())
@@ -142,6 +143,29 @@ def test_the_shipped_results_have_a_page(name: str) -> None:
     assert not tags.open
     assert page.count('class="say"') == 3
     assert all(page.count(row) > 3 for row in results["protocol"]["rows"])
+
+
+def test_a_film_plays_and_tables_open_by_keyboard(window: Browser, folder: Path) -> None:
+    window.open(folder / "report.html")
+    window.walk_to(".player button")
+    text = "document.activeElement.innerText"
+    assert window.js(text) == "Play"
+    window.press("Enter")
+    window.js("""new Promise(done => {
+      const film = document.querySelector("video");
+      if (film.currentTime) done(); else film.addEventListener("timeupdate", done);
+    })""")
+    assert window.js(text) == "Pause"
+    window.press(" ")
+    assert window.js("document.querySelector('video').paused")
+    window.press("Tab")
+    before = window.js("document.querySelector('video').currentTime")
+    for _ in range(3):
+        window.press("ArrowRight")
+    assert window.js("document.querySelector('video').currentTime") > before
+    window.walk_to("details summary")
+    window.press("Enter")
+    assert window.js("document.querySelector('details').open")
 
 
 def test_checks_follow_the_numbers(folder: Path, results: dict[str, Any]) -> None:
