@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loci.config import Config, added_field
+from loci.config import DESCRIPTIONS, Config, added_field, settings_hash
 from loci.errors import LociError
 
 
@@ -90,6 +91,16 @@ def test_the_hash_changes_with_any_setting_and_not_with_spelling() -> None:
     assert base.hash() != Scene(shape=Ball(radius=1.5)).hash()
     assert base.hash() != Scene(shape=Brick()).hash()
     assert base.hash() == Scene(shape=Ball(radius=1), scale=1).hash()
+
+
+def test_settings_in_json_have_the_hash_of_their_configuration() -> None:
+    """Wherever in them something stands that only describes."""
+    base = Scene(shape=Ball())
+    assert settings_hash(json.loads(base.to_json())) == base.hash()
+    name = DESCRIPTIONS[0]
+    bare, changed = {"parts": [{"size": 3}]}, {"parts": [{"size": 4}]}
+    described = {"parts": [{"size": 3, name: {"rate": 20.0}}], name: None}
+    assert settings_hash(described) == settings_hash(bare) != settings_hash(changed)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ from typing import Any, ClassVar, Self
 
 from loci.errors import LociError, did_you_mean
 
+# Fields, at any depth, that say where a configuration belongs; training fills them in from its
+# data. JSON has them, the hash does not: what is computed is the same without them.
+DESCRIPTIONS = ("embodiment",)
+
 # What is asked for, and what is found, in the words of someone who writes JSON.
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 JSON_KINDS = {
@@ -52,11 +56,8 @@ class Config:
             cls.type_name = name
             cls.choices[name] = cls
 
-    def to_dict(self, described: bool = True) -> dict[str, Any]:
-        """A plain tree of dicts, lists, numbers, strings, booleans and None.
-
-        described: with the fields that only describe (`described_field`).
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """A plain tree of dicts, lists, numbers, strings, booleans and None."""
         if self.type_name is None and self.choices:
             raise LociError(
                 f"{type(self).__name__} has no name in its family; declare it with name='...'"
@@ -64,8 +65,8 @@ class Config:
         head: dict[str, Any] = {} if self.type_name is None else {"type": self.type_name}
         hints = typing.get_type_hints(type(self))
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                 if not _left_out(f, getattr(self, f.name), described)}
-        return head | {n: _plain(value, hints[n], described) for n, value in found.items()}
+                 if not (f.metadata.get("added") and getattr(self, f.name) == f.default)}
+        return head | {n: _plain(value, hints[n]) for n, value in found.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -118,14 +119,21 @@ class Config:
 
     def hash(self) -> str:
         """Twelve hexadecimal digits that change with any setting but those that only describe."""
-        canonical = json.dumps(self.to_dict(described=False), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return settings_hash(self.to_dict())
 
 
-def described_field(default: Any) -> Any:
-    """A field that says where a configuration belongs and that training fills in from its data.
-    JSON has it, the hash does not: what is computed is the same without it."""
-    return dataclasses.field(default=default, metadata={"described": True})
+def settings_hash(data: dict[str, Any]) -> str:
+    """The hash of settings as JSON has them, in the form of today's `Config` or of an earlier
+    version: what protocols of that time call them."""
+    canonical = json.dumps(_hashed(data), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _hashed(value: Any) -> Any:
+    """A tree without what only describes."""
+    if isinstance(value, dict):
+        return {key: _hashed(inner) for key, inner in value.items() if key not in DESCRIPTIONS}
+    return [_hashed(inner) for inner in value] if isinstance(value, list) else value
 
 
 def added_field(default: Any) -> Any:
@@ -134,31 +142,25 @@ def added_field(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added": True})
 
 
-def _left_out(field: dataclasses.Field[Any], value: Any, described: bool) -> bool:
-    if field.metadata.get("described") and not described:
-        return True
-    return bool(field.metadata.get("added")) and value == field.default
-
-
 def _place(cls: type) -> tuple[str, str | None]:
     """Where a class is written: a file may be run twice, as a script and as a module."""
     return cls.__qualname__, getattr(sys.modules.get(cls.__module__), "__file__", None)
 
 
-def _plain(value: Any, hint: Any, described: bool) -> Any:
+def _plain(value: Any, hint: Any) -> Any:
     """`value` as JSON has it. An integer where a float is meant becomes one: equal configurations
     then have equal hashes however they were written."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Config):
-        return value.to_dict(described)
+        return value.to_dict()
     if isinstance(value, tuple | list):
         hints = arguments if origin is tuple else ()
         if len(hints) != len(value):
             hints = (hints[0] if hints else Any,) * len(value)
-        return [_plain(v, h, described) for v, h in zip(value, hints, strict=True)]
+        return [_plain(v, h) for v, h in zip(value, hints, strict=True)]
     if isinstance(value, dict):
         hint = arguments[1] if len(arguments) == 2 else Any
-        return {k: _plain(v, hint, described) for k, v in value.items()}
+        return {k: _plain(v, hint) for k, v in value.items()}
     options = arguments if origin in (typing.Union, types.UnionType) else (hint,)
     if type(value) is int and float in options and int not in options:
         return float(value)

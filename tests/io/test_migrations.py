@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from loci.io.migrations import migrate, settings_hash
+from loci.config import settings_hash
+from loci.io.migrations import migrate
 from loci.recipes.registry import recipes
 from loci.training.run import RunConfig
 

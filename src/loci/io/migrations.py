@@ -8,13 +8,8 @@ whatever was read. A later version that changes a form adds a step; none is ever
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
-
-# Keys of fields that are no part of a hash.
-DESCRIBED = ("embodiment",)
 
 Settings = dict[str, Any]
 Step = Callable[[Settings], Settings]
@@ -156,20 +151,6 @@ MIGRATIONS: dict[str, tuple[Step, ...]] = {
     "run": (nest_run, leave_robot_to_data),
     "world-action-model": (name_robot,),
 }
-
-
-def settings_hash(data: Settings) -> str:
-    """The hash of settings in the form that they have, today's or an earlier one: what protocols
-    of that time call them (`Config.hash`)."""
-    canonical = json.dumps(_hashed(data), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _hashed(value: Any) -> Any:
-    """A tree without the fields that only describe (`config.described_field`)."""
-    if isinstance(value, dict):
-        return {key: _hashed(inner) for key, inner in value.items() if key not in DESCRIBED}
-    return [_hashed(inner) for inner in value] if isinstance(value, list) else value
 
 
 def migrate(kind: str, data: Settings) -> Settings:

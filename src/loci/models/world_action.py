@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Cross
 from loci.attention.rotary import RotaryCosSin
-from loci.config import Config, added_field, described_field
+from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.errors.module import Module
 from loci.flow import Flow
@@ -61,7 +61,7 @@ class WorldActionConfig(Config):
     does each of two things as often as it holds it right; towards 0, the likelier one. (Ours; flow
     matching knows 1.) actions, proprio: how actions and the robot's state are normalised. text: how
     an instruction becomes tokens (None: the model is not told any). embodiment: the robot that it
-    is for, which training takes from the data (None: unknown).
+    is for, which training takes from the data (None: unknown); no part of the hash.
     """
 
     world: WorldConfig
@@ -72,7 +72,7 @@ class WorldActionConfig(Config):
     actions: Normalisation = field(default_factory=Normalisation)
     proprio: Normalisation = field(default_factory=Normalisation)
     text: TextEncoder | None = added_field(None)  # noqa: RUF009 (a field)
-    embodiment: Embodiment | None = described_field(None)  # noqa: RUF009 (a field)
+    embodiment: Embodiment | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from loci.config import Config
+from loci.config import Config, settings_hash
 from loci.errors import LociError
 from loci.io.files import atomic_write
-from loci.io.migrations import migrate, settings_hash
+from loci.io.migrations import migrate
 from loci.io.output_folder import Kind, OutputFolder, difference
 
 log = logging.getLogger(__name__)
