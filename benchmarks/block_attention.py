@@ -1,6 +1,6 @@
 """Attention of the blocks that training attends in, against torch's fused kernel.
 
-    python benchmarks/block_attention.py [--repeats 15] [--dtypes fp32,auto] [--json]
+    python benchmarks/block_attention.py [--repeats 15] [--dtypes fp32,auto] [--json] [--out FILE]
 
 Blocks are those of the tabletop's rows in four episodes of 64 frames: `blocks` on a batch
 dimension, four heads, so many queries and keys each, half of which are hidden. Forward and backward
@@ -9,21 +9,19 @@ on one thread, as a part of a batch has it, in turns; medians, and the quartiles
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
 from loci.attention.block import attend
-from loci.io.checkpoint import commit
-from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
+from loci.training.numerics import matmul_precision, pick_dtype
+from protocol import Output, protocol, quartiles, save
 
-HEADS, WIDTH = 4, 32
+HEADS, WIDTH, SEED = 4, 32, 0
 # Of the row: blocks, queries and keys; frames with their gists, or chunks of actions.
 BLOCKS = {
     "window, frames": (32, 40, 60), "window, actions": (32, 32, 92),
@@ -34,39 +32,39 @@ NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 @dataclass
-class Options:
+class Options(Output):
     repeats: int = 15
     dtypes: str = "fp32,auto"
-    json: bool = False
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     device, rows = torch.device("cpu"), {}
     dtypes = list(dict.fromkeys(pick_dtype(name, device) for name in options.dtypes.split(",")))
-    with matmul_precision("exact", device) as matmul:
+    with matmul_precision("exact", device):
         for name, sizes in BLOCKS.items():
             for dtype in dtypes:
                 rows[f"{name}, {NAMES[dtype]}"] = compare(sizes, dtype, options.repeats)
-    report = {
-        "protocol": {"threads": 1, "heads": HEADS, "width": WIDTH, "torch": torch.__version__,
-                     "matmul": matmul, "device": device_name(device), "cpu": cpu_features(),
-                     "commit": commit(), "repeats": options.repeats},
-        "rows": rows,
-    }
-    if options.json:
-        print(json.dumps(report, indent=2))
-        return
-    for name, r in rows.items():
-        print(f"{name:24s} {r['blocks']} x {r['queries']} x {r['keys']}  fused {r['fused_ms']:.2f} "
-              f"ms  ours {r['ours_ms']:.2f} ms  ratio {r['ratio']:.2f}")
+        blocks = {
+            name: {"sizes": sizes, "heads": HEADS, "width": WIDTH} for name, sizes in BLOCKS.items()
+        }
+        made = protocol(
+            options, blocks, dtypes=dtypes, seed=SEED, repeats=options.repeats, heads=HEADS,
+            width=WIDTH, warm_up="a turn of both",
+            spread="medians and quartiles of turns; ratios turn by turn",
+        )
+    save(options, {"protocol": made, "rows": rows}, "\n".join(
+        f"{name:24s} {r['blocks']} x {r['queries']} x {r['keys']}  fused {r['fused_ms']:.2f} ms  "
+        f"ours {r['ours_ms']:.2f} ms  ratio {r['ratio']:.2f}"
+        for name, r in rows.items()
+    ))
 
 
 def compare(
     sizes: tuple[int, int, int], dtype: torch.dtype, repeats: int
 ) -> dict[str, int | float]:
     """Both on the same blocks, in turns."""
-    (blocks, queries, keys), draw = sizes, torch.Generator().manual_seed(0)
+    (blocks, queries, keys), draw = sizes, torch.Generator().manual_seed(SEED)
     q, k, v = (
         torch.randn(blocks, count, HEADS, WIDTH, generator=draw).to(dtype).transpose(1, 2)
         .requires_grad_()
@@ -87,12 +85,11 @@ def compare(
         fused = seconds(F.scaled_dot_product_attention(q, k, v, seen), began)
         began = time.perf_counter()
         turns.append((fused, seconds(attend(q, k, v, bias), began)))
-    fused, ours = np.array(turns[1:]).T
-    lo, ratio, hi = np.percentile(fused / ours, [25, 50, 75])
     return {
         "blocks": blocks, "queries": queries, "keys": keys,
-        "fused_ms": float(1000 * np.median(fused)), "ours_ms": float(1000 * np.median(ours)),
-        "ratio": float(ratio), "ratio_lo": float(lo), "ratio_hi": float(hi),
+        **quartiles("fused_ms", [1000 * fused for fused, _ in turns[1:]]),
+        **quartiles("ours_ms", [1000 * ours for _, ours in turns[1:]]),
+        **quartiles("ratio", [fused / ours for fused, ours in turns[1:]]),
     }
 
 

@@ -1,40 +1,44 @@
 """How should a camera enter the small model? Short trainings that differ in that alone.
 
-    python benchmarks/camera.py [--steps 150] [--row hybrid] [--json]
+    python benchmarks/camera.py [--steps 150] [--row hybrid] [--json] [--out FILE]
 
 Each variant trains on the same episodes in the same order with the same noise, and is scored by the
 flow-matching loss of its averaged weights on train rooms that it did not train on (the second half
-of 64 episodes' chunks, where memory can know most). Lower is better.
+of 64 episodes' chunks, where memory can know most). Lower is better. Intervals are over those
+episodes: how much another training would differ, they do not say.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, replace
 
 import torch
 import tyro
 
-from loci.io.checkpoint import commit
+from loci.data.sources import RoomsData
 from loci.memory import row
 from loci.recipes.rooms import rooms
+from loci.study.estimates import Estimate, Tally, bootstrap
+from loci.study.provenance import BOOTSTRAP
 from loci.training import initialise
 from loci.training.ema import Ema
 from loci.training.muon import build_optimizer
-from loci.training.numerics import device_name
 from loci.training.sampler import Sampler
+from loci.training.world import WorldRun
+from protocol import Output, protocol, save
 
-HELD = 64  # the last episodes of the training set, kept out here
+SEED = 0
 
 
 @dataclass
-class Options:
+class Options(Output):
     steps: int = 150
     row: str = "hybrid"
     batch: int = 6
+    episodes: int = RoomsData().episodes
+    held: int = 64  # of them, the last ones, kept out
     threads: int = 2
-    json: bool = False
 
 
 def main(options: Options) -> None:
@@ -44,32 +48,46 @@ def main(options: Options) -> None:
         "rotary, plain start": ("rotary", 0.0),
         "inject (Echo-Memory)": ("inject", 0.0),
     }
-    results = {name: score(options, *variant) for name, variant in variants.items()}
-    report = {"protocol": {**vars(options), "held_out_episodes": HELD, "seed": 0,
-                           "device": device_name(torch.device("cpu")), "commit": commit(),
-                           "torch": torch.__version__}, "loss": results}
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        for name, loss in results.items():
-            print(f"{name:30s} {loss:.4f}")
+    runs = {name: recipe(options, camera) for name, (camera, _) in variants.items()}
+    found = {name: score(options, runs[name], aligned) for name, (_, aligned) in variants.items()}
+    (cases,) = {loss.n for loss in found.values()}
+    made = protocol(
+        options, {name: run.world for name, run in runs.items()}, seed=SEED, cases=cases,
+        steps=options.steps, batch=options.batch, bootstrap=BOOTSTRAP,
+        recipes={name: run.hash() for name, run in runs.items()},
+        aligned={name: aligned for name, (_, aligned) in variants.items()},
+        spread="95 % bootstrap intervals over the episodes kept out, of one training each",
+    )
+    save(options, {
+        "protocol": made,
+        "loss": {name: loss.mean for name, loss in found.items()},
+        "interval": {name: [loss.lo, loss.hi] for name, loss in found.items()},
+    }, "\n".join(
+        f"{name:30s} {loss.mean:.4f} [{loss.lo:.4f}, {loss.hi:.4f}]" for name, loss in found.items()
+    ))
 
 
-def score(options: Options, camera: str, aligned: float) -> float:
+def recipe(options: Options, camera: str) -> WorldRun:
     run = rooms(row(options.row))
-    dit = replace(run.world.dit, camera=camera)
-    train = replace(run.train, steps=options.steps, warmup=min(20, options.steps))
-    run = replace(run, world=replace(run.world, dit=dit), train=train, batch=options.batch)
+    return replace(
+        run, world=replace(run.world, dit=replace(run.world.dit, camera=camera)),
+        data=RoomsData(episodes=options.episodes), batch=options.batch,
+        train=replace(run.train, steps=options.steps, warmup=min(20, options.steps), seed=SEED),
+    )
+
+
+def score(options: Options, run: WorldRun, aligned: float) -> Estimate:
+    train = run.train
     initialise.ALIGNED, before = aligned, initialise.ALIGNED
     try:
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         task = run.task()
     finally:
         initialise.ALIGNED = before
     judge, episodes = copy.copy(task), range(len(task.data))
-    for part, own in ((task, episodes[:-HELD]), (judge, episodes[-HELD:])):
+    for part, own in ((task, episodes[:-options.held]), (judge, episodes[-options.held:])):
         part.data = part.data.rows(own)
-        part.sampler = Sampler(0, options.batch, part.data.frames.tolist())
+        part.sampler = Sampler(SEED, options.batch, part.data.frames.tolist())
     optimizer, ema = build_optimizer(task.module, train), Ema(task.module, 0.98)
     for step in range(options.steps):
         losses, _ = task.loss(task.batch(step))
@@ -84,8 +102,13 @@ def score(options: Options, camera: str, aligned: float) -> float:
         ema.update(step)
     ema.copy_to_module()
     with torch.no_grad():
-        late = [judge.loss(judge.batch(step))[1]["late"] for step in range(HELD // options.batch)]
-    return float(torch.cat(late).mean())
+        late = [
+            judge.loss(judge.batch(step))[1]["late"]
+            for step in range(options.held // options.batch)
+        ]
+    loss = bootstrap([Tally(value) for value in torch.cat(late).tolist()])
+    assert loss is not None
+    return loss
 
 
 if __name__ == "__main__":

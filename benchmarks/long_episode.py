@@ -1,6 +1,6 @@
 """One long episode, truly played: milliseconds of every observation and act, chunk by chunk.
 
-    python benchmarks/long_episode.py [--hold 332] [--json] [--plot SVG]
+    python benchmarks/long_episode.py [--hold 332] [--json] [--out FILE] [--plot SVG]
 
 The policy that ships for Put Back Block plays one episode of about 2,000 chunks, in which the fact
 is held `hold` times longer than in training. Nothing stands in for its history: what is timed is
@@ -11,8 +11,6 @@ difference is what the anchor and the gists cost.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,23 +32,22 @@ from loci.report.families import COLORS
 from loci.report.svg import STYLE, svg
 from loci.streaming.policy import Policy
 from loci.study.estimates import spread
-from loci.study.provenance import made_with
 from loci.study.tabletop.closed_loop import Loop, play
-from loci.training.numerics import cpu_features, matmul_precision, pick_device
+from loci.training.numerics import matmul_precision, pick_device
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.tasks import make_task
+from protocol import Output, protocol, save
 
 ROWS = ("hybrid", "window")
 PART = 100  # chunks of the episode that are summed up together
 
 
 @dataclass
-class Options:
+class Options(Output):
     checkpoint: str = "put-back-block-hybrid"
     task: str = "put-back-block"
     hold: int = 332  # 2,010 chunks at most
     seed: int = 0
-    json: bool = False
     plot: Path | None = None
 
 
@@ -70,7 +67,7 @@ class Clocked(Policy):
 
     def act(self, *noise: Any, **named: Any) -> Tensor:
         self.progress.advance()
-        self.tokens.append(self.session.tokens())
+        self.tokens.append(self.stream.tokens())
         return self._both("act", lambda policy: Policy.act(policy, *noise, **named))[0]
 
     def _both(self, act: str, do: Callable[[Policy], Any]) -> list[Any]:
@@ -83,7 +80,7 @@ class Clocked(Policy):
             def once(n: int = n) -> None:
                 found[n] = do(policies[n])
 
-            self.times[act][ROWS[n]].append(milliseconds(once, self.session.device))
+            self.times[act][ROWS[n]].append(milliseconds(once, self.stream.device))
         return found
 
 
@@ -92,30 +89,27 @@ def main(options: Options) -> None:
     model = WorldActionModel.load(resolve_checkpoint(options.checkpoint)).to(device)
     task = make_task(options.task, options.hold)
     env = Tabletop(task)
-    with matmul_precision("exact", device) as matmul, Progress("chunks", task.chunks) as progress:
-        policy = Clocked(model, remembering_less(model).policy(1), progress)
+    less = remembering_less(model)
+    with matmul_precision("exact", device), Progress("chunks", task.chunks) as progress:
+        policy = Clocked(model, less.policy(1), progress)
         line = play(model, lambda: env, Loop(first=options.seed), [0], policy)[0]
-    protocol = made_with(device, matmul) | {
-        "cpu": cpu_features(),
-        "checkpoint": options.checkpoint, "task": task.to_dict(), "seed": options.seed,
-        "memory": model.config.world.memory.to_dict(), "part": PART,
-        "steps": model.config.steps, "rows": "same weights, same frames, in turns",
-        "spread": "medians, quartiles, 99th percentile and largest of the chunks of each part",
-    }
+        made = protocol(
+            options, dict(zip(ROWS, (model.config, less.config), strict=True)), device=device,
+            seed=options.seed, cases=1, checkpoint=options.checkpoint, task=task.to_dict(),
+            memory=model.config.world.memory.to_dict(), part=PART, steps=model.config.steps,
+            turns="same weights, same frames, in turns", warm_up="the first chunk does not count",
+            spread="medians, quartiles, 99th percentile and largest of the chunks of each part",
+        )
     parts = summed_up(policy)
-    found = {"protocol": protocol, "episode": line, "parts": parts}
     if options.plot is not None:
         atomic_write(options.plot, plot(parts))
-    if options.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
-        return
-    print(f"{line['chunks']} chunks, success {line['success']} {line['failure']}")
+    text = [f"{line['chunks']} chunks, success {line['success']} {line['failure']}"]
     for part in parts:
         cells = [f"{act} {row} {part[act][row]['median']:.1f} ms, 99 % {part[act][row]['p99']:.1f}"
                  for act in ("observe", "act") for row in ROWS]
-        print(f"{part['chunks'][0]:5} to {part['chunks'][1]:5}  {part['tokens']:5} tokens  "
-              + "; ".join(cells))
+        text.append(f"{part['chunks'][0]:5} to {part['chunks'][1]:5}  {part['tokens']:5} tokens  "
+                    + "; ".join(cells))
+    save(options, {"protocol": made, "episode": line, "parts": parts}, "\n".join(text))
 
 
 def remembering_less(model: WorldActionModel) -> WorldActionModel:

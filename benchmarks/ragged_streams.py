@@ -1,6 +1,6 @@
 """Streams of many lengths in one batch, against streams of one length and against one by one.
 
-    python benchmarks/ragged_streams.py [--streams 32] [--robots 64] [--json]
+    python benchmarks/ragged_streams.py [--streams 32] [--robots 64] [--json] [--out FILE]
 
 - `read` and `denoise` of a session of the small world model: `streams` streams that have seen 1, 2,
   ... frames each, against as many of their mean length;
@@ -13,28 +13,31 @@ does not depend on them.
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import tyro
 from torch import Tensor
 
-from loci.io.checkpoint import commit
 from loci.memory import row
+from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.registry import recipes, rooms
 from loci.streaming.policy import Policy
 from loci.streaming.session import Session
-from loci.training.numerics import device_name, matmul_precision
+from loci.study.estimates import spread
+from loci.training.numerics import matmul_precision
+from protocol import Output, protocol, save
+
+SEED = 0
+Spread = dict[str, float | int]
 
 
 @dataclass
-class Options:
+class Options(Output):
     rows: str = "hybrid,full,tower,window"
     policies: str = "hybrid,full"
     streams: int = 32
@@ -42,34 +45,36 @@ class Options:
     first: int = 5
     repeats: int = 15
     threads: int = 1
-    json: bool = False
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    device, results = torch.device("cpu"), {}
-    with matmul_precision("exact", device) as matmul, torch.no_grad():
-        for name in options.rows.split(","):
-            results[f"session, {name}"] = sessions(name, options)
-        for name in options.policies.split(","):
-            results[f"policy, {name}"] = policies(name, options)
-    protocol = {
-        **asdict(options), "commit": commit(), "device": device_name(device), "dtype": "fp32",
-        "matmul": matmul, "torch": torch.__version__,
-        "ratios": "ragged / equal lengths; one by one / ragged; medians and quartiles of pairs",
-    }
-    if options.json:
-        print(json.dumps({"protocol": protocol, "results": results}, indent=1))
-        return
-    for name, found in results.items():
-        for what, (low, middle, high) in found.items():
-            print(f"{name:20} {what:28} {middle:6.2f} [{low:.2f}, {high:.2f}]")
+    torch.manual_seed(SEED)
+    results: dict[str, dict[str, Spread]] = {}
+    with matmul_precision("exact", torch.device("cpu")), torch.no_grad():
+        models = {f"session, {name}": rooms(row(name)).world for name in options.rows.split(",")}
+        for name, config in models.items():
+            results[name] = sessions(config.build().eval(), options)
+        robots = {
+            f"policy, {name}": recipes()[f"cover-blocks-{name}"]().model
+            for name in options.policies.split(",")
+        }
+        for name, config in robots.items():
+            results[name] = policies(config.build().eval(), options)
+        made = protocol(
+            options, models | robots, seed=SEED, repeats=options.repeats,
+            streams=options.streams, robots=options.robots, first=options.first,
+            warm_up="each once before its turns", spread="medians and quartiles, turn by turn",
+            ratios="ragged / equal lengths; one by one / ragged",
+        )
+    save(options, {"protocol": made, "rows": results}, "\n".join(
+        f"{name:20} {what:28} {r['median']:6.2f} [{r['lo']:.2f}, {r['hi']:.2f}]"
+        for name, found in results.items() for what, r in found.items()
+    ))
 
 
-def sessions(name: str, options: Options) -> dict[str, list[float]]:
+def sessions(model: WorldModel, options: Options) -> dict[str, Spread]:
     """Ragged over equal lengths, of `read` and of `denoise`."""
-    model = rooms(row(name)).world.build().eval()
     count = options.streams
     poses = torch.eye(4, dtype=torch.float64)
     mean = (1 + count) // 2
@@ -93,9 +98,8 @@ def sessions(name: str, options: Options) -> dict[str, list[float]]:
     }
 
 
-def policies(name: str, options: Options) -> dict[str, list[float]]:
+def policies(model: WorldActionModel, options: Options) -> dict[str, Spread]:
     """Acts of ragged over equal episodes, and of one robot after the other over all at once."""
-    model = recipes()[f"cover-blocks-{name}"]().model.build().eval()
     count, expert = options.robots, model.config.expert
     lengths = [options.first + robot for robot in range(count)]
     mean = sum(lengths) // count
@@ -125,10 +129,8 @@ def one_by_one(policy: Policy, noise: Tensor) -> None:
         policy.act(noise[robot : robot + 1], streams=[robot])
 
 
-def ratio(
-    base: Callable[[], Any], other: Callable[[], Any], options: Options
-) -> list[float]:
-    """Quartiles of other / base over pairs, each of which takes both in turns."""
+def ratio(base: Callable[[], Any], other: Callable[[], Any], options: Options) -> Spread:
+    """The spread of other / base over pairs, each of which takes both in turns."""
     base(), other()
     found = []
     for turn in range(options.repeats):
@@ -138,7 +140,7 @@ def ratio(
             act()
             taken[act] = time.perf_counter() - start
         found.append(taken[other] / taken[base])
-    return [round(value, 3) for value in statistics.quantiles(found, n=4)]
+    return spread(found)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """A 64x64 frame of a room: the whole of it against MuJoCo's bare cast of one ray a pixel.
 
-    python benchmarks/render.py [--rooms 4] [--json]
+    python benchmarks/render.py [--rooms 4] [--json] [--out FILE]
 
 Whole frames have colour, depth, identity and smoothed outlines, on the way out along `loop180`, all
 in one call or one a call. The bare cast asks `mj_multiRay` for every pixel, with no more geoms than
-are in view; it colours nothing. The three are interleaved in one process on one thread; the medians
-over rooms of all splits are printed, and the spread between the quartiles of the ratio.
+are in view; it colours nothing. The three are interleaved in one process on one thread; printed are
+the medians over rooms of all splits, and the quartiles of the ratio.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -20,23 +19,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy starts its own
 
 import mujoco
 import numpy as np
+import torch
 import tyro
 
 from loci.geometry import Camera
-from loci.io.checkpoint import commit
-from loci.training.numerics import cpu_features
 from loci.worlds.render.ray_intersect import VISIBLE_GROUP
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import SPLITS, Room, sample_room
+from protocol import Output, protocol, quartiles, save
 
 CAMERA = Camera()
 
 
 @dataclass
-class Options:
+class Options(Output):
     rooms: int = 4  # of each split
     repeats: int = 9
-    json: bool = False
 
 
 def main(options: Options) -> None:
@@ -45,18 +43,19 @@ def main(options: Options) -> None:
         for split in SPLITS
         for seed in range(options.rooms)
     ]
-    median = {key: statistics.median(r[key] for r in results) for key in results[0]}
-    quartiles = statistics.quantiles((r["ratio"] for r in results), n=4)
-    median |= {"ratio_lo": quartiles[0], "ratio_hi": quartiles[2]}
-    if options.json:
-        protocol = {"camera": CAMERA.to_dict(), **vars(options), "mujoco": mujoco.__version__,
-                    "numpy": np.__version__, "threads": os.environ["OMP_NUM_THREADS"],
-                    "cpu": cpu_features(), "commit": commit()}
-        print(json.dumps({"protocol": protocol, "ms_a_frame": median}, indent=2))
-        return
-    print(f"bare cast {median['cast']:.2f} ms  frame {median['frame']:.2f} ms  "
-          f"ratio {median['ratio']:.2f} ({median['ratio_lo']:.2f} to {median['ratio_hi']:.2f})  "
-          f"frame on its own {median['alone']:.2f} ms")
+    median: dict[str, float] = {}
+    for key in results[0]:
+        median |= quartiles(key, [r[key] for r in results])
+    made = protocol(
+        options, dict.fromkeys(("cast", "frame", "alone"), CAMERA), seed=0,
+        cases=len(results), repeats=options.repeats, camera=CAMERA.to_dict(), splits=SPLITS,
+        mujoco=mujoco.__version__, dtypes=(torch.float64, torch.float32), warm_up="a turn of all",
+        spread="medians and quartiles over rooms of the medians of their turns",
+    )
+    save(options, {"protocol": made, "ms_a_frame": median},
+         f"bare cast {median['cast']:.2f} ms  frame {median['frame']:.2f} ms  "
+         f"ratio {median['ratio']:.2f} ({median['ratio_lo']:.2f} to {median['ratio_hi']:.2f})  "
+         f"frame on its own {median['alone']:.2f} ms")
 
 
 def compare(room: Room, repeats: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """How much of what was seen before does each retrieval rule bring back? No model is involved.
 
-    python benchmarks/retrieval.py [--cases 64] [--counts 4,19] [--json]
+    python benchmarks/retrieval.py [--cases 64] [--counts 4,19] [--json] [--out FILE]
 
 Held-out rooms, each along every recall path of the study and a random walk of 129 frames. The way
 back goes chunk by chunk, all frames before a chunk being its past. A pixel of the chunk counts when
@@ -12,9 +12,8 @@ rooms' shares with 95 % bootstrap intervals over rooms, and paired gains over `o
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import tyro
@@ -22,16 +21,15 @@ import tyro
 from loci.data.cases import Case, make_cases
 from loci.errors import LociError
 from loci.geometry import Camera, relative_to
-from loci.io.checkpoint import commit
 from loci.memory import Context
 from loci.memory.retrieval import RETRIEVALS
-from loci.study.estimates import DRAWS, LEVEL, Tally, bootstrap, paired_bootstrap
-from loci.study.estimates import SEED as BOOTSTRAP_SEED
-from loci.training.numerics import device_name
+from loci.study.estimates import Tally, bootstrap, paired_bootstrap
+from loci.study.provenance import BOOTSTRAP
 from loci.worlds.render.visibility import DEPTH_TOLERANCE, best_frames, covered, visibility
 from loci.worlds.rooms.courses import RECALL_COURSES, Course
 from loci.worlds.rooms.paths import CHUNK, make_path, wander
 from loci.worlds.rooms.room import sample_room
+from protocol import Output, protocol, save
 
 WANDER = Course("wander129", "wander", frames=129, out=65)
 COURSES = (*RECALL_COURSES, WANDER)
@@ -39,10 +37,9 @@ ROWS = ("floor", *RETRIEVALS, "oracle")
 
 
 @dataclass
-class Options:
+class Options(Output):
     cases: int = 64  # rooms
     counts: str = "4,19"  # frames retrieved: context-5's and context-20's
-    json: bool = False
 
 
 def main(options: Options) -> None:
@@ -57,17 +54,16 @@ def main(options: Options) -> None:
                 row: summary(rows[row], rows["overlap"]) for row in ROWS
             }
         print(f"{course.name}: {len(cases)} rooms done", file=sys.stderr)
-    report = {
-        "protocol": {
-            "cases": options.cases, "counts": counts, "split": "heldout", "study_seed": 0,
-            "chunk": CHUNK, "camera": asdict(camera), "reach": reach,
-            "depth_tolerance": DEPTH_TOLERANCE, "bootstrap_draws": DRAWS,
-            "bootstrap_level": LEVEL, "bootstrap_seed": BOOTSTRAP_SEED, "commit": commit(),
-            "torch": torch.__version__, "device": device_name(torch.device("cpu")),
-        },
-        "coverage": results,
+    settings = {
+        "counts": counts, "split": "heldout", "chunk": CHUNK, "camera": camera.to_dict(),
+        "reach": reach, "depth_tolerance": DEPTH_TOLERANCE,
     }
-    print(json.dumps(report, indent=2) if options.json else tables(results))
+    made = protocol(
+        options, {row: {"retrieval": row, **settings} for row in ROWS}, seed=0,
+        cases=options.cases, **settings, bootstrap=BOOTSTRAP, dtypes=(torch.float64,),
+        spread="95 % bootstrap intervals over rooms; gains over `overlap` in the same rooms",
+    )
+    save(options, {"protocol": made, "coverage": results}, tables(results))
 
 
 def score(case: Case, counts: list[int], camera: Camera, reach: float) -> dict:

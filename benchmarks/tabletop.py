@@ -1,6 +1,6 @@
 """The tabletop's mosaic (head and two wrist cameras) and its control step, in milliseconds.
 
-    python benchmarks/tabletop.py [--episodes 2] [--json]
+    python benchmarks/tabletop.py [--episodes 2] [--json] [--out FILE]
 
 The pictures are those that the expert sees at the ends of its chunks; a step is the world without
 pictures. Sizes are interleaved in one process on one thread; the medians over pictures and the
@@ -10,9 +10,7 @@ processes on the machine disturb less.
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +18,15 @@ from dataclasses import dataclass
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy starts its own
 
 import mujoco
-import numpy as np
+import torch
 import tyro
 
 from loci.geometry import Camera
-from loci.io.checkpoint import commit
-from loci.training.numerics import cpu_features
 from loci.worlds.tabletop.env import Tabletop
 from loci.worlds.tabletop.table import CHUNK
-from loci.worlds.tabletop.tasks import TASKS
+from loci.worlds.tabletop.tasks import TASKS, make_task
 from loci.worlds.tabletop.view import HEAD, TableView
+from protocol import Output, protocol, quartiles, save
 
 SIZES = {
     f"{3 * height // 2}x{width}": Camera(height=height, width=width, fov=HEAD.fov)
@@ -39,9 +36,8 @@ Times = dict[str, list[tuple[float, float]]]
 
 
 @dataclass
-class Options:
+class Options(Output):
     episodes: int = 2  # of each task
-    json: bool = False
 
 
 def main(options: Options) -> None:
@@ -51,16 +47,18 @@ def main(options: Options) -> None:
         for seed in range(options.episodes):
             measure(env, seed, times)
     found = {name: summary(values) for name, values in times.items()}
-    if options.json:
-        protocol = {"cameras": {k: c.to_dict() for k, c in SIZES.items()}, **vars(options),
-                    "mujoco": mujoco.__version__, "numpy": np.__version__,
-                    "threads": os.environ["OMP_NUM_THREADS"], "cpu": cpu_features(),
-                    "commit": commit()}
-        print(json.dumps({"protocol": protocol, "ms": found}, indent=2))
-        return
-    for name, row in found.items():
-        print(f"{name:8} clock {row['clock']:6.2f} ({row['clock_lo']:.2f} to {row['clock_hi']:.2f})"
-              f"  processor {row['processor']:6.2f} ms  n {row['n']}")
+    tasks = {name: make_task(name).to_dict() for name in TASKS}
+    made = protocol(
+        options, {**SIZES, "step": {"tasks": tasks}}, seed=0, cases=len(TASKS) * options.episodes,
+        cameras={name: camera.to_dict() for name, camera in SIZES.items()}, tasks=tasks,
+        mujoco=mujoco.__version__, dtypes=(torch.float64, torch.float32),
+        spread="medians and quartiles of pictures or control steps",
+    )
+    save(options, {"protocol": made, "ms": found}, "\n".join(
+        f"{name:8} clock {row['clock']:6.2f} ({row['clock_lo']:.2f} to {row['clock_hi']:.2f})  "
+        f"processor {row['processor']:6.2f} ms  n {row['n']}"
+        for name, row in found.items()
+    ))
 
 
 def measure(env: Tabletop, seed: int, times: Times) -> None:
@@ -84,9 +82,7 @@ def timed(act: Callable[[], object], into: list[tuple[float, float]]) -> None:
 
 def summary(values: list[tuple[float, float]]) -> dict[str, float]:
     clock, processor = zip(*values, strict=True)
-    quartiles = statistics.quantiles(clock, n=4)
-    return {"clock": statistics.median(clock), "clock_lo": quartiles[0], "clock_hi": quartiles[2],
-            "processor": statistics.median(processor), "n": len(values)}
+    return {**quartiles("clock", clock), **quartiles("processor", processor), "n": len(values)}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A training step of the small default against plain SDPA with a dense mask.
 
     python benchmarks/training_step.py [--rows context-20,hybrid] [--lengths 33,65] [--json]
-    python benchmarks/training_step.py --policy --rows hybrid --dtypes fp32
+    python benchmarks/training_step.py --policy --rows hybrid --dtypes fp32 --out FILE
 
 The model is the small world model of the rooms, or with --policy the small world-action model:
 every frame of an episode is also predicted, and a chunk of actions after it.
@@ -15,80 +15,77 @@ part of the batch for each thread. Dtypes are fp32, and bf16 where the processor
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
-from loci.io.checkpoint import commit
 from loci.memory import row
 from loci.models.world import WorldModel
+from loci.models.world_action import WorldActionModel
 from loci.recipes.policy_sizes import policy_config
 from loci.recipes.registry import recipes
 from loci.training.microbatches import Microbatches
-from loci.training.numerics import cpu_features, device_name, matmul_precision, pick_dtype
+from loci.training.numerics import matmul_precision, pick_dtype
 from loci.training.task import Losses
+from protocol import Output, protocol, quartiles, save
 
+SEED = 0
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 @dataclass
-class Options:
+class Options(Output):
     rows: str = "context-20,hybrid"
     lengths: str = "33,65"  # frames an episode; the recipe's is 65
     repeats: int = 7
     dtypes: str = "fp32,auto"
     threads: int = 2
     policy: bool = False
-    json: bool = False
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    device, results = torch.device("cpu"), {}
+    device, results, models = torch.device("cpu"), {}, {}
     dtypes = list(dict.fromkeys(pick_dtype(name, device) for name in options.dtypes.split(",")))
-    with matmul_precision("exact", device) as matmul:
+    build = robots if options.policy else rooms
+    with matmul_precision("exact", device):
         for name in options.rows.split(","):
             for length in map(int, options.lengths.split(",")):
                 for dtype in dtypes:
                     key = f"{name}, {length} frames, {NAMES[dtype]}"
-                    results[key] = compare(name, length, dtype, options)
-    report = {
-        "protocol": {"model": "small policy" if options.policy else "rooms",
-                     "threads": options.threads, "torch": torch.__version__, "matmul": matmul,
-                     "device": device_name(device), "cpu": cpu_features(),
-                     "commit": commit(), "repeats": options.repeats},
-        "rows": results,
-    }
-    if options.json:
-        print(json.dumps(report, indent=2))
-        return
-    for name, result in results.items():
-        spread = f"{result['ratio_lo']:.2f} to {result['ratio_hi']:.2f}"
-        print(f"{name:28s} plain {result['plain_ms']:.0f} ms  loci {result['loci_ms']:.0f} ms  "
-              f"ratio {result['ratio']:.2f} ({spread})  {result['tokens_per_second']:.0f} tokens/s")
+                    torch.manual_seed(SEED)
+                    task = build(name, length)
+                    models[name] = task.model.config
+                    results[key] = compare(task, dtype, options)
+        made = protocol(
+            options, models, dtypes=dtypes, seed=SEED, repeats=options.repeats,
+            model="small policy" if options.policy else "rooms", warm_up="a turn of both",
+            spread="medians and quartiles of turns; ratios turn by turn",
+        )
+    save(options, {"protocol": made, "rows": results}, "\n".join(
+        f"{name:28s} plain {r['plain_ms']:.0f} ms  loci {r['loci_ms']:.0f} ms  "
+        f"ratio {r['ratio']:.2f} ({r['ratio_lo']:.2f} to {r['ratio_hi']:.2f})  "
+        f"{r['tokens_per_second']:.0f} tokens/s"
+        for name, r in results.items()
+    ))
 
 
 @dataclass
 class Task:
     """A model, a batch of its episodes, the tokens in it, and the losses of a part of it, (b,)."""
 
-    model: nn.Module
+    model: WorldModel | WorldActionModel
     batch: dict[str, Tensor]
     tokens: int
     loss: Callable[[dict[str, Tensor], str], Tensor]
 
 
-def compare(name: str, length: int, dtype: torch.dtype, options: Options) -> dict[str, float]:
-    """Interleaved steps of both forms on one batch; longer episodes go in smaller batches."""
-    torch.manual_seed(0)
-    task = robots(name, length) if options.policy else rooms(name, length)
+def compare(task: Task, dtype: torch.dtype, options: Options) -> dict[str, float]:
+    """Interleaved steps of both forms on one batch."""
     trained = [p for p in task.model.parameters() if p.requires_grad]
     plain = torch.optim.AdamW(trained, foreach=False)
     loci = torch.optim.AdamW(trained, fused=True)
@@ -104,26 +101,27 @@ def compare(name: str, length: int, dtype: torch.dtype, options: Options) -> dic
             run()
             if repeat:
                 times[key].append(time.perf_counter() - began)
+    found = {}
+    for key, taken in times.items():
+        found |= quartiles(f"{key}_ms", [1000 * seconds for seconds in taken])
     ratios = [a / b for a, b in zip(times["plain"], times["loci"], strict=True)]
-    lo, ratio, hi = np.percentile(ratios, [25, 50, 75])
-    seconds = statistics.median(times["loci"])
     return {
-        "plain_ms": 1000 * statistics.median(times["plain"]), "loci_ms": 1000 * seconds,
-        "ratio": float(ratio), "ratio_lo": float(lo), "ratio_hi": float(hi),
-        "tokens_per_second": task.tokens / seconds,
+        **found, **quartiles("ratio", ratios),
+        **quartiles("tokens_per_second", [task.tokens / seconds for seconds in times["loci"]]),
         "parameters": sum(p.numel() for p in trained),
     }
 
 
 def rooms(name: str, length: int) -> Task:
-    """The world model of the rooms."""
+    """The world model of the rooms; longer episodes go in smaller batches."""
     row(name)
     config = recipes()[f"rooms-{name}"]()
     model: WorldModel = config.world.build()
     model.codec.requires_grad_(False)
     flow, span = config.world.flow, config.world.chunk
-    batch, starts = max(1, config.batch * config.length // length), list(range(1, length, span))
-    draw, shape = torch.Generator().manual_seed(1), (batch, len(starts))
+    batch = max(1, config.batch * config.data.length // length)
+    starts = list(range(1, length, span))
+    draw, shape = torch.Generator().manual_seed(SEED), (batch, len(starts))
     held = {
         "latents": torch.randn(batch, length, *model.latent_shape, generator=draw),
         "poses": torch.eye(4, dtype=torch.float64).repeat(batch, length, 1, 1),
@@ -147,7 +145,7 @@ def robots(name: str, length: int) -> Task:
     config = policy_config("small", name)
     model = config.build()
     expert, batch, ahead = config.expert, max(1, round(128 / length)), list(range(1, length))
-    draw, latent = torch.Generator().manual_seed(1), model.world.latent_shape
+    draw, latent = torch.Generator().manual_seed(SEED), model.world.latent_shape
     chunks = (batch, length, expert.horizon, expert.actions)
     held = {
         "latents": torch.randn(batch, length, *latent, generator=draw),
