@@ -17,6 +17,7 @@ import loci
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(loci.__file__).parents[1]
+SAVED = sorted((ROOT / "results" / "benchmarks").glob("*.json"))
 # What a protocol says at least: of the code, of the machine, and of how figures were made.
 FIELDS = (
     "commit", "versions", "device", "cpu", "threads", "dtype", "matmul", "seed", "spread", "rows",
@@ -102,3 +103,13 @@ def test_a_protocol_that_lacks_something_is_noticed() -> None:
         assert lacks({key: value for key, value in whole.items() if key != name})
     for rows in ({}, "in turns", {"a": {}}, {"a": {"config": "model"}}):
         assert lacks(whole | {"rows": rows})
+
+
+@pytest.mark.parametrize("file", SAVED, ids=lambda file: file.stem)
+def test_what_is_published_says_how_it_was_measured(file: Path) -> None:
+    protocol = json.loads(file.read_text(encoding="utf-8"))["protocol"]
+    missing = lacks(protocol)
+    assert not missing, f"{file.name} lacks {', '.join(missing)}; measure it again"
+    assert re.fullmatch("[0-9a-f]{12}", protocol["commit"]), "measured by code that is in no commit"
+    program, *_ = protocol["command"].removeprefix("python ").split()
+    assert program == "loci" or (ROOT / program).is_file(), f"nothing makes {file.name} again"
