@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loci.attention.rotary import RotaryCosSin
 from loci.memory.associative import AssociativeState
 from loci.memory.recurrent import RecurrentState
 from loci.models.world import WorldModel
@@ -69,8 +68,8 @@ def angles(batch: int, tokens: int, pairs: int, seed: int = 5) -> Tensor:
     return 3 * torch.randn(batch, tokens, pairs, generator=generator, dtype=torch.float64)
 
 
-def turn_of(angle: Tensor) -> RotaryCosSin:
-    return angle.cos(), angle.sin()
+def turn_of(angle: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def turned(x: Tensor, angle: Tensor) -> Tensor:

@@ -20,13 +20,12 @@ class TurnedSum(RecurrentState):
 
     def write(self, x, state, at, turn):
         heads = x.flatten(1, 2).unflatten(-1, (2, -1)).transpose(1, 2)
-        each = rotate(heads, *turn).unflatten(2, x.shape[1:3]).sum(3).cumsum(2)
+        each = rotate(heads, turn).unflatten(2, x.shape[1:3]).sum(3).cumsum(2)
         return torch.zeros_like(x), [{"sum": state["sum"] + each[:, :, t]} for t in at]
 
     def read(self, x, state, turn):
-        cos, sin = turn
         seen = state["sum"][:, :, None].expand(-1, -1, x.shape[1] * x.shape[2], -1)
-        return rotate(seen.contiguous(), cos, -sin).transpose(1, 2).reshape(x.shape)
+        return rotate(seen.contiguous(), turn.conj()).transpose(1, 2).reshape(x.shape)
 
 
 class Turning(Memory):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loci.attention.rotary import rotate
+from loci.attention.rotary import as_rotary, rotate
 from loci.geometry import Camera, relative_to
 from loci.models.rope import camera_angles, token_rays, wan_angles
 from loci.rules.rule import Coords, Kind
@@ -28,10 +28,10 @@ def scores(angles: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Of the same random query against the same random key at every pair of places (S, S)."""
     torch.manual_seed(seed)
     q, k = torch.randn(2, 1, 1, 1, 2 * angles.shape[-1], dtype=torch.float64)
-    cos, sin = angles.cos(), angles.sin()
+    rotary = torch.polar(torch.ones_like(angles), angles)
     count = angles.shape[-2]
     q, k = q.expand(1, 1, count, -1), k.expand(1, 1, count, -1)
-    return (rotate(q, cos, sin) @ rotate(k, cos, sin).mT)[0, 0]
+    return (rotate(q, rotary) @ rotate(k, rotary).mT)[0, 0]
 
 
 def turned(yaw: float, place: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
@@ -48,9 +48,10 @@ def test_a_rotation_keeps_norms_and_turns_back(seed):
     torch.manual_seed(seed)
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     angles = 10 * torch.randn(2, 5, 4, dtype=torch.float64)
-    y = rotate(x, angles.cos(), angles.sin())
+    rotary = torch.polar(torch.ones_like(angles), angles)
+    y = rotate(x, rotary)
     torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(rotate(y, angles.cos(), -angles.sin()), x)
+    torch.testing.assert_close(rotate(y, rotary.conj()), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -65,8 +66,8 @@ def test_a_rotation_turns_each_pair_of_channels(dtype):
         a, b = x[..., 2 * pair].double(), x[..., 2 * pair + 1].double()
         expected[..., 2 * pair] = a * cos - b * sin
         expected[..., 2 * pair + 1] = a * sin + b * cos
-    width = torch.float64 if dtype == torch.float64 else torch.float32
-    got = rotate(x, angles.cos().to(width), angles.sin().to(width))
+    rotary = torch.polar(torch.ones_like(angles), angles)
+    got = rotate(x, rotary if dtype == torch.float64 else as_rotary(angles))
     assert got.dtype == dtype
     error = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 5e-3}[dtype]
     torch.testing.assert_close(got.double(), expected, atol=error, rtol=error)

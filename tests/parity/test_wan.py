@@ -111,6 +111,7 @@ def test_positions_have_no_last_index():
 
     def scores(c):
         angles = wan_angles(c, 24)[None]
-        return rotate(q, angles.cos(), angles.sin()) @ rotate(k, angles.cos(), angles.sin()).mT
+        rotary = torch.polar(torch.ones_like(angles), angles)
+        return rotate(q, rotary) @ rotate(k, rotary).mT
 
     torch.testing.assert_close(scores(coords), scores(coords.shift(777)), atol=1e-8, rtol=1e-8)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.norms import RMSNorm
-from loci.attention.rotary import ALIGNED, RotaryCosSin, rotate
+from loci.attention.rotary import ALIGNED, rotate
 from loci.errors import LociError
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState
@@ -71,20 +71,19 @@ class AssociativeState(RecurrentState):
             for layer in (self.q, self.k):
                 layer.bias[0::2], layer.bias[1::2] = ALIGNED, 0.0
 
-    def queries(self, y: Tensor, rotary: RotaryCosSin) -> Tensor:
+    def queries(self, y: Tensor, rotary: Tensor) -> Tensor:
         """(B, S, D) -> (B, N, S, d), of length one."""
-        return rotate(_unit(self.split(F.silu(self.q(y)))), *rotary)
+        return rotate(_unit(self.split(F.silu(self.q(y)))), rotary)
 
-    def keys_values(self, y: Tensor, rotary: RotaryCosSin) -> tuple[Tensor, Tensor]:
+    def keys_values(self, y: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
         k, v = _unit(self.split(F.silu(self.k(y)))), self.split(F.silu(self.v(y)))
-        return rotate(k, *rotary), rotate(v.to(exact(v)), *rotary)
+        return rotate(k, rotary), rotate(v.to(exact(v)), rotary)
 
     def output(
-        self, found: Tensor, x: Tensor, rotary: RotaryCosSin, scale: Tensor | None = None
+        self, found: Tensor, x: Tensor, rotary: Tensor, scale: Tensor | None = None
     ) -> Tensor:
         """What queries found (B, N, S, d), `scale` times, to what is added to x (B, F, P, D)."""
-        cos, sin = rotary
-        found = self.head_norm(rotate(found, cos, -sin))
+        found = self.head_norm(rotate(found, rotary.conj()))
         if scale is not None:
             found = found * scale
         found = found.to(x.dtype).transpose(1, 2).flatten(2)

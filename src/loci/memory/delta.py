@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.rotary import RotaryCosSin
 from loci.memory.associative import Associative, AssociativeState, exact, normed
 from loci.memory.recurrent import RecurrentState, State
 
@@ -66,7 +65,7 @@ class DeltaState(AssociativeState):
         return {"S": self.gate.new_zeros(batch, self.heads, side, side, dtype=exact(self.gate))}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         tokens, kind, y = x.shape[2], exact(x), normed(x)
         q, (k, v), rates = self.queries(y, rotary), self.keys_values(y, rotary), self.rates(y)
@@ -82,14 +81,14 @@ class DeltaState(AssociativeState):
                 found, states = by_chunk(*parts, start, ends, size)
         return self._gated(found, y, x, rotary), [{"S": s} for s in states]
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         y = normed(x)
         q = self.queries(y, rotary)
         with torch.autocast(x.device.type, enabled=False):
             found = q @ state["S"].to(q.dtype)
         return self._gated(found, y, x, rotary)
 
-    def _gated(self, found: Tensor, y: Tensor, x: Tensor, rotary: RotaryCosSin) -> Tensor:
+    def _gated(self, found: Tensor, y: Tensor, x: Tensor, rotary: Tensor) -> Tensor:
         return self.output(found, x, rotary, self.split(F.silu(self.open(y))))
 
 

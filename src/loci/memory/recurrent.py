@@ -16,14 +16,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from loci.attention.rotary import RotaryCosSin
-
 State = dict[str, Tensor]
 StateKey = tuple[int, str]
 """The block, and which of its states: several memories may carry one each."""
 # (block, -1 before the first; number of the token stream; tokens of its frames (B, G, n, L, D);
-# their rotary angles (B or 1, G, n * L, d / 2)) -> what is added to the tokens, or None.
-StateHook = Callable[[int, int, Tensor, RotaryCosSin], Tensor | None]
+# their `rotary` (B or 1, G, n * L, d / 2)) -> what is added to the tokens, or None.
+StateHook = Callable[[int, int, Tensor, Tensor], Tensor | None]
 
 
 class RecurrentState(nn.Module, ABC):
@@ -43,17 +41,17 @@ class RecurrentState(nn.Module, ABC):
 
     @abstractmethod
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         """Take in clean frames x (B, F, P, D), P tokens a frame, after `state`.
 
-        rotary: cosines and sines of the tokens' angles, (B or 1, F * P, d / 2) each. Returns what
+        rotary: of the tokens, (B or 1, F * P, d / 2); see `attention/rotary.py`. Returns what
         the frames themselves read, to be added to x, and the states after the frames `at`
         (ascending, counted within x).
         """
 
     @abstractmethod
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         """What a noisy chunk x (B, n, P, D), turned by `rotary`, reads, to be added to x; `state`
         stays as it is."""
 
@@ -67,18 +65,18 @@ class StateProjection(nn.Module):
         self.outward = nn.Linear(host, width, bias=False)
 
     def forward(
-        self, recurrent: RecurrentState, x: Tensor, state: State, rotary: RotaryCosSin
+        self, recurrent: RecurrentState, x: Tensor, state: State, rotary: Tensor
     ) -> Tensor:
         """As `RecurrentState.read`, which takes a width of its own: x (B, n, P, width)."""
         return self.outward(recurrent.read(self.inward(x), state, rotary))
 
 
-# (which, its module, tokens (B, n, P, D), state, their rotary angles) -> what the tokens read.
-Read = Callable[[StateKey, RecurrentState, Tensor, State, RotaryCosSin], Tensor]
+# (which, its module, tokens (B, n, P, D), state, their `rotary`) -> what the tokens read.
+Read = Callable[[StateKey, RecurrentState, Tensor, State, Tensor], Tensor]
 
 
 def own(
-    key: StateKey, recurrent: RecurrentState, x: Tensor, state: State, rotary: RotaryCosSin
+    key: StateKey, recurrent: RecurrentState, x: Tensor, state: State, rotary: Tensor
 ) -> Tensor:
     """The tokens of the state's own transformer read as it says."""
     return recurrent.read(x, state, rotary)

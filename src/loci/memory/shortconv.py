@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
 from loci.memory.recurrent import RecurrentState, State
 from loci.memory.ssm import Blockwise
@@ -62,7 +61,7 @@ class CausalConv(RecurrentState):
         return {"z": torch.zeros(shape, device=weight.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         frames = x.shape[1]
         z = torch.cat([state["z"], self.in_proj(x).float()], dim=1)
@@ -72,5 +71,5 @@ class CausalConv(RecurrentState):
         each = z.unbind(1)
         return seen, [{"z": torch.stack(each[t + 1 : t + self.kernel], dim=1)} for t in at]
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         return self.write(x, state, [], rotary)[0]

@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.norms import RMSNorm
-from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
@@ -90,7 +89,7 @@ class Grid(RecurrentState):
         return {"sum": cells, "count": cells.new_zeros(batch)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         with torch.autocast(x.device.type, enabled=False):
             pooled = torch.einsum("gp,bfpd->bfgd", self.pool.float(), x.float())
@@ -98,7 +97,7 @@ class Grid(RecurrentState):
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
         return torch.zeros_like(x), states
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         return torch.zeros_like(x) if self.reader is None else self.reader(x, state)
 
 
@@ -154,11 +153,11 @@ class Beside(RecurrentState):
         return {}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         return torch.zeros_like(x), [{} for _ in at]
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         memory = self.mix(state).to(x.dtype)
         q = self._split(self.norm_q(self.q(self.norm(x).flatten(1, 2))))
         k, v = self._split(self.norm_k(self.k(memory))), self._split(self.v(memory))

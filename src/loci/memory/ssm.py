@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
@@ -107,7 +106,7 @@ class StateSpace(RecurrentState):
         return {"s": torch.zeros(batch, self.places, len(decay), device=decay.device)}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         u, g = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
@@ -117,7 +116,7 @@ class StateSpace(RecurrentState):
         each = s.unbind(1)
         return scale * y, [{"s": each[t]} for t in at]
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         return self.write(x, state, [], rotary)[0]
 
 

@@ -35,7 +35,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loci.attention.rotary import RotaryCosSin
 from loci.config import added_field
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeState, exact, normed
@@ -110,7 +109,7 @@ class FastWeights(AssociativeState):
         return {n: self.born.new_zeros(batch, *self.born.shape, dtype=kind) for n in names}
 
     def write(
-        self, x: Tensor, state: State, at: Sequence[int], rotary: RotaryCosSin
+        self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         shape, y = x.shape[1:3], normed(x)
         q, (k, v) = self.queries(y, rotary), self.keys_values(y, rotary)
@@ -123,7 +122,7 @@ class FastWeights(AssociativeState):
             found = apply(fast, q.unflatten(2, shape)).flatten(2, 3)
         return self.output(found, x, rotary), states
 
-    def read(self, x: Tensor, state: State, rotary: RotaryCosSin) -> Tensor:
+    def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         q = self.queries(normed(x), rotary)
         with torch.autocast(x.device.type, enabled=False):
             found = apply(self.born.to(q.dtype) + state["moved"].to(q.dtype), q)

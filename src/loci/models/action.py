@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.attention.cross import Cross, CrossKV, CrossTokens
-from loci.attention.rotary import RotaryCosSin
+from loci.attention.rotary import as_rotary
 from loci.config import Config
 from loci.errors import LociError
 from loci.models.rope import wan_angles
 from loci.models.trunk import TokenStream, Trunk
-from loci.models.wan import WanConfig, cos_sin
+from loci.models.wan import WanConfig
 from loci.rules.rule import Coords, Kind
 
 # Video tokens stand at rows from 0 on, gists at row -1 (`models/world.py`): actions meet neither.
@@ -84,14 +84,14 @@ class ActionExpert(Trunk):
         grid = Coords.grid(frames, (1, self.config.horizon), kind, frames, groups)
         return replace(grid, row=torch.full_like(grid.row, ROW))
 
-    def rotary(self, coords: Coords) -> RotaryCosSin:
+    def rotary(self, coords: Coords) -> Tensor:
         """Of the actions at `coords`, a row a stream or one for all of them."""
         device = self.head.weight.device
         angles = wan_angles(coords.to(device), self.sizes.head_dim, self.theta)
-        return cos_sin(angles if angles.dim() == 3 else angles[None])
+        return as_rotary(angles if angles.dim() == 3 else angles[None])
 
     def stream(
-        self, actions: Tensor, rotary: RotaryCosSin, modulation: Tensor, context: Cross,
+        self, actions: Tensor, rotary: Tensor, modulation: Tensor, context: Cross,
         kv_only: bool = False,
     ) -> TokenStream:
         """Chunks (B, G, n, A); modulation (B or 1, G, 6, D): of their noise levels; kv_only: as for

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from loci.attention.dense import QKV, AttentionFn
-from loci.attention.rotary import RotaryCosSin
 from loci.memory.recurrent import StateHook
 from loci.models.trunk import TokenStream, Trunk, carry
 
@@ -102,7 +101,7 @@ class _Layer:
         return [self.seen[number] for number in members]
 
     def carried(
-        self, states: StateHook, members: list[int], member: int, x: Tensor, rotary: RotaryCosSin
+        self, states: StateHook, members: list[int], member: int, x: Tensor, rotary: Tensor
     ) -> Tensor | None:
         """What the memory adds to one of an expert's streams."""
         return states(self.number, members[member], x, rotary)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from loci.attention.rotary import RotaryCosSin
+from loci.attention.rotary import as_rotary
 from loci.geometry import Camera
 from loci.memory.base import Memory
 from loci.memory.frames import Frames
 from loci.models.camera import twelve_numbers
 from loci.models.rope import camera_angles, token_rays, wan_angles
-from loci.models.wan import WanConfig, cos_sin
+from loci.models.wan import WanConfig
 from loci.rules.rule import Coords, Kind
 
 
@@ -53,7 +53,7 @@ class Positions:
 
     def of_chunks(
         self, poses: Tensor, coords: Coords, beside: Frames | None
-    ) -> tuple[RotaryCosSin, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Rotary angles and motion of chunks at poses (B, G, n, 4, 4), and of what stands beside
         them."""
         batch, rows, device = len(poses), poses.flatten(0, 1), poses.device
@@ -68,7 +68,7 @@ class Positions:
 
     def rotary(
         self, coords: Coords, places: list[tuple[Tensor, Tensor]], batch: int | None = None
-    ) -> RotaryCosSin:
+    ) -> Tensor:
         """Of tokens at `coords`: by the poses and rays of `places`, side by side, or Wan's own
         angles. `batch`: rows, where those of the places are its groups."""
         dit = self.dit
@@ -76,7 +76,8 @@ class Positions:
             angles = torch.cat(
                 [camera_angles(poses, rays, dit.head_dim) for poses, rays in places], dim=1
             )
-            return cos_sin(angles if batch is None else angles.reshape(batch, -1, angles.shape[-1]))
+            rows = len(angles) if batch is None else batch
+            return as_rotary(angles.reshape(rows, -1, angles.shape[-1]))
         # Gists stand at one marker outside the grid, as in MemoryWAM.
         coords = coords.to(places[0][0].device)
         away = coords.kind == int(Kind.GIST)
@@ -84,7 +85,7 @@ class Positions:
             coords, row=coords.row.masked_fill(away, -1), col=coords.col.masked_fill(away, -1)
         )
         angles = wan_angles(placed, dit.head_dim, dit.theta)
-        return cos_sin(angles if angles.dim() == 3 else angles[None])
+        return as_rotary(angles if angles.dim() == 3 else angles[None])
 
     def motion(self, poses: Tensor) -> Tensor | None:
         return twelve_numbers(poses) if self.dit.camera == "inject" else None

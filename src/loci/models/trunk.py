@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from loci.attention.cross import Cross, CrossKV, CrossTokens
 from loci.attention.dense import QKV
 from loci.attention.norms import RMSNorm
-from loci.attention.rotary import RotaryCosSin, rotate
+from loci.attention.rotary import rotate
 from loci.errors import LociError
 from loci.models.camera import CameraInjection
 
@@ -48,7 +48,7 @@ class TokenStream:
     """Tokens that go through a trunk together, in groups of `span` runs (a clean frame; the frames
     and context that are denoised together; a chunk of actions).
 
-    x (B, F, P, D); rotary: cosines and sines (B or 1, F * P, head_dim / 2); modulation
+    x (B, F, P, D); rotary (B or 1, F * P, head_dim / 2), see `attention/rotary.py`; modulation
     (B or 1, F, 6, D): what the trunk makes of the runs' times. frames: of each group, the first
     n * L tokens are n frames of L, which states are carried for and evidence enters beside.
     motion (B, F, 12): relative camera poses, for camera injection only. text: what the trunk reads.
@@ -60,7 +60,7 @@ class TokenStream:
 
     trunk: Trunk
     x: Tensor
-    rotary: RotaryCosSin
+    rotary: Tensor
     modulation: Tensor
     frames: tuple[int, int]
     span: int = 1
@@ -94,16 +94,15 @@ class TokenStream:
         return torch.cat([changed, others], dim=2).reshape(x.shape)
 
     @cached_property
-    def rotary_of_frames(self) -> RotaryCosSin:
-        """Of the frames' tokens, (B or 1, G, n * L, d / 2) each."""
+    def rotary_of_frames(self) -> Tensor:
+        """Of the frames' tokens, (B or 1, G, n * L, d / 2)."""
         count = self.frames[0] * self.frames[1]
-        cos, sin = (part.unflatten(1, (self.groups, -1))[:, :, :count] for part in self.rotary)
-        return cos, sin
+        return self.rotary.unflatten(1, (self.groups, -1))[:, :, :count]
 
 
 # What blocks carry, for the stream number i of those that go through a block together: (i, tokens
-# of its frames (B, G, n, L, D), their rotary angles) -> what is added to them, or None.
-States = Callable[[int, Tensor, RotaryCosSin], Tensor | None]
+# of its frames (B, G, n, L, D), their `rotary`) -> what is added to them, or None.
+States = Callable[[int, Tensor, Tensor], Tensor | None]
 # Queries, keys and values of the streams -> what they saw.
 Attend = Callable[[list[QKV]], list[Tensor | None]]
 
@@ -247,7 +246,7 @@ class Block(nn.Module):
             if last:
                 x, mod = s.narrow(x), [s.narrow(part) for part in mod]
                 y = None if y is None else s.narrow(y, 2)
-                rotary = s.narrow(rotary[0]), s.narrow(rotary[1])
+                rotary = s.narrow(rotary)
             if y is not None:
                 x = self.attended(x, y, mod, rotary)
             if states is not None:
@@ -256,22 +255,21 @@ class Block(nn.Module):
         return done
 
     def project(
-        self, x: Tensor, modulation: Sequence[Tensor], rotary: RotaryCosSin, queries: bool = True
+        self, x: Tensor, modulation: Sequence[Tensor], rotary: Tensor, queries: bool = True
     ) -> QKV:
         """Rotated queries and keys, and values, each (B, N, F * P, d)."""
         shift, scale, *_ = modulation
         y = modulated_norm(x, shift, scale, self.eps).flatten(1, 2)
-        q = rotate(self.self_attn.queries(y), *rotary) if queries else None
+        q = rotate(self.self_attn.queries(y), rotary) if queries else None
         k, v = self.self_attn.keys_values(y)
-        return q, rotate(k, *rotary), rotate(v, *rotary) if self.relative else v
+        return q, rotate(k, rotary), rotate(v, rotary) if self.relative else v
 
     def attended(
-        self, x: Tensor, seen: Tensor, modulation: Sequence[Tensor], rotary: RotaryCosSin
+        self, x: Tensor, seen: Tensor, modulation: Sequence[Tensor], rotary: Tensor
     ) -> Tensor:
         """Take in what was attended to, seen (B, N, F * P, d)."""
         if self.relative:
-            cos, sin = rotary
-            seen = rotate(seen, cos, -sin)
+            seen = rotate(seen, rotary.conj())
         return x + self.self_attn.output(seen).view_as(x) * modulation[2]
 
     def update(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Cross
 from loci.attention.dense import QKV
-from loci.attention.rotary import RotaryCosSin
+from loci.attention.rotary import as_rotary
 from loci.config import Config
 from loci.errors import LociError
 from loci.errors.arguments import check_tensor
@@ -167,7 +167,7 @@ class Wan(Trunk):
         shape = (latents.shape[3] // rows, latents.shape[4] // cols)
         coords = Coords.grid(torch.arange(frames, device=latents.device), shape, Kind.NOISY,
                              still, still)
-        rotary = cos_sin(wan_angles(coords, self.config.head_dim, self.config.theta)[None])
+        rotary = as_rotary(wan_angles(coords, self.config.head_dim, self.config.theta)[None])
         runs = time.shape[1]  # stretches of tokens that share a timestep
         e, six = self.modulate(time)
 
@@ -189,11 +189,6 @@ class Wan(Trunk):
         if self.head is None:
             raise LociError("this transformer predicts no frames: its out_channels are 0")
         return self.head(tokens, e)
-
-
-def cos_sin(angles: Tensor) -> RotaryCosSin:
-    """Cosines and sines of rotary angles, in fp32."""
-    return angles.cos().float(), angles.sin().float()
 
 
 class Head(nn.Module):

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from loci.attention.cross import Cross, CrossKV
-from loci.attention.rotary import RotaryCosSin
 from loci.config import Config
 from loci.errors import LociError
 from loci.errors.module import Module
@@ -84,7 +83,7 @@ class ChunkLayout:
 
     poses: Tensor
     coords: Coords
-    rotary: RotaryCosSin
+    rotary: Tensor
     motion: Tensor | None
     beside: Frames | None = None
     chooses: bool = False
@@ -329,10 +328,9 @@ class WorldModel(Module):
         added: list[Tensor] = []
         if layout.render is not None:
             batch = len(levels)
-            cos, sin = (part.expand(batch, -1, -1, -1).flatten(0, 1)
-                        for part in stream.rotary_of_frames)
+            rotary = stream.rotary_of_frames.expand(batch, -1, -1, -1).flatten(0, 1)
             alone = TokenStream(
-                self.dit, noise, (cos, sin), levels.flatten(0, 1), stream.frames,
+                self.dit, noise, rotary, levels.flatten(0, 1), stream.frames,
                 noise.shape[1], self.positions.motion(layout.poses.flatten(0, 1)), stream.text,
             )
             added = self.dit.branch(alone, self.dit.patchify(layout.render.to(noise)))

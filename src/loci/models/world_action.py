@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from loci.attention.cross import Cross
-from loci.attention.rotary import RotaryCosSin
 from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.errors.module import Module
@@ -211,7 +210,7 @@ class WorldActionModel(Module):
         return expert.head(tokens[-1]), video
 
     def denoise(
-        self, actions: Tensor, rotary: RotaryCosSin, six: Tensor, context: Cross,
+        self, actions: Tensor, rotary: Tensor, six: Tensor, context: Cross,
         evidence: Evidence, kv_only: bool = False,
     ) -> Tensor:
         """Tokens (B, 1, n, D) of chunks (B, 1, n, A), against evidence of the past; arguments as
@@ -242,7 +241,7 @@ class WorldActionModel(Module):
 
     def read_state(
         self, key: StateKey, recurrent: RecurrentState, x: Tensor, state: State,
-        rotary: RotaryCosSin,
+        rotary: Tensor,
     ) -> Tensor:
         """What action tokens x (R, 1, n, D) read of the states of their rows at a block."""
         return self.guests[_guest(key)](recurrent, x, state, rotary)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from loci.attention.cross import CrossKV
-from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
 from loci.errors.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.memory.stores import Evidence, Tree, below
@@ -47,7 +46,7 @@ class Reading:
     streams: list[int]
     versions: list[object]
     evidence: Evidence
-    rotary: RotaryCosSin
+    rotary: Tensor
     context: CrossKV
     modulations: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
 

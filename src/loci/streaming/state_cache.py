@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from loci.attention.rotary import RotaryCosSin
 from loci.errors import LociError
 from loci.memory.recurrent import RecurrentState, State, StateKey, stack
 from loci.memory.stores import Episode, Evidence, Query, Store, Tree, Write
@@ -34,7 +33,7 @@ class StateCache(Store):
         after: dict[StateKey, State] = {}
         self._pending = names, after
 
-        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+        def hook(layer: int, stream: int, x: Tensor, rotary: Tensor) -> Tensor | None:
             added = None
             for key, module in self._at(layer, own=True):
                 seen, (after[key],) = module.write(
@@ -56,7 +55,7 @@ class StateCache(Store):
             for key, module in self.modules.items()
         }
 
-        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+        def hook(layer: int, stream: int, x: Tensor, rotary: Tensor) -> Tensor | None:
             added = None
             for key, module in self._at(layer):
                 seen = query.read(key, module, x.flatten(0, 1), states[key], _rows(rotary, len(x)))
@@ -70,7 +69,7 @@ class StateCache(Store):
         moments = sorted({frame for chunks in episode.chunks for frame in chunks.before})
         states: dict[StateKey, list[State]] = {}
 
-        def write(layer: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+        def write(layer: int, x: Tensor, rotary: Tensor) -> Tensor | None:
             added = None
             for key, module in self._at(layer, own=True):
                 start = module.init(len(x))
@@ -82,7 +81,7 @@ class StateCache(Store):
                 added = _sum(added, seen.view_as(x))
             return added
 
-        def hook(layer: int, stream: int, x: Tensor, rotary: RotaryCosSin) -> Tensor | None:
+        def hook(layer: int, stream: int, x: Tensor, rotary: Tensor) -> Tensor | None:
             if stream == 0:
                 return write(layer, x, rotary)
             chunks, added = episode.chunks[stream - 1], None
@@ -157,18 +156,16 @@ def _source(key: StateKey, module: RecurrentState) -> StateKey:
     return key if module.source is None else (module.source, key[1])
 
 
-def _flat(rotary: RotaryCosSin) -> RotaryCosSin:
+def _flat(rotary: Tensor) -> Tensor:
     """Groups of frames in a row: (B or 1, G * S, d / 2)."""
-    cos, sin = rotary
-    return cos.flatten(1, 2), sin.flatten(1, 2)
+    return rotary.flatten(1, 2)
 
 
-def _rows(rotary: RotaryCosSin, batch: int) -> RotaryCosSin:
+def _rows(rotary: Tensor, batch: int) -> Tensor:
     """Groups as rows, (B * G, S, d / 2), or (1, S, d / 2) where there is one for all."""
-    cos, sin = (
-        part if part.shape[:2] == (1, 1) else part.expand(batch, -1, -1, -1) for part in rotary
-    )
-    return cos.flatten(0, 1), sin.flatten(0, 1)
+    if rotary.shape[:2] != (1, 1):
+        rotary = rotary.expand(batch, -1, -1, -1)
+    return rotary.flatten(0, 1)
 
 
 def _sum(added: Tensor | None, more: Tensor) -> Tensor:
