@@ -92,13 +92,14 @@ def test_many_weights_are_not_kept():
     few, many = (2, 2, 16, 16, 4), (2, 2, 1100, 1000, 4)
     for sizes, most in ((few, 2 * 2 * 16 * 16), (many, 2 * 2 * 1100 * 4)):
         held.clear()
-        parts, _ = case(sizes, None, torch.float32)
+        parts, _ = case(sizes, None, torch.bfloat16)
         with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
             attend(*parts)
         assert max(tensor.numel() for tensor in held) == most
 
 
-def test_backward_gives_the_same_bits_every_time():
-    parts, bias = case((8, 4, 20, 60, 32), True, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backward_gives_the_same_bits_every_time(dtype):
+    parts, bias = case((8, 4, 20, 60, 32), True, dtype)
     first, second = (gradients(attend(*parts, bias), parts) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

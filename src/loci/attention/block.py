@@ -1,10 +1,11 @@
 """Attention of blocks that see little, forward and backward, for training on a CPU.
 
 Torch's fused kernel goes through its matrices one by one, each in small tiles; for a few dozen
-queries, and backward above all, that costs several times what the arithmetic does. Here all the
-matrices that fit in the cache are multiplied at once. As there, weights are computed in fp32 (or
-more, where the queries have more), and where they are many they are not kept: the backward pass
-computes them again. Source: ours; `scaled_dot_product_attention` is the reference.
+queries, and backward above all, that costs several times what the arithmetic does in half precision
+and where products of fp32 are reduced. Here all the matrices that fit in the cache are multiplied
+at once. As there, weights are computed in fp32 (or more, where the queries have more), and where
+they are many they are not kept: the backward pass computes them again. Source: ours;
+`scaled_dot_product_attention` is the reference.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     """What queries (B, N, P, d) see of keys and values (B, N, S, d), (B, N, P, d).
 
     bias (B, 1, P or 1, S) is added to the scaled scores: 0, or -inf for what must not be seen; each
-    query sees one key at least. Under autocast in its dtype. On other devices than a CPU it is
-    torch's fused kernel that computes this.
+    query sees one key at least. Under autocast in its dtype. Where torch's fused kernel is the
+    faster one, it computes this: on other devices than a CPU, and in fp32 with exact products.
     """
     device = q.device.type
     if torch.is_autocast_enabled(device):
         kind = torch.get_autocast_dtype(device)
         q, k, v = q.to(kind), k.to(kind), v.to(kind)
-    if device != "cpu":
+    exact = torch.get_float32_matmul_precision() == "highest"
+    if device != "cpu" or (exact and q.dtype == torch.float32):
         mask = None if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, mask)
     seen = _Attend.apply(*(x.flatten(0, 1).contiguous() for x in (q, k, v)), bias, q.shape[1])
