@@ -30,7 +30,15 @@ from tiny_world import same
 FRAMES, BATCH = 13, 2
 
 
-@pytest.fixture(params=sorted(MEMORIES))
+# One row that keeps tokens and one that carries states show what action history does to others.
+HISTORY = ("hybrid-acts", "rnn-ttt-acts")
+
+
+@pytest.fixture(params=[
+    pytest.param(name, marks=pytest.mark.slow)
+    if name.endswith("-acts") and name not in HISTORY else name
+    for name in sorted(MEMORIES)
+])
 def name(request) -> str:
     return request.param
 

@@ -284,7 +284,7 @@ def test_ragged_streams_equal_streams_alone(model):
             torch.testing.assert_close(got[mine], out, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["dense", "windowed"])
+@pytest.mark.parametrize("form", [pytest.param("dense", marks=pytest.mark.slow), "windowed"])
 def test_no_gradient_from_noise_to_its_own_clean_copy(model, form):
     latents, noisy, time, poses = episode(model)
     latents.requires_grad_()
@@ -366,12 +366,12 @@ def test_gradient_reaches_what_the_rule_lets_through_and_nothing_else(row_name):
 
 
 @pytest.mark.parametrize("row_name", one_of_each_kind(MEMORIES))
-def test_ten_thousand_frames_in_the_memory_that_a_row_promises(row_name):
+def test_thousands_of_frames_in_the_memory_that_a_row_promises(row_name):
     """Rows that do not grow with every frame are held to it for long; the others grow as they
     promise."""
     memory = MEMORIES[row_name]
     model = tiny_world(memory, layers=1)
-    total = 600 if memory.growth == "linear" else 10_000
+    total = {"linear": 600, "logarithmic": 10_000, "constant": 2000}[memory.growth]
     latents = torch.randn(1, total, *model.latent_shape)
     poses = walk(1, total)
     session = model.session(1, capacity=16)

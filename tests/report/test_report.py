@@ -21,7 +21,7 @@ from fake_worlds import fake_entry, last_view, nearest_view
 from html_page import Tags, asks_for_nothing
 from loci.errors import LociError
 from loci.io.pictures import write_video
-from loci.report import plots
+from loci.report import plots, rooms
 from loci.report.checks import checks
 from loci.report.families import COLORS, families, family, ordered
 from loci.report.page import render_page, write_report
@@ -43,6 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(run(Rooms("ground", 2, 0, rows, ("recall", "causal", "loop")), Store(out)), out)
     write_report(out)
     return out
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of a page's time."""
+    monkeypatch.setattr(rooms, "plots", lambda *_: {})
 
 
 @pytest.fixture
@@ -204,7 +210,7 @@ def test_sentences_are_made_from_the_numbers(results: dict[str, Any]) -> None:
 
 
 def test_videos_and_then_panels_are_left_out_of_a_page_that_must_be_small(
-    folder: Path, results: dict[str, Any]
+    folder: Path, results: dict[str, Any], no_plots: None
 ) -> None:
     tags = Tags(render_page(results, folder, limit=1))
     assert not tags.of("video")
@@ -213,7 +219,9 @@ def test_videos_and_then_panels_are_left_out_of_a_page_that_must_be_small(
     assert len(Tags(render_page(results, folder)).of("img")) > one
 
 
-def test_frames_of_another_study_are_not_shown(folder: Path, tmp_path: Path) -> None:
+def test_frames_of_another_study_are_not_shown(
+    folder: Path, tmp_path: Path, no_plots: None
+) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     stale = copy / "rollouts" / "recall" / "7-loop180"
     shutil.copytree(copy / "rollouts" / "recall" / "0-loop180", stale)
@@ -236,7 +244,7 @@ def thinned(copy: Path, pattern: str = "*.npz") -> None:
 
 
 def test_where_only_some_frames_were_kept_there_is_a_strip_and_no_video(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, no_plots: None
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     thinned(copy)
@@ -250,7 +258,9 @@ def test_where_only_some_frames_were_kept_there_is_a_strip_and_no_video(
     assert len(Tags(write_report(copy).read_text()).of("video")) == 1
 
 
-def test_a_row_that_came_later_may_have_more_frames(folder: Path, tmp_path: Path) -> None:
+def test_a_row_that_came_later_may_have_more_frames(
+    folder: Path, tmp_path: Path, no_plots: None
+) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     thinned(copy, "none.npz")
     # Of the other cases only the truth is there: nothing stands beside it.

@@ -404,6 +404,7 @@ def test_a_taken_press_is_blue_in_one_picture(hold):
     assert blue == 7
 
 
+@pytest.mark.slow
 def test_how_much_the_clock_tells_of_a_count():
     """Who knows the time and both cards and presses until a time does what is asked for in less
     than 14 % of the episodes (3.5 % by chance): every pair of times is tried, for every pair of
@@ -483,6 +484,7 @@ def test_without_memory_it_is_chance_over_100_seeds(name):
     assert found["clock and frame"].lo <= (0.14 if name == "press-button" else task.chance)
 
 
+@pytest.mark.slow
 def test_the_clock_baseline_learns_what_the_clock_tells():
     """A task whose fact follows from its clock is solved by the clock alone, and not blindly."""
 
