@@ -36,7 +36,7 @@ class Options(Output):
     steps: int = 150
     row: str = "hybrid"
     batch: int = 6
-    episodes: int = RoomsData().episodes
+    episodes: int = 1000
     held: int = 64  # of them, the last ones, kept out
     threads: int = 2
 

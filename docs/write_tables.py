@@ -230,6 +230,19 @@ def block_attention() -> str:
     ])
 
 
+def ragged_streams() -> str:
+    """Batches of streams of many lengths against those of one length, and against a loop."""
+    columns = ("ragged / equal", "one by one / ragged")
+    return _table(["what, row", *columns], [
+        [f"{what} ({kind}, {row})",
+         *(_median(found[f"{what}, {c}"], ".2f") if f"{what}, {c}" in found else NOTHING
+           for c in columns)]
+        for name, found in _bench("ragged_streams").items()
+        for kind, row in [name.split(", ")]
+        for what in dict.fromkeys(measured.split(", ")[0] for measured in found)
+    ])
+
+
 def memory() -> str:
     """What `loci bench` found after 400 frames."""
     heads = ["row", "tokens", "kB", "write a frame, ms", "chunk, ms", "chunk, times `none`"]
@@ -350,6 +363,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "returns": returns, "policies": policies,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
+    "ragged_streams": ragged_streams,
     "long_episode": long_episode, "camera": camera, "render": render, "tabletop": tabletop,
     "baselines": baselines,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},

@@ -47,7 +47,7 @@ COMPOSED: dict[str, Memory] = {
 MEMORIES = {**ROWS, **COMPOSED}
 ROW_NAMES = sorted(MEMORIES)
 # Rotary angles of zero, for any tokens.
-STILL = (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
+STILL = torch.ones(1, 1, 1, dtype=torch.complex64)
 
 
 def tiny_world(
