@@ -84,8 +84,8 @@ def test_evictions_happen(row_name):
             assert kept.kept(kind, FRAMES) < FRAMES / 2
 
 
-def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
-    latents, noisy, time, poses = episode(model)
+def test_chunked_equals_one_by_one_and_fork_and_restore(stream_model, tmp_path):
+    latents, noisy, time, poses = episode(stream_model)
 
     def predict(session):
         with torch.no_grad():
@@ -97,20 +97,20 @@ def test_chunked_equals_one_by_one_and_fork_and_restore(model, tmp_path):
             session.write(latents[:, start:stop], poses[:, start:stop])
         return session
 
-    one = model.session(BATCH)
+    one = stream_model.session(BATCH)
     for frame in range(11):
         write(one, frame, frame + 1)
     expected = predict(one)
     cuts = [(0, 11)], [(0, 1), (1, 6), (6, 11)], [(0, 4), (4, 5), (5, 11)]
     for pieces in cuts:
-        session = model.session(BATCH)
+        session = stream_model.session(BATCH)
         for start, stop in pieces:
             write(session, start, stop)
         torch.testing.assert_close(predict(session), expected, atol=1e-5, rtol=1e-5)
         for name, value in one.snapshot().items():
             torch.testing.assert_close(session.snapshot()[name], value, atol=1e-5, rtol=1e-5)
 
-    trunk = write(model.session(BATCH), 0, 5)
+    trunk = write(stream_model.session(BATCH), 0, 5)
     saved = trunk.snapshot()
     branch = trunk.fork()
     with torch.no_grad():
@@ -176,10 +176,10 @@ def tensors(session) -> set[int]:
     return found - {0}
 
 
-def test_every_tensor_of_a_snapshot_is_a_copy(model):
+def test_every_tensor_of_a_snapshot_is_a_copy(stream_model):
     """Whatever becomes of the session, a snapshot stays; and what was restored shares nothing."""
-    latents, _, _, poses = episode(model)
-    session = model.session(BATCH)
+    latents, _, _, poses = episode(stream_model)
+    session = stream_model.session(BATCH)
     with torch.no_grad():
         session.write(latents[:, :7], poses[:, :7])
         tree = session.snapshot()
@@ -201,9 +201,9 @@ def test_every_tensor_of_a_snapshot_is_a_copy(model):
     torch.testing.assert_close(*outs, atol=0, rtol=0)
 
 
-def test_denoising_leaves_the_memory_bitwise_unchanged(model):
-    latents, noisy, _, poses = episode(model)
-    session = model.session(BATCH)
+def test_denoising_leaves_the_memory_bitwise_unchanged(stream_model):
+    latents, noisy, _, poses = episode(stream_model)
+    session = stream_model.session(BATCH)
     with torch.no_grad():
         session.write(latents[:, :9], poses[:, :9])
         before = session.snapshot()
@@ -220,20 +220,20 @@ def test_denoising_leaves_the_memory_bitwise_unchanged(model):
     assert torch.equal(first, again)
 
 
-def test_a_step_asks_nothing_of_the_host(model):
+def test_a_step_asks_nothing_of_the_host(stream_model):
     """So that a CUDA graph can hold it."""
-    latents, noisy, _, poses = episode(model)
-    session = model.session(BATCH)
+    latents, noisy, _, poses = episode(stream_model)
+    session = stream_model.session(BATCH)
     with torch.no_grad():
         session.write(latents[:, :9], poses[:, :9])
         reading = session.read(poses[:, 9:11])
         assert asked_of_the_host(lambda: session.denoise(reading, noisy[:, 0], 0.7)) == []
 
 
-def test_nothing_is_left_to_the_garbage_collector(model):
+def test_nothing_is_left_to_the_garbage_collector(stream_model):
     """What refers to itself in a circle would keep tensors of each step until it comes by."""
-    latents, noisy, time, poses = episode(model)
-    session = model.session(BATCH)
+    latents, noisy, time, poses = episode(stream_model)
+    session = stream_model.session(BATCH)
 
     def stream() -> None:
         session.write(latents[:, :1], poses[:, :1])
@@ -241,8 +241,8 @@ def test_nothing_is_left_to_the_garbage_collector(model):
         session.reset()
 
     def learn() -> None:
-        model(latents, noisy, time, poses, STARTS).sum().backward()
-        model.zero_grad()
+        stream_model(latents, noisy, time, poses, STARTS).sum().backward()
+        stream_model.zero_grad()
 
     assert left_to_collect(stream) == left_to_collect(learn) == []
 
@@ -267,16 +267,16 @@ def test_slots_agree_with_the_rule(row_name):
         assert names[0] == names[1]
 
 
-def test_ragged_streams_equal_streams_alone(model):
-    latents, noisy, time, poses = episode(model)
-    both = model.session(BATCH)
+def test_ragged_streams_equal_streams_alone(stream_model):
+    latents, noisy, time, poses = episode(stream_model)
+    both = stream_model.session(BATCH)
     with torch.no_grad():
         both.write(latents[:, :4], poses[:, :4])
         both.write(latents[:1, 4:9], poses[:1, 4:9], streams=[0])
         both.write(latents[:, 9:10], poses[:, 9:10])
         got = both.denoise(both.read(poses[:, 10:12]), noisy[:, 0], time[:, 0])
         for stream, frames in ((0, [*range(10)]), (1, [0, 1, 2, 3, 9])):
-            alone = model.session(1)
+            alone = stream_model.session(1)
             mine = slice(stream, stream + 1)
             for frame in frames:
                 alone.write(latents[mine, frame : frame + 1], poses[mine, frame : frame + 1])
@@ -285,10 +285,10 @@ def test_ragged_streams_equal_streams_alone(model):
 
 
 @pytest.mark.parametrize("form", [pytest.param("dense", marks=pytest.mark.slow), "windowed"])
-def test_no_gradient_from_noise_to_its_own_clean_copy(model, form):
-    latents, noisy, time, poses = episode(model)
+def test_no_gradient_from_noise_to_its_own_clean_copy(stream_model, form):
+    latents, noisy, time, poses = episode(stream_model)
     latents.requires_grad_()
-    output = model(latents, noisy, time, poses, STARTS, attention=form)
+    output = stream_model(latents, noisy, time, poses, STARTS, attention=form)
     for group, start in enumerate(STARTS):
         of_group = output[:, group].square().sum()
         (grad,) = torch.autograd.grad(of_group, latents, retain_graph=True)

@@ -31,15 +31,13 @@ from loci.recipes.tabletop import tabletop
 
 # What tests replace: the maker of the policies' recipes, what they are played in, how many episodes
 # answers are learnt from, the choice of a dtype, which depends on the CPU, what a study of worlds
-# begins with when a score is missing, and its report or the plots in it, where they take longer
-# than they tell.
+# begins with when a score is missing, and its report, where that takes longer than it tells.
 RECIPE = "loci.recipes.registry.tabletop"
 TABLETOP = "loci.study.tabletop.episodes.Tabletop"
 ANSWERS = "loci.study.tabletop.suite.ANSWERS"
 BENCH_DTYPE = "loci.study.bench.policies.pick_dtype"
 MAKERS = ("loci.study.rooms.suite.prepare", "loci.study.rooms.suite.Probe")
 REPORT = "loci.commands.study.write_report"
-PLOTS = "loci.report.rooms.plots"
 
 
 def command(*arguments: object, columns: int = 160) -> str:

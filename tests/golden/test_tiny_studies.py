@@ -1,8 +1,4 @@
-"""Studies of worlds on two rooms, with checkpoints that ship, by the command.
-
-`families` goes on in a copy of what `ground` has made, as a study in pieces does: what both have is
-not rendered and not generated twice.
-"""
+"""Studies of worlds on two rooms, with checkpoints that ship, by the command."""
 
 from __future__ import annotations
 
@@ -40,30 +36,38 @@ def run(name: str, out: Path) -> tuple[dict[str, Any], list[str]]:
     return read(out), printed_lines(printed)
 
 
-def test_tiny_studies_give_the_same(tmp_path: Path) -> None:
-    """One test, so that the processes of pytest-xdist do not render the same rooms twice."""
-    with pytest.MonkeyPatch.context() as patch:
+def test_a_tiny_study_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loci.REPORT, lambda *_: None)
+    ground, printed = run("ground", tmp_path)
+    with pins("tiny_studies") as check:
+        for section, figures in ground.items():
+            check(f"ground, {section}", figures)
+        check("ground, order of rows", list(ground["rows"]))
+        check("ground, printed", printed, texts=True)
+
+
+@pytest.mark.slow
+def test_a_study_that_goes_on_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`families` goes on in a copy of what `ground` has made, as a study in pieces does: what both
+    have is not rendered and not generated twice."""
+    with monkeypatch.context() as patch:
         patch.setattr(loci.REPORT, lambda *_: None)
-        ground, printed = run("ground", tmp_path / "ground")
+        ground, _ = run("ground", tmp_path / "ground")
     shutil.copytree(tmp_path / "ground", tmp_path / "families")
     # Finished parts stay; the results of another study would not be replaced unasked.
     (tmp_path / "families" / "results.json").unlink()
     shutil.rmtree(tmp_path / "families" / HIDDEN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loci.PLOTS, lambda *_: {})
-        families, printed_later = run("families", tmp_path / "families")
+    families, printed = run("families", tmp_path / "families")
     page = (tmp_path / "families" / "report.html").read_text(encoding="utf-8")
     with pins("tiny_studies") as check:
-        for section, figures in ground.items():
-            check(f"ground, {section}", figures)
         for section, figures in families.items():
             if section in SHARED:
                 again = {row: figures[row] for row in ground[section]}
                 check(f"ground, {section}", again)
                 figures = {row: figures[row] for row in figures if row not in again}
             check(f"families, {section}", figures)
-        check("ground, order of rows", list(ground["rows"]))
         check("families, order of rows", list(families["rows"]))
-        check("ground, printed", printed, texts=True)
-        check("families, printed", printed_later, texts=True)
+        check("families, printed", printed, texts=True)
         check("families, report", table_rows(page), texts=True)
