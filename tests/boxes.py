@@ -29,11 +29,13 @@ def pose_of(yaw: float, place: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> 
     return pose
 
 
-def view(pose: Tensor, frame: int = 0, cube: Tensor | None = None) -> View:
-    """What the camera sees of the room, and of a cube whose middle is at `cube`."""
-    matrix = intrinsics_of(CAMERA)
+def view(
+    pose: Tensor, frame: int = 0, cube: Tensor | None = None, camera: Camera = CAMERA
+) -> View:
+    """What a camera sees of the room, and of a cube whose middle is at `cube`."""
+    matrix = intrinsics_of(camera)
     v, u = torch.meshgrid(
-        torch.arange(CAMERA.height) + 0.5, torch.arange(CAMERA.width) + 0.5, indexing="ij"
+        torch.arange(camera.height) + 0.5, torch.arange(camera.width) + 0.5, indexing="ij"
     )
     rays = torch.stack([
         (u - matrix[0, 2]) / matrix[0, 0], (v - matrix[1, 2]) / matrix[1, 1], torch.ones_like(u)

@@ -31,10 +31,9 @@ class Recollecting(Memory, name="recollecting-for-tests"):
     def wants(self) -> frozenset[str]:
         return frozenset({"depth"} if self.depth else ())
 
-    @property
-    def ports(self) -> Ports:
+    def ports(self, channels: int) -> Ports:
         return Ports(
-            channels=9 * ("channels" in self.ways), branch="render" in self.ways,
+            channels=(channels + 1) * ("channels" in self.ways), branch="render" in self.ways,
             tokens=8 * ("tokens" in self.ways), every=2,
         )
 

@@ -332,7 +332,7 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
     if memory.retriever is not None:
         targets = torch.stack([relative[:, s : s + CHUNK] for s in STARTS], dim=1)
         setting = Setting(BATCH, model.latent_shape, model.tokens, model.config.camera,
-                          latents.device, latents.dtype)
+                          latents.device, latents.dtype, model.encode_pictures)
         selected = retrieved(memory.retriever, relative, before, targets, setting)
     coords = Coords.cat([
         model.positions.written(frames), model.positions.chunks(torch.tensor(STARTS), CHUNK)
@@ -350,7 +350,7 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
     if memory.joint:
         end = STARTS[-1] + CHUNK
         found |= stands_beside(model, latents, noisy[:, -1], relative[:, :end])
-    if memory.ports != Ports():
+    if memory.ports(8) != Ports():
         found[:, : STARTS[-1]] = True  # what a store of its own answers
     return found
 

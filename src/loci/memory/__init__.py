@@ -16,6 +16,7 @@ from loci.memory.delta import GatedDelta
 from loci.memory.full import FullHistory
 from loci.memory.hybrid import Hybrid
 from loci.memory.joint import Joint
+from loci.memory.map import Map
 from loci.memory.mixture import Mixture
 from loci.memory.none import NoMemory
 from loci.memory.registry import Rows
@@ -74,6 +75,6 @@ def row(name: str) -> Memory:
 
 __all__ = [
     "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compose", "Compressed", "Context", "FullHistory",
-    "GatedDelta", "Hybrid", "Joint", "Memory", "Mixture", "NoMemory", "ShortConv",
+    "GatedDelta", "Hybrid", "Joint", "Map", "Memory", "Mixture", "NoMemory", "ShortConv",
     "SlidingWindow", "SpatialGrid", "Tower", "row",
 ]

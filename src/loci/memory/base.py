@@ -9,7 +9,7 @@ A mechanism is a frozen configuration that answers a few questions, most of whic
 - `joint`: whether these go through the network beside the chunk, as raw frames that both see the
   chunk and are seen by it, maybe after a `mixer` made fewer of them.
 - `state(...)`: what a block carries from frame to frame, if any.
-- `stores(...)`: what else a stream keeps, and answers a chunk from; `ports` says through which
+- `stores(...)`: what else a stream keeps, and answers a chunk from; `ports(...)` says through which
   ports of the video transformer that enters, `wants` what it has to be given of a frame.
 
 Everything else (streams, snapshots, files, training) is the same for all of them. A new mechanism
@@ -187,9 +187,9 @@ class Memory(Config, family=True):
         """What it has to be given of each frame besides latents and pose: names of `EXTRAS`."""
         return frozenset()
 
-    @property
-    def ports(self) -> Ports:
-        """Through which ports of the video transformer its stores' evidence enters."""
+    def ports(self, channels: int) -> Ports:
+        """Through which ports of the video transformer its stores' evidence enters; channels: of a
+        latent frame."""
         return Ports()
 
     def stores(self, setting: Setting) -> list[Store]:

@@ -90,9 +90,8 @@ class Compose(Memory, name="compose"):
     def wants(self) -> frozenset[str]:
         return frozenset().union(*(part.wants for part in self.parts))
 
-    @property
-    def ports(self) -> Ports:
-        return reduce(or_, (part.ports for part in self.parts))
+    def ports(self, channels: int) -> Ports:
+        return reduce(or_, (part.ports(channels) for part in self.parts))
 
     def rule(self) -> Rule:
         return reduce(or_, (part.rule() for part in self.parts))

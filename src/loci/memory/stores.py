@@ -12,7 +12,7 @@ Stores are asked in order, and each adds to the evidence that those before it ga
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -147,7 +147,8 @@ class Episode:
 @dataclass(frozen=True)
 class Setting:
     """For whom a store is made: streams of a model with latents `latent_shape` (C, h, w) of images
-    of `camera`, `tokens` tokens a frame."""
+    of `camera`, `tokens` tokens a frame. encode: pictures (R, H, W, 3) uint8 -> latents (R, C, h,
+    w)."""
 
     batch: int
     latent_shape: tuple[int, int, int]
@@ -155,12 +156,18 @@ class Setting:
     camera: Camera
     device: torch.device
     dtype: torch.dtype
+    encode: Callable[[Tensor], Tensor]
 
 
 class Store(ABC):
     """One thing that a batch of streams keeps. `name`: of its own among those of a stream."""
 
     name: str
+
+    def admit(  # noqa: B027 (most stores take in any frame that the model does)
+        self, streams: Sequence[int], written: Sequence[int], frames: Frames
+    ) -> None:
+        """LociError for frames that cannot be taken in; asked before any store changes."""
 
     @abstractmethod
     def write(self, write: Write, found: Evidence) -> Evidence:

@@ -101,7 +101,7 @@ class WorldModel(Module):
         self.config = config
         memory, dit = config.memory, config.dit
         self.codec = config.codec.build()
-        self.dit = Wan(dit, memory.ports)
+        self.dit = Wan(dit, memory.ports(dit.in_channels))
         # MemoryWAM: a shared learnable bank (M, hidden) of standard deviation hidden^-1/2.
         bank = torch.randn(memory.gists, dit.dim) / dit.dim**0.5
         # Without gists it is there for its place and dtype alone: nothing to train or to shard.
@@ -160,7 +160,8 @@ class WorldModel(Module):
         """
         dit, weight, memory = self.config.dit, self.gist_bank, memory or self.config.memory
         setting = Setting(
-            batch, self.latent_shape, self.tokens, self.config.camera, weight.device, weight.dtype
+            batch, self.latent_shape, self.tokens, self.config.camera, weight.device, weight.dtype,
+            self.encode_pictures,
         )
         sizes = {Kind.CLEAN: self.tokens, Kind.GIST: memory.gists, Kind.EXECUTED: actions}
         shape = KVShape(dit.num_layers, dit.num_heads, dit.head_dim,
@@ -238,6 +239,11 @@ class WorldModel(Module):
         for store in self.stores(len(episode.frames.latents), memory=memory):
             evidence = store.packed(episode, evidence)
         return evidence
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Latents (R, C, h, w) of pictures (R, H, W, 3) uint8, each as if it began a video."""
+        return self.codec.encode(pictures[:, None])[:, 0]
 
     def check_extras(self, frames: Frames) -> None:
         """LociError where the memory asks for what the frames do not bring."""

@@ -89,6 +89,8 @@ class Stream:
             **self._checked_extras(extras, latents.shape[:2]),
         )
         self.model.check_extras(frames)
+        for store in self.stores:
+            store.admit(names, [self.written[name] for name in names], frames)
         self._renew(names)
         self._broken.update(names)
         size = max(1, TOKENS // (self.model.tokens + self.model.config.memory.gists))

@@ -1,0 +1,258 @@
+"""A map of the place, drawn for every chunk; beside it the last frames.
+
+Long-term spatial memory (SPMem, arXiv 2506.05284): depth and colours of the frames that were seen
+are fused into one map, and what it shows from where a chunk stands enters the video transformer
+beside the noise. Three ways in, and none as the control:
+
+- "branch", the paper's: the render's latents go through copies of the first blocks;
+- "channels": they are further latent channels of the chunk;
+- "tokens": its patches are tokens, with their places, to which the chunk attends.
+
+What is unknown is never black. Where a render covers nothing its latents are 0, the mean of all
+latents; and beside them the model is told which share of each latent pixel is covered, how certain
+that is, and how long ago it was seen (ours; the paper keeps its coverage to itself).
+
+Frames with a depth of 0 everywhere are seen and not mapped: that is how generated frames come whose
+depth nobody knows. The first frame of a stream has to have some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry import Camera
+from loci.maps.base import MIDDLE, Render, SceneMap, View
+from loci.maps.depth import check_depth, check_intrinsics, intrinsics_of
+from loci.maps.tsdf import TSDF
+from loci.maps.voxels import VoxelMap
+from loci.memory.base import Memory, together
+from loci.memory.frames import Frames
+from loci.memory.ports import Ports
+from loci.memory.stores import Conditioning, Evidence, Query, Setting, Store, Tree, Write, below
+from loci.rules.rule import Kind, Rule, key, recent
+
+FORMS = ("voxels", "tsdf")
+READS = ("branch", "channels", "tokens", "none")
+# What is told of a render besides its latents: coverage, confidence, age.
+TOLD = 3
+PLACE = 4  # sines and cosines of a token's row and column
+# Frames after which what was seen counts as half as new.
+AGE = 32.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map(Memory, name="map"):
+    """A map with voxels of `voxel` metres, and the last `window` frames R, the present one
+    included.
+
+    form: "voxels", or "tsdf" as in the paper. read: how renders enter. blocks: that are copied for
+    the branch; every: tokens are read in every so many-th block. limit: voxels that are kept (0:
+    all). patience: views that look through a voxel before it is carved away (0: none is). jump:
+    metres between a frame and the next at most (0: any), since frames that are nowhere near each
+    other are as a rule a mistake of units.
+    """
+
+    form: str = "voxels"
+    voxel: float = 0.1
+    window: int = 1
+    read: str = "branch"
+    blocks: int = 2
+    every: int = 2
+    limit: int = 0
+    patience: int = 2
+    jump: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("form", self.form, FORMS), ("read", self.read, READS)):
+            if value not in known:
+                raise LociError(f"a map knows no {name} '{value}'; use {', '.join(known)}")
+        if self.window < 1:
+            raise LociError("map: the window includes the present frame; use 1 or more")
+        if self.blocks < 1 or self.every < 1:
+            raise LociError("map: blocks and every count blocks; use 1 or more")
+        if self.jump < 0:
+            raise LociError(f"map: a jump of {self.jump} m; use 0 or more")
+        self.build(torch.device("cpu"))
+
+    def build(self, device: torch.device) -> SceneMap:
+        """An empty map of this kind. LociError for sizes that are none."""
+        if self.form == "tsdf":
+            return TSDF(self.voxel, device=device)
+        return VoxelMap(self.voxel, limit=self.limit, patience=self.patience, device=device)
+
+    def rule(self) -> Rule:
+        return key(Kind.CLEAN) & recent(self.window) | together
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({"depth", "intrinsics", "images"})
+
+    def ports(self, channels: int) -> Ports:
+        return Ports(
+            channels={"branch": TOLD, "channels": channels + TOLD}.get(self.read, 0),
+            branch=self.blocks if self.read == "branch" else 0,
+            tokens=channels + TOLD + PLACE if self.read == "tokens" else 0, every=self.every,
+        )
+
+    def stores(self, setting: Setting) -> list[Store]:
+        return [MapStore(self, setting)]
+
+
+class MapStore(Store):
+    """A map for each stream."""
+
+    name = "map"
+
+    def __init__(self, memory: Map, setting: Setting):
+        self.memory, self.setting = memory, setting
+        self.maps = [memory.build(setting.device) for _ in range(setting.batch)]
+        # Where the last frame of each stream stood.
+        self.last = torch.zeros(setting.batch, 3, dtype=torch.float64)
+
+    def admit(self, streams: Sequence[int], written: Sequence[int], frames: Frames) -> None:
+        """LociError for frames that cannot be mapped."""
+        depth, matrix, images = _extras(frames)
+        if depth.shape[2:] != images.shape[2:4]:
+            raise LociError(
+                f"depth of {depth.shape[2]}x{depth.shape[3]} and images of {images.shape[2]}x"
+                f"{images.shape[3]}; give one number for each pixel"
+            )
+        for row, (name, at) in enumerate(zip(streams, written, strict=True)):
+            known = (depth[row] > 0).flatten(1).any(1)
+            # Of later frames the depth may be unknown; numbers that are none are never let pass.
+            check_depth(depth[row] if at == 0 else torch.where(
+                known[:, None, None], depth[row], depth[row] + (depth[row] == 0)
+            ))
+            check_intrinsics(matrix[row], *depth.shape[2:])
+            places = frames.poses[row, :, :3, 3]
+            before = self.last[name : name + 1] if at else places[:1]
+            far = (torch.cat([before, places]).diff(dim=0)).norm(dim=1)
+            if self.memory.jump and bool((far > self.memory.jump).any()):
+                number = int((far > self.memory.jump).nonzero()[0])
+                raise LociError(
+                    f"frame {at + number} stands {float(far[number]):.2f} m from the one before, "
+                    f"more than {self.memory.jump:g}; give poses in metres, or another jump"
+                )
+
+    def write(self, write: Write, found: Evidence) -> Evidence:
+        """Frames with depth are fused, each into the map of its stream."""
+        frames = write.frames
+        if frames is None:
+            return found
+        depth, matrix, images = _extras(frames)
+        for row, (name, at) in enumerate(zip(write.streams, write.written, strict=True)):
+            for n in range(len(frames)):
+                if bool((depth[row, n] > 0).any()):
+                    self.maps[name].write(View(
+                        depth[row, n], images[row, n], matrix[row, n], frames.poses[row, n], at + n
+                    ))
+            self.last[name] = frames.poses[row, -1, :3, 3].cpu()
+        return found
+
+    def query(self, query: Query, found: Evidence) -> Evidence:
+        """The maps as seen from the poses of chunks."""
+        if query.poses is None or self.memory.read == "none":
+            return found
+        pictures, told = [], []
+        for row, name in enumerate(query.streams):
+            for pose in query.poses[row]:
+                drawn = self.render(name, pose, query.written[row])
+                pictures.append(_picture(drawn))
+                told.append(_told(drawn, self.setting.latent_shape[1:]))
+        return found.conditioned(self._enter(
+            torch.stack(pictures), torch.stack(told), len(query.streams)
+        ))
+
+    def render(self, stream: int, pose: Tensor, now: int) -> Render:
+        """The map of a stream as seen from a pose (4, 4), relative to its first frame, after `now`
+        frames, in the size of the model's images."""
+        camera: Camera = self.setting.camera
+        return self.maps[stream].render(
+            pose, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
+            self.maps[stream].gauge,
+        )
+
+    def _enter(self, pictures: Tensor, told: Tensor, rows: int) -> Conditioning:
+        """Pictures (R * n, H, W, 3) uint8 and what is told of them (R * n, 3, h, w), as what enters
+        beside chunks of R streams."""
+        latents = self.setting.encode(pictures).to(self.setting.dtype)
+        told = told.to(latents)
+        # Of what is not covered at all, nothing is shown, not even the colour of the picture there.
+        latents = latents * (told[:, :1] > 0)
+        both = torch.cat([latents, told], dim=1)
+        if self.memory.read == "tokens":
+            height, width = told.shape[2:]
+            tokens = torch.cat([both, _places(height, width, both).expand(len(both), -1, -1, -1)],
+                               dim=1).flatten(2).mT.unflatten(0, (rows, 1, -1)).flatten(2, 3)
+            present = (told[:, 0] > 0).flatten(1).unflatten(0, (rows, 1, -1)).flatten(2, 3)
+            return Conditioning(tokens=tokens, present=present)
+        both = both.unflatten(0, (rows, 1, -1))
+        if self.memory.read == "channels":
+            return Conditioning(channels=both)
+        split = [latents.shape[1], TOLD]
+        render, told = both.split(split, dim=3)
+        return Conditioning(channels=told.contiguous(), render=render.contiguous())
+
+    def reset(self, streams: Sequence[int]) -> None:
+        for name in streams:
+            self.maps[name] = self.memory.build(self.setting.device)
+            self.last[name] = 0
+
+    def snapshot(self, written: Sequence[int]) -> Tree:
+        """STREAM.PART of the maps, and where the last frames stood."""
+        tree = {"last": self.last.clone()}
+        for name, held in enumerate(self.maps):
+            tree |= {f"{name}.{part}": value for part, value in held.tree().items()}
+        return tree
+
+    def check(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        if "last" not in tree or tree["last"].shape != self.last.shape:
+            raise LociError("a memory without a map; restore it where it was taken")
+        for name, held in enumerate(self.maps):
+            held.check(below(tree, str(name)))
+
+    def restore(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
+        self.last = tree["last"].to("cpu", torch.float64, copy=True)
+        for name, held in enumerate(self.maps):
+            held.restore(below(tree, str(name)))
+
+    def bytes(self, stream: int) -> int:
+        """Bytes of the map of a stream."""
+        return self.maps[stream].bytes
+
+
+def _extras(frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth, intrinsics and images of frames, which `wants` sees to."""
+    assert frames.depth is not None
+    assert frames.intrinsics is not None
+    assert frames.images is not None
+    return frames.depth, frames.intrinsics, frames.images
+
+
+def _picture(drawn: Render) -> Tensor:
+    """A render as an image (H, W, 3) uint8, grey where nothing is known."""
+    shown = torch.where(drawn.covered[..., None], drawn.payload, float(MIDDLE))
+    return shown.round().clamp(0, 255).byte()
+
+
+def _told(drawn: Render, size: tuple[int, ...]) -> Tensor:
+    """Coverage, confidence and newness of a render, (3, h, w), each 0 to 1; of the pixels of a
+    latent pixel the mean."""
+    covered = drawn.covered.float()
+    new = covered * AGE / (AGE + drawn.age.float())
+    parts = torch.stack([covered, drawn.confidence.float(), new])
+    return F.adaptive_avg_pool2d(parts[None], size)[0]
+
+
+def _places(height: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of where tokens stand, (1, 4, h, w)."""
+    down = torch.linspace(0, torch.pi, height, device=like.device, dtype=like.dtype)
+    across = torch.linspace(0, torch.pi, width, device=like.device, dtype=like.dtype)
+    rows, cols = torch.meshgrid(down, across, indexing="ij")
+    return torch.stack([rows.sin(), rows.cos(), cols.sin(), cols.cos()])[None]

@@ -1,0 +1,191 @@
+"""A map in a memory: what training sees is what a stream sees, through every way in; forks and
+files; what cannot be mapped is refused before anything changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from boxes import CUBE, pose_of, view
+from loci.errors import LociError
+from loci.memory import Compose, Hybrid, Map, Memory
+from loci.memory.map import FORMS, READS
+from loci.models.world import WorldModel
+from loci.streaming.session import Session
+from tiny_world import same, tiny_world
+
+FRAMES, CHUNK, STARTS = 9, 2, [1, 3, 7]
+EXTRAS = ("depth", "intrinsics", "images")
+
+
+def episode(model: WorldModel, turns: tuple[float, ...] = (12.0, -9.0)) -> dict[str, Tensor]:
+    """Two walks through a room that is known exactly, each turning its own way."""
+    poses = torch.stack([
+        torch.stack([pose_of(turn * n, (0.02 * n, 0.0, -0.03 * n)) for n in range(FRAMES)])
+        for turn in turns
+    ])
+    views = [[view(p, 0, CUBE, model.config.camera) for p in walk] for walk in poses]
+    draw = torch.Generator().manual_seed(0)
+    return {
+        "latents": torch.randn(len(turns), FRAMES, *model.latent_shape, generator=draw),
+        "poses": poses,
+        "depth": torch.stack([torch.stack([v.depth for v in walk]) for walk in views]),
+        "intrinsics": torch.stack([torch.stack([v.intrinsics for v in walk]) for walk in views]),
+        "images": torch.stack([torch.stack([v.payload for v in walk]) for walk in views]),
+        "noisy": torch.randn(len(turns), len(STARTS), CHUNK, *model.latent_shape, generator=draw),
+        "time": torch.rand(len(turns), len(STARTS), generator=draw),
+    }
+
+
+def watch(
+    session: Session, data: dict[str, Tensor], start: int, stop: int, rows: slice = slice(None),
+    streams: list[int] | None = None,
+) -> None:
+    seen = {name: data[name][rows, start:stop] for name in ("latents", "poses", *EXTRAS)}
+    session.write(seen.pop("latents"), seen.pop("poses"), streams, **seen)
+
+
+def streamed(model: WorldModel, data: dict[str, Tensor]) -> Tensor:
+    session, outputs, at = model.session(2), [], 0
+    for group, start in enumerate(STARTS):
+        watch(session, data, at, start)
+        at = start
+        reading = session.read(data["poses"][:, start : start + CHUNK])
+        outputs.append(session.denoise(reading, data["noisy"][:, group], data["time"][:, group]))
+    return torch.stack(outputs, dim=1)
+
+
+def packed(model: WorldModel, data: dict[str, Tensor]) -> Tensor:
+    return model(
+        data["latents"], data["noisy"], data["time"], data["poses"], STARTS,
+        extras={name: data[name] for name in EXTRAS},
+    )
+
+
+MEMORIES: dict[str, Memory] = {
+    **{f"{form}, {read}": Map(form=form, read=read) for form in FORMS for read in READS},
+    "gists and a map": Compose(members=(Hybrid(), Map(window=3, read="channels"))),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_training_sees_what_a_stream_sees(name: str) -> None:
+    model = tiny_world(MEMORIES[name])
+    data = episode(model)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            packed(model, data), streamed(model, data), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("read", READS)
+def test_the_map_is_read_unless_it_is_withheld(read: str) -> None:
+    """Another room's pictures and depth change what is predicted, and nothing else does that."""
+    model = tiny_world(Map(read=read))
+    data = episode(model)
+    other = data | {"images": 255 - data["images"]}
+    with torch.no_grad():
+        apart = (packed(model, data) - packed(model, other)).abs().amax()
+    assert (apart > 1e-4) == (read != "none")
+
+
+def test_streams_of_other_lengths_have_maps_of_their_own() -> None:
+    model = tiny_world(Map())
+    data = episode(model)
+    together, ahead = model.session(2), data["poses"][:, 7:9]
+    watch(together, data, 0, 3, slice(0, 1), [0])
+    watch(together, data, 0, 6, slice(1, 2), [1])
+    with torch.no_grad():
+        out = together.denoise(together.read(ahead), data["noisy"][:, 0], 0.5)
+        for row, frames in ((0, 3), (1, 6)):
+            alone = model.session(1)
+            watch(alone, data, 0, frames, slice(row, row + 1))
+            assert alone.bytes() == together.bytes(row)
+            wanted = alone.denoise(
+                alone.read(ahead[row : row + 1]), data["noisy"][row : row + 1, 0], 0.5
+            )
+            torch.testing.assert_close(out[row : row + 1], wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_map_goes_through_forks_and_files(form: str, tmp_path: Path) -> None:
+    model = tiny_world(Map(form=form))
+    data = episode(model)
+    session = model.session(2)
+    watch(session, data, 0, 5)
+    session.save(tmp_path / "memory.safetensors")
+    fork, loaded = session.fork(), Session.load(model, tmp_path / "memory.safetensors")
+    for each in (session, fork, loaded):
+        watch(each, data, 5, 7)
+    assert same(session.snapshot(), fork.snapshot())
+    assert same(session.snapshot(), loaded.snapshot())
+    with torch.no_grad():
+        outs = [each.denoise(each.read(data["poses"][:, 7:9]), data["noisy"][:, 0], 0.5)
+                for each in (session, fork, loaded)]
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
+    session.reset([0])
+    assert session.bytes(0) < fork.bytes(0)
+    with pytest.raises(LociError, match="this memory keeps some of 0.2 m"):
+        tiny_world(Map(form=form, voxel=0.2)).session(2).restore(fork.snapshot())
+
+
+def test_what_cannot_be_mapped_is_refused_and_changes_nothing() -> None:
+    model = tiny_world(Map(jump=1.0))
+    data = episode(model)
+    session = model.session(2)
+    watch(session, data, 0, 3)
+    before = session.snapshot()
+    hole, far = data["depth"].clone(), data["poses"].clone()
+    hole[1, 4, 2, 2] = -1.0
+    far[0, 4, 0, 3] += 5.0
+    for change, line in (
+        ({"depth": hole}, "negative depth"),
+        ({"depth": data["depth"][..., :16]}, "give one number for each pixel"),
+        ({"intrinsics": -data["intrinsics"]}, "these are no intrinsics"),
+        ({"poses": far}, r"frame 4 stands 5\.\d+ m from the one before, more than 1; give poses"),
+    ):
+        with pytest.raises(LociError, match=line) as caught:
+            watch(session, data | change, 3, 6)
+        assert "\n" not in str(caught.value)
+        assert same(before, session.snapshot())
+    with pytest.raises(LociError, match="asks for the depth of every frame"):
+        session.write(data["latents"][:, 3:4], data["poses"][:, 3:4])
+
+
+def test_frames_of_unknown_depth_are_seen_and_not_mapped() -> None:
+    model = tiny_world(Map())
+    data = episode(model)
+    blind = data | {"depth": torch.zeros_like(data["depth"])}
+    session = model.session(2)
+    with pytest.raises(LociError, match="the depth of frame 0 is unknown everywhere"):
+        watch(session, blind, 0, 1)
+    watch(session, data, 0, 3)
+    held = session.bytes()
+    watch(session, blind, 3, 6)
+    assert session.lengths == [6, 6]
+    assert session.bytes() == held
+
+
+def test_a_budget_holds_in_a_stream() -> None:
+    model = tiny_world(Map(voxel=0.05, limit=400))
+    data = episode(model)
+    session = model.session(2)
+    watch(session, data, 0, 9)
+    (store,) = (store for store in session.stream.stores if store.name == "map")
+    assert [len(each.cells) for each in store.maps] == [400, 400]
+
+
+@pytest.mark.parametrize(("change", "line"), [
+    ({"form": "mesh"}, "a map knows no form 'mesh'; use voxels, tsdf"),
+    ({"read": "all"}, "a map knows no read 'all'; use branch, channels, tokens, none"),
+    ({"voxel": 0.0}, "voxels of 0.0 m"), ({"window": 0}, "the window includes the present"),
+    ({"blocks": 0}, "use 1 or more"), ({"jump": -1.0}, "use 0 or more"),
+    ({"patience": 300}, "the patience 0 to 254"),
+])
+def test_sizes_that_are_none_are_refused(change: dict, line: str) -> None:
+    with pytest.raises(LociError, match=line):
+        Map(**change)
