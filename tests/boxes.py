@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from loci.geometry import Camera
-from loci.maps.base import View
-from loci.maps.depth import intrinsics_of
+from loci.geometry.depth import intrinsics_of
+from loci.geometry.scene_map import View
 
 CAMERA = Camera(height=48, width=64, fov=70.0)
 LOW, HIGH = torch.tensor([-2.0, -1.2, -2.0]).double(), torch.tensor([2.0, 1.2, 2.0]).double()

@@ -129,7 +129,7 @@ def test_a_map_goes_through_forks_and_files(form: str, tmp_path: Path) -> None:
     assert torch.equal(outs[0], outs[2])
     session.reset([0])
     assert session.bytes(0) < fork.bytes(0)
-    with pytest.raises(LociError, match="this memory keeps some of 0.2 m"):
+    with pytest.raises(LociError, match=r"this memory keeps some of 0\.2 m"):
         tiny_world(Map(form=form, voxel=0.2)).session(2).restore(fork.snapshot())
 
 

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.maps.base import MIDDLE, Render, SceneMap, View
-from loci.maps.depth import check_depth, check_intrinsics, intrinsics_of
-from loci.maps.tsdf import TSDF
-from loci.maps.voxels import VoxelMap
+from loci.geometry.depth import check_depth, check_intrinsics, intrinsics_of
+from loci.geometry.scene_map import MIDDLE, Render, SceneMap, View
+from loci.geometry.tsdf import TSDF
+from loci.geometry.voxels import VoxelMap
 from loci.memory.base import Memory, together
 from loci.memory.frames import Frames
 from loci.memory.ports import Ports

@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loci.maps.base import MIDDLE, SceneMap, Surface, View
-from loci.maps.cells import Cells, make_room, pack, unpack
-from loci.maps.depth import project, unproject
-from loci.maps.splat import NEAR
+from loci.geometry.cells import Cells, make_room, pack, unpack
+from loci.geometry.depth import project, unproject
+from loci.geometry.scene_map import MIDDLE, SceneMap, Surface, View
+from loci.geometry.splat import NEAR
 
 UNIT = 127  # whole numbers to a truncation
 AXES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.maps.base import MIDDLE, SceneMap, Surface, View
-from loci.maps.cells import MOST, Cells, make_room, pack, unpack
-from loci.maps.depth import normals, project, unproject
-from loci.maps.splat import NEAR
+from loci.geometry.cells import MOST, Cells, make_room, pack, unpack
+from loci.geometry.depth import normals, project, unproject
+from loci.geometry.scene_map import MIDDLE, SceneMap, Surface, View
+from loci.geometry.splat import NEAR
 
 # Places within a voxel along an axis, and steps of a normal's component.
 FINE, STEPS = 1 << 7, 127

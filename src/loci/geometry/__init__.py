@@ -1,4 +1,4 @@
-"""Cameras and their poses.
+"""Cameras and their poses; in the files beside, depth and maps of a place.
 
 Axes are OpenCV's (x right, y down, z forward), poses camera-to-world, metres and radians. A pose
 enters a model only relative to a named reference frame.

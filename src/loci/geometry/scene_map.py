@@ -20,9 +20,9 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.geometry import checked_poses
-from loci.maps.cells import Cells
-from loci.maps.depth import check_depth, check_intrinsics
-from loci.maps.splat import splat
+from loci.geometry.cells import Cells
+from loci.geometry.depth import check_depth, check_intrinsics
+from loci.geometry.splat import splat
 
 # A surface that so many views saw is held for half certain.
 HALF = 2.0

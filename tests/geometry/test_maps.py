@@ -14,11 +14,11 @@ from torch import Tensor
 from boxes import CAMERA, CUBE, pose_of, view
 from loci.errors import LociError
 from loci.geometry import relative_to
-from loci.maps.base import Render, SceneMap, View
-from loci.maps.depth import intrinsics_of, unproject
-from loci.maps.splat import splat
-from loci.maps.tsdf import TSDF
-from loci.maps.voxels import VoxelMap
+from loci.geometry.depth import intrinsics_of, unproject
+from loci.geometry.scene_map import Render, SceneMap, View
+from loci.geometry.splat import splat
+from loci.geometry.tsdf import TSDF
+from loci.geometry.voxels import VoxelMap
 
 FORMS: dict[str, Callable[..., SceneMap]] = {"voxels": VoxelMap, "tsdf": TSDF}
 TURN = [pose_of(15.0 * step, (0.1, 0.0, -0.2)) for step in range(24)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loci.maps.depth import project
+from loci.geometry.depth import project
 
 NEAR = 0.02  # metres; what is nearer is not drawn
 # A point covers so many pixels around its own at most, a side.
