@@ -21,7 +21,7 @@ from loci.study.rooms.results import FLOOR, cell
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/results.md", "docs/study.md", "docs/performance.md",
-    "docs/tabletop.md", "docs/memory/context.md",
+    "docs/tabletop.md", "docs/memory/context.md", "docs/memory/map.md",
 )
 SPOT = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")
@@ -358,12 +358,39 @@ def retrieval() -> str:
     return _table(["rule", *paths], lines)
 
 
+def maps() -> str:
+    """What maps bring back without a model, with exact geometry and without."""
+    rows = _read("benchmarks/maps.json")["renders"]
+    names = dict.fromkeys(name.split("; ")[0] for name in rows)
+    off = dict.fromkeys(name.split("; ")[1] for name in rows)
+
+    def line(name: str) -> list[str]:
+        found = [rows[f"{name}; {how}"] for how in off]
+        return [
+            *(_mean(each["psnr"], ".1f") for each in found),
+            *(f"{each['covered']['mean']:.0f}" for each in found),
+            f"{found[0]['kilobytes']['mean']:,.0f}",
+        ]
+
+    heads = ["map", *(f"PSNR, {how}" for how in off), *(f"covered, {how}, %" for how in off), "kB"]
+    return _table(heads, [[name, *line(name)] for name in names])
+
+
+def map_writes() -> str:
+    """How long a map takes to take in a frame, after so many."""
+    rows = _read("benchmarks/maps.json")["writes"]
+    heads = ["map", *(f"after {int(n):,} frames" for n in next(iter(rows.values())))]
+    return _table(heads, [
+        [name, *(_median(took, ".1f") for took in found.values())] for name, found in rows.items()
+    ])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
     "returns": returns, "policies": policies,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
-    "ragged_streams": ragged_streams,
+    "ragged_streams": ragged_streams, "maps": maps, "map_writes": map_writes,
     "long_episode": long_episode, "camera": camera, "render": render, "tabletop": tabletop,
     "baselines": baselines,
     **{f"policy_{size}": partial(policy_costs, size) for size in ("small", "paper")},
@@ -390,6 +417,10 @@ def _bench(name: str) -> dict[str, Any]:
 
 def _ratio(result: Results) -> str:
     return f"{result['ratio']:.2f} [{result['ratio_lo']:.2f}, {result['ratio_hi']:.2f}]"
+
+
+def _mean(estimate: Results, form: str) -> str:
+    return "{:{f}} [{:{f}}, {:{f}}]".format(*(estimate[k] for k in ("mean", "lo", "hi")), f=form)
 
 
 def _median(spread: Results, form: str) -> str:
