@@ -39,7 +39,8 @@ suppress_warnings = ["ref.python"]
 # The rooms, bottom to top; the commands say what they do by `--help`.
 ROOMS = {
     "errors": "the one exception that a user meets, and checks that raise it",
-    "rules": "who sees whom", "attention": "executors of a rule",
+    "geometry": "cameras, depth, maps of a place", "rules": "who sees whom",
+    "attention": "executors of a rule",
     "memory": "mechanisms, one file each", "streaming": "streams, sessions, policies",
     "models": "world models, world-action models, codecs", "worlds": "rooms and a tabletop",
     "data": "episodes to learn from", "training": "from a recipe to a checkpoint",
@@ -47,7 +48,7 @@ ROOMS = {
     "study": "comparisons, benchmarks, probes", "report": "results as a page",
     "io": "files: checkpoints, videos, folders",
 }
-BASE = ("config", "seeds", "geometry", "flow")
+BASE = ("config", "seeds", "flow")
 
 
 def modules(room: str) -> list[str]:
@@ -63,7 +64,7 @@ def write_api() -> None:
     """A page for each room, and one for the names of `import loci`."""
     folder = DOCS / "api"
     folder.mkdir(exist_ok=True)
-    pages = {"base": ("base", "configurations, seeds, geometry, flow matching",
+    pages = {"base": ("base", "configurations, seeds, flow matching",
                       [f"loci.{name}" for name in BASE])}
     pages |= {room: (room, text, modules(room)) for room, text in ROOMS.items()}
     for name, (title, text, found) in pages.items():

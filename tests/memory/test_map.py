@@ -66,7 +66,7 @@ def packed(model: WorldModel, data: dict[str, Tensor]) -> Tensor:
 
 
 MEMORIES: dict[str, Memory] = {
-    **{f"{form}, {read}": Map(form=form, read=read) for form in FORMS for read in READS},
+    **{f"voxels, {read}": Map(read=read) for read in READS}, "tsdf": Map(form="tsdf"),
     "gists and a map": Compose(members=(Hybrid(), Map(window=3, read="channels"))),
 }
 
