@@ -129,10 +129,9 @@ def seen(
 def drawn(built: SceneMap, truth: Truth, poses: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (T, H, W, 3) uint8 of the way back, and which of their pixels are covered."""
     camera = truth.camera
-    renders = [
-        built.render(pose, intrinsics_of(camera), camera.height, camera.width, truth.observed)
-        for pose in poses[truth.generated]
-    ]
+    renders = built.render(
+        poses[truth.generated], intrinsics_of(camera), camera.height, camera.width, truth.observed
+    )
     pictures = torch.stack([r.payload for r in renders]).round().clamp(0, 255).byte()
     return pictures.numpy(), torch.stack([r.covered for r in renders]).numpy()
 

@@ -3,7 +3,6 @@ keys, what a person then sees."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Of a key: its code, its number, and the text that it types.
 KEYS = {
     "Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " "),
-    "ArrowRight": ("ArrowRight", 39, ""), "ArrowDown": ("ArrowDown", 40, ""),
+    "ArrowRight": ("ArrowRight", 39, ""),
 }
 
 
@@ -85,10 +84,6 @@ class Browser:
             if self.js(f"document.activeElement === document.querySelector({json.dumps(wanted)})"):
                 return
         raise AssertionError(f"no Tab leads to {wanted}")
-
-    def picture(self) -> bytes:
-        """What is seen, as PNG."""
-        return base64.b64decode(self.call("Page.captureScreenshot")["data"])
 
     def close(self) -> None:
         self._window = ""

@@ -32,7 +32,10 @@ def written(form: str, views: list[View], size: float = 0.05, **options: object)
 
 
 def look(built: SceneMap, pose: Tensor, now: int = 24, gauge: int = 0) -> Render:
-    return built.render(pose, intrinsics_of(CAMERA), CAMERA.height, CAMERA.width, now, gauge)
+    (found,) = built.render(
+        pose[None], intrinsics_of(CAMERA), CAMERA.height, CAMERA.width, now, gauge
+    )
+    return found
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -168,8 +171,26 @@ def test_a_budget_forgets_what_was_not_seen_for_longest() -> None:
     few = written("voxels", views, size=0.1, limit=len(everything.cells) // 2)
     assert len(few.cells) == len(everything.cells) // 2
     assert few.bytes < 0.51 * everything.bytes
-    ages = [look(few, TURN[n]).covered.float().mean() for n in (0, 23)]
-    assert ages[1] > 0.95 > 0.5 > ages[0] or ages[1] > ages[0]
+    early, late = (float(look(few, TURN[n]).covered.float().mean()) for n in (4, 23))
+    assert early < 0.5 < 0.95 < late
+
+
+def test_normals_face_who_saw_them() -> None:
+    built = written("voxels", [GOOD])
+    assert isinstance(built, VoxelMap)
+    facing = built.normals()
+    known = facing.norm(dim=1) > 0
+    assert known.float().mean() > 0.9
+    towards = GOOD.pose[:3, 3] - built.points()
+    assert ((facing * towards).sum(1)[known] > 0).all()
+    # The wall at the end of the room, well inside of its borders.
+    x, y, z = built.points().unbind(1)
+    wall = known & (z > 1.98) & (x.abs() < 1.2) & (y.abs() < 0.8)
+    assert wall.any()
+    torch.testing.assert_close(
+        facing[wall], torch.tensor([[0.0, 0.0, -1.0]]).double().expand(int(wall.sum()), 3),
+        atol=0.02, rtol=0,
+    )
 
 
 def test_the_ring_has_the_last_frames_some_apart() -> None:

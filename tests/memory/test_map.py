@@ -185,6 +185,7 @@ def test_a_budget_holds_in_a_stream() -> None:
     ({"voxel": 0.0}, "voxels of 0.0 m"), ({"window": 0}, "the window includes the present"),
     ({"blocks": 0}, "use 1 or more"), ({"jump": -1.0}, "use 0 or more"),
     ({"patience": 300}, "the patience 0 to 254"),
+    ({"form": "tsdf", "limit": 9}, "a tsdf has no limit of voxels"),
 ])
 def test_sizes_that_are_none_are_refused(change: dict, line: str) -> None:
     with pytest.raises(LociError, match=line):

@@ -23,14 +23,14 @@ def intrinsics_of(camera: Camera) -> Tensor:
     return matrix
 
 
-def check_depth(depth: Tensor) -> Tensor:
-    """Depth (F, H, W), if it is some. LociError for NaN, infinity and negative numbers, and for an
-    image without a single known pixel."""
+def check_depth(depth: Tensor, unknown: bool = False) -> Tensor:
+    """Depth (F, H, W), if it is some. LociError for NaN, infinity and negative numbers and, unless
+    frames of unknown depth may be among them, for an image without a single known pixel."""
     check_tensor(depth, "depth", ("F", "H", "W"), note="metres, 0 where it is unknown")
     if bool((depth < 0).any()):
         raise LociError("negative depth; give metres along the camera's axis, 0 where unknown")
     empty = ~(depth > 0).flatten(1).any(1)
-    if bool(empty.any()):
+    if bool(empty.any()) and not unknown:
         frame = int(empty.nonzero()[0])
         raise LociError(f"the depth of frame {frame} is unknown everywhere; leave the frame out")
     return depth

@@ -110,14 +110,22 @@ class SceneMap(ABC):
         self.fuse(replace(view, pose=self.anchor @ self._pose(view.pose)))
 
     def render(
-        self, pose: Tensor, intrinsics: Tensor, height: int, width: int, now: int, gauge: int = 0
-    ) -> Render:
-        """The map as seen from a pose (4, 4) of its gauge through intrinsics (3, 3), after `now`
+        self, poses: Tensor, intrinsics: Tensor, height: int, width: int, now: int, gauge: int = 0
+    ) -> list[Render]:
+        """The map as seen from poses (n, 4, 4) of its gauge through intrinsics (3, 3), after `now`
         frames. Changes nothing."""
         self._check_gauge(gauge)
         surface = self.surface()
-        seen = self.anchor @ self._pose(pose)
-        drawn = splat(surface.points, surface.width, intrinsics, seen, height, width)
+        return [
+            self._draw(surface, self.anchor @ self._pose(pose), intrinsics, height, width, now)
+            for pose in poses
+        ]
+
+    def _draw(
+        self, surface: Surface, pose: Tensor, intrinsics: Tensor, height: int, width: int, now: int
+    ) -> Render:
+        """A surface as seen from a pose in the map's own coordinates."""
+        drawn = splat(surface.points, surface.width, intrinsics, pose, height, width)
         covered, number = drawn.covered, drawn.number.clamp(min=0)
 
         def of(part: Tensor) -> Tensor:
@@ -129,10 +137,10 @@ class SceneMap(ABC):
 
         weight = surface.weight.float()
         back = torch.linalg.inv(self.anchor)
-        points = surface.points @ back[:3, :3].mT + back[:3, 3]
+        point = of(surface.points) @ back[:3, :3].mT + back[:3, 3]
         return Render(
             of(surface.payload.float()), drawn.depth, covered, of(weight / (weight + HALF)),
-            of(now - surface.last), of(points),
+            of(now - surface.last), point * covered[..., None],
         )
 
     def reanchor(self, change: Tensor, gauge: int) -> None:
@@ -153,7 +161,7 @@ class SceneMap(ABC):
         parts = dict(tree)
         own = [parts.pop(name, None) for name in ("anchor", "gauge", "size")]
         if any(part is None for part in own):
-            raise LociError("this is no map; give one that a session or `loci map` has saved")
+            raise LociError("this is no map; give the tree of one")
         if float(own[2]) != self.size:
             raise LociError(
                 f"a map with voxels of {float(own[2]):g} m, and this memory keeps some of "

@@ -51,8 +51,8 @@ class TSDF(SceneMap):
         at = (v.clamp(0, height - 1), u.clamp(0, width - 1))
         reach = self.truncation * self.size
         ahead = (depth[at].double() - z) / reach
-        told = inside & (depth[at] > 0) & (ahead >= -1)
-        (rows,) = told.nonzero(as_tuple=True)
+        updated = inside & (depth[at] > 0) & (ahead >= -1)
+        (rows,) = updated.nonzero(as_tuple=True)
         make_room(self.cells, rows, ("distance", "seen", "payload"))
         self.cells["weight"][rows] += 1
         self.cells["distance"][rows] += (ahead[rows].clamp(max=1) * UNIT).round().short()

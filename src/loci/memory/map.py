@@ -39,8 +39,8 @@ from loci.rules.rule import Kind, Rule, key, recent
 
 FORMS = ("voxels", "tsdf")
 READS = ("branch", "channels", "tokens", "none")
-# What is told of a render besides its latents: coverage, confidence, age.
-TOLD = 3
+# Channels beside a render's latents: coverage, confidence, newness.
+QUALITY = 3
 PLACE = 4  # sines and cosines of a token's row and column
 # Frames after which what was seen counts as half as new.
 AGE = 32.0
@@ -53,7 +53,8 @@ class Map(Memory, name="map"):
 
     form: "voxels", or "tsdf" as in the paper. read: how renders enter. blocks: that are copied for
     the branch; every: tokens are read in every so many-th block. limit: voxels that are kept (0:
-    all). patience: views that look through a voxel before it is carved away (0: none is). jump:
+    all), patience: views that look through a voxel before it is carved away (0: none is); both of
+    the form "voxels". jump:
     metres between a frame and the next at most (0: any), since frames that are nowhere near each
     other are as a rule a mistake of units.
     """
@@ -76,6 +77,8 @@ class Map(Memory, name="map"):
             raise LociError("map: the window includes the present frame; use 1 or more")
         if self.blocks < 1 or self.every < 1:
             raise LociError("map: blocks and every count blocks; use 1 or more")
+        if self.form == "tsdf" and self.limit:
+            raise LociError("map: a tsdf has no limit of voxels; leave it out, or use voxels")
         if self.jump < 0:
             raise LociError(f"map: a jump of {self.jump} m; use 0 or more")
         self.build(torch.device("cpu"))
@@ -95,9 +98,9 @@ class Map(Memory, name="map"):
 
     def ports(self, channels: int) -> Ports:
         return Ports(
-            channels={"branch": TOLD, "channels": channels + TOLD}.get(self.read, 0),
+            channels={"branch": QUALITY, "channels": channels + QUALITY}.get(self.read, 0),
             branch=self.blocks if self.read == "branch" else 0,
-            tokens=channels + TOLD + PLACE if self.read == "tokens" else 0, every=self.every,
+            tokens=channels + QUALITY + PLACE if self.read == "tokens" else 0, every=self.every,
         )
 
     def stores(self, setting: Setting) -> list[Store]:
@@ -124,11 +127,9 @@ class MapStore(Store):
                 f"{images.shape[3]}; give one number for each pixel"
             )
         for row, (name, at) in enumerate(zip(streams, written, strict=True)):
-            known = (depth[row] > 0).flatten(1).any(1)
-            # Of later frames the depth may be unknown; numbers that are none are never let pass.
-            check_depth(depth[row] if at == 0 else torch.where(
-                known[:, None, None], depth[row], depth[row] + (depth[row] == 0)
-            ))
+            if at == 0:
+                check_depth(depth[row, :1])
+            check_depth(depth[row], unknown=True)
             check_intrinsics(matrix[row], *depth.shape[2:])
             places = frames.poses[row, :, :3, 3]
             before = self.last[name : name + 1] if at else places[:1]
@@ -151,7 +152,7 @@ class MapStore(Store):
                 if bool((depth[row, n] > 0).any()):
                     self.maps[name].write(View(
                         depth[row, n], images[row, n], matrix[row, n], frames.poses[row, n], at + n
-                    ))
+                    ), self.maps[name].gauge)
             self.last[name] = frames.poses[row, -1, :3, 3].cpu()
         return found
 
@@ -159,45 +160,44 @@ class MapStore(Store):
         """The maps as seen from the poses of chunks."""
         if query.poses is None or self.memory.read == "none":
             return found
-        pictures, told = [], []
-        for row, name in enumerate(query.streams):
-            for pose in query.poses[row]:
-                drawn = self.render(name, pose, query.written[row])
+        pictures, quality = [], []
+        for name, written, poses in zip(query.streams, query.written, query.poses, strict=True):
+            for drawn in self.render(name, poses, written):
                 pictures.append(_picture(drawn))
-                told.append(_told(drawn, self.setting.latent_shape[1:]))
+                quality.append(_quality(drawn, self.setting.latent_shape[1:]))
         return found.conditioned(self._enter(
-            torch.stack(pictures), torch.stack(told), len(query.streams)
+            torch.stack(pictures), torch.stack(quality), len(query.streams)
         ))
 
-    def render(self, stream: int, pose: Tensor, now: int) -> Render:
-        """The map of a stream as seen from a pose (4, 4), relative to its first frame, after `now`
-        frames, in the size of the model's images."""
+    def render(self, stream: int, poses: Tensor, now: int) -> list[Render]:
+        """The map of a stream as seen from poses (n, 4, 4), relative to its first frame, after
+        `now` frames, in the size of the model's images."""
         camera: Camera = self.setting.camera
         return self.maps[stream].render(
-            pose, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
+            poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
             self.maps[stream].gauge,
         )
 
-    def _enter(self, pictures: Tensor, told: Tensor, rows: int) -> Conditioning:
-        """Pictures (R * n, H, W, 3) uint8 and what is told of them (R * n, 3, h, w), as what enters
+    def _enter(self, pictures: Tensor, quality: Tensor, rows: int) -> Conditioning:
+        """Pictures (R * n, H, W, 3) uint8 and their quality (R * n, 3, h, w), as what enters
         beside chunks of R streams."""
         latents = self.setting.encode(pictures).to(self.setting.dtype)
-        told = told.to(latents)
+        quality = quality.to(latents)
         # Of what is not covered at all, nothing is shown, not even the colour of the picture there.
-        latents = latents * (told[:, :1] > 0)
-        both = torch.cat([latents, told], dim=1)
+        latents = latents * (quality[:, :1] > 0)
+        both = torch.cat([latents, quality], dim=1)
         if self.memory.read == "tokens":
-            height, width = told.shape[2:]
+            height, width = quality.shape[2:]
             tokens = torch.cat([both, _places(height, width, both).expand(len(both), -1, -1, -1)],
                                dim=1).flatten(2).mT.unflatten(0, (rows, 1, -1)).flatten(2, 3)
-            present = (told[:, 0] > 0).flatten(1).unflatten(0, (rows, 1, -1)).flatten(2, 3)
+            present = (quality[:, 0] > 0).flatten(1).unflatten(0, (rows, 1, -1)).flatten(2, 3)
             return Conditioning(tokens=tokens, present=present)
         both = both.unflatten(0, (rows, 1, -1))
         if self.memory.read == "channels":
             return Conditioning(channels=both)
-        split = [latents.shape[1], TOLD]
-        render, told = both.split(split, dim=3)
-        return Conditioning(channels=told.contiguous(), render=render.contiguous())
+        split = [latents.shape[1], QUALITY]
+        render, quality = both.split(split, dim=3)
+        return Conditioning(channels=quality.contiguous(), render=render.contiguous())
 
     def reset(self, streams: Sequence[int]) -> None:
         for name in streams:
@@ -241,7 +241,7 @@ def _picture(drawn: Render) -> Tensor:
     return shown.round().clamp(0, 255).byte()
 
 
-def _told(drawn: Render, size: tuple[int, ...]) -> Tensor:
+def _quality(drawn: Render, size: tuple[int, ...]) -> Tensor:
     """Coverage, confidence and newness of a render, (3, h, w), each 0 to 1; of the pixels of a
     latent pixel the mean."""
     covered = drawn.covered.float()
