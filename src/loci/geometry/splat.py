@@ -52,19 +52,25 @@ def splat(
     depth = z[numbers].float()
     # Positive floats are ordered as their bits are.
     packed = depth.view(torch.int32).long() << 32 | numbers
+    # Of each point the pixels whose centres its square covers, and the one that it stands in.
+    left, right = _covered(u, spread, width)
+    top, bottom = _covered(v, spread, height)
+    wide, high = (right - left).clamp(min=0), (bottom - top).clamp(min=0)
+    count = wide * high
+    owner = torch.repeat_interleave(count)
+    place = torch.arange(len(owner), device=points.device) - (count.cumsum(0) - count)[owner]
+    x, y = left[owner] + place % wide[owner], top[owner] + place // wide[owner]
     buffer = torch.full((height * width,), NOBODY, dtype=torch.int64, device=points.device)
-    column, row = u.floor().long(), v.floor().long()
-    farthest = int(spread.max().ceil()) if len(spread) else -1
-    for down in range(-farthest, farthest + 1):
-        for across in range(-farthest, farthest + 1):
-            x, y = column + across, row + down
-            # Pixels whose centres the square covers, and the one that it stands in.
-            own = across == 0 and down == 0
-            hit = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            if not own:
-                hit &= ((x + 0.5 - u).abs() <= spread) & ((y + 0.5 - v).abs() <= spread)
-            buffer.scatter_reduce_(0, (y * width + x)[hit], packed[hit], "amin")
+    buffer.scatter_reduce_(0, y * width + x, packed[owner], "amin")
     there = buffer != NOBODY
     number = torch.where(there, buffer & 0xFFFFFFFF, torch.full_like(buffer, -1))
     bits = torch.where(there, buffer >> 32, torch.zeros_like(buffer)).int()
     return Drawn(number.view(height, width), bits.view(torch.float32).view(height, width))
+
+
+def _covered(centre: Tensor, spread: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The first pixel along an axis that a square covers, and the first beyond it."""
+    own = centre.floor()
+    first = torch.minimum((centre - spread - 0.5).ceil(), own).clamp(min=0)
+    beyond = torch.maximum((centre + spread - 0.5).floor(), own).clamp(max=size - 1) + 1
+    return first.long(), beyond.long()
