@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from boxes import CUBE, pose_of, view
+from loci.data.survey import Surveyor
 from loci.errors import LociError
+from loci.geometry import relative_to
 from loci.memory import Compose, Hybrid, Map, Memory
+from loci.memory.frames import Frames
 from loci.memory.map import FORMS, READS
 from loci.models.world import WorldModel
 from loci.streaming.session import Session
@@ -79,6 +82,25 @@ def test_training_sees_what_a_stream_sees(name: str) -> None:
         torch.testing.assert_close(
             packed(model, data), streamed(model, data), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_an_episode_shows_can_be_kept(read: str) -> None:
+    """Worked out once, beside no model: training from it is training from the frames."""
+    model = tiny_world(Map(read=read))
+    data, camera = episode(model), model.config.camera
+    surveyor = Surveyor(Map(read=read), model.codec, camera, CHUNK)
+    frames = Frames(
+        data["latents"], relative_to(data["poses"][:, 0], data["poses"]),
+        torch.zeros(2, FRAMES), **{name: data[name] for name in EXTRAS},
+    )
+    starts = [1, 3, 5, 7]
+    found = surveyor.survey(frames)
+    assert set(found) == ({"map.shown"} if read != "none" else set())
+    given = data["latents"], data["noisy"][:, [0] * 4], data["time"][:, [0] * 4], data["poses"]
+    with torch.no_grad():
+        watched = model(*given, starts, extras={name: data[name] for name in EXTRAS})
+        torch.testing.assert_close(model(*given, starts, surveyed=found), watched)
 
 
 @pytest.mark.parametrize("read", READS)
@@ -152,8 +174,11 @@ def test_what_cannot_be_mapped_is_refused_and_changes_nothing() -> None:
             watch(session, data | change, 3, 6)
         assert "\n" not in str(caught.value)
         assert same(before, session.snapshot())
+    part = {"images": data["images"][:, 3:4], "intrinsics": data["intrinsics"][:, 3:4]}
     with pytest.raises(LociError, match="asks for the depth of every frame"):
-        session.write(data["latents"][:, 3:4], data["poses"][:, 3:4])
+        session.write(data["latents"][:, 3:4], data["poses"][:, 3:4], **part)
+    with pytest.raises(LociError, match="asks for the depth of every frame"):
+        model.session(2).write(data["latents"][:, :1], data["poses"][:, :1])
 
 
 def test_frames_of_unknown_depth_are_seen_and_not_mapped() -> None:
@@ -166,7 +191,8 @@ def test_frames_of_unknown_depth_are_seen_and_not_mapped() -> None:
     watch(session, data, 0, 3)
     held = session.bytes()
     watch(session, blind, 3, 6)
-    assert session.lengths == [6, 6]
+    session.write(data["latents"][:, 6:8], data["poses"][:, 6:8])
+    assert session.lengths == [8, 8]
     assert session.bytes() == held
 
 

@@ -8,7 +8,7 @@ through a room has camera poses, a demonstration has actions and an instruction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from loci.config import Config
+from loci.data.survey import Surveyor
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.models.codecs import Codec
 from loci.models.embodiment import Embodiment
 
-POSES, ACTIONS = "poses", "actions"
+POSES, ACTIONS, DEPTH = "poses", "actions", "depth"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Episodes:
     the source knows, None where it does not: poses (E, T, 4, 4) of the camera, camera-to-world,
     metres; proprio (E, T, P), the robot's state at each frame, and actions (E, T, n, A) that follow
     it, in the robot's own units; valid (E, T, n), where there was an action. instructions: a text
-    an episode, "" where there is none.
+    an episode, "" where there is none. surveyed: what a `Surveyor` found, STORE.PART (E, G, ...).
     """
 
     latents: Tensor
@@ -42,6 +43,7 @@ class Episodes:
     proprio: Tensor | None = None
     actions: Tensor | None = None
     valid: Tensor | None = None
+    surveyed: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -53,6 +55,7 @@ class Episodes:
         return replace(
             self, frames=self.frames[picks],
             instructions=tuple(self.instructions[pick] for pick in picks),
+            surveyed={name: part[picks] for name, part in self.surveyed.items()},
             **{name: part[picks, :longest] for name, part in self.parts().items()},
         )
 
@@ -80,19 +83,25 @@ class Episodes:
     @classmethod
     def join(cls, episodes: Sequence[Episodes]) -> Episodes:
         """Episodes of different lengths as one set. Filled up with zeros, poses with the last."""
-        longest = max(one.latents.shape[1] for one in episodes)
-
-        def filled(name: str, x: Tensor) -> Tensor:
-            missing = longest - x.shape[1]
-            if name == POSES:
-                return torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1)], dim=1)
-            return pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+        def filled(name: str, parts: list[Tensor]) -> Tensor:
+            longest, found = max(x.shape[1] for x in parts), []
+            for x in parts:
+                missing = longest - x.shape[1]
+                if name == POSES:
+                    found.append(torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1)], dim=1))
+                else:
+                    found.append(pad(x, (0, 0) * (x.dim() - 2) + (0, missing)))
+            return torch.cat(found)
 
         return cls(
             frames=torch.cat([one.frames for one in episodes]),
             instructions=tuple(text for one in episodes for text in one.instructions),
+            surveyed={
+                name: filled(name, [one.surveyed[name] for one in episodes])
+                for name in episodes[0].surveyed
+            },
             **{
-                name: torch.cat([filled(name, one.parts()[name]) for one in episodes])
+                name: filled(name, [one.parts()[name] for one in episodes])
                 for name in episodes[0].parts()
             },
         )
@@ -113,13 +122,15 @@ class EpisodeSpec:
 
     codec: makes the latent frames. camera: size of the picture that it sees. stride: steps of the
     source between two latent frames, which are the actions of a chunk. actions: whether they are
-    wanted. Raises LociError for a stride that the codec's images do not divide.
+    wanted. surveyor: looks up what the memory observes, if anything. Raises LociError for a stride
+    that the codec's images do not divide.
     """
 
     codec: Codec
     camera: Camera
     stride: int = 1
     actions: bool = False
+    surveyor: Surveyor | None = None
 
     def __post_init__(self) -> None:
         if self.stride % self.codec.images_per_frame:
@@ -141,7 +152,8 @@ class DataConfig(Config, family=True):
 
     @property
     def gives(self) -> frozenset[str]:
-        """What its episodes know beside their pictures: some of `POSES`, `ACTIONS`."""
+        """What its episodes know beside their pictures: some of `POSES`, `ACTIONS`, `DEPTH`. Those
+        that know the depth look up what the spec's surveyor asks."""
         raise NotImplementedError(f"{type(self).__name__} must say what it gives: define gives")
 
     @property

@@ -1,30 +1,39 @@
-"""Walks through the train rooms, as training data: rendered and encoded once, then kept."""
+"""Walks through the train rooms, as training data: rendered, encoded and surveyed once, then kept.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from loci.data.base import POSES, DataConfig, Episodes, EpisodeSpec
+from loci.data.base import DEPTH, POSES, DataConfig, Episodes, EpisodeSpec
 from loci.data.kept import keep, name_of, read_kept
+from loci.data.survey import Surveyor
 from loci.errors import LociError
-from loci.geometry import Camera
+from loci.geometry import Camera, relative_to
+from loci.geometry.depth import intrinsics_of
 from loci.io.checkpoint import digest
 from loci.io.files import cache_folder, check_writable
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import Progress, announce, tracked
+from loci.memory.frames import Frames
+
+if TYPE_CHECKING:
+    from loci.worlds.render.renderer import Views
 
 # Raise it whenever a room, a path or a pixel changes: files of another version are refused.
 FORMAT = "loci-episodes-1"
 SHARD = 64  # rooms a file
 LATENTS = "loci-latents-1"
+SURVEYS = "loci-surveys-1"
 AT_ONCE = 8  # episodes that are encoded together
 
 
@@ -43,13 +52,13 @@ class RoomsData(DataConfig, name="rooms"):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({POSES})
+        return frozenset({POSES, DEPTH})
 
     def small(self) -> Self:
         return replace(self, episodes=min(self.episodes, 192), length=min(self.length, 33))
 
     def load(self, spec: EpisodeSpec) -> Episodes:
-        """Latents and poses, from the cache where they are there.
+        """Latents and poses, and what the memory observes, from the cache where they are there.
 
         Raises LociError for a file there that is truncated or altered.
         """
@@ -72,7 +81,34 @@ class RoomsData(DataConfig, name="rooms"):
             latents=latents, poses=torch.from_numpy(found["poses"]),
             frames=torch.full((len(latents),), latents.shape[1]),
             instructions=("",) * len(latents),
+            surveyed=self._survey(key, spec.surveyor) if spec.surveyor is not None else {},
         )
+
+    def _survey(self, key: Mapping[str, Any], surveyor: Surveyor) -> dict[str, Tensor]:
+        """What is looked up, in half precision, shard by shard."""
+        key = {**key, "surveyor": surveyor.depends}
+        folder = cache_folder("surveys")
+        shards = {
+            folder / f"rooms-{name_of(key | {'first': first})}.safetensors":
+                range(first, min(first + SHARD, self.episodes))
+            for first in range(0, self.episodes, SHARD)
+        }
+        missing = [file for file in shards if not file.exists()]
+        make = partial(survey_walks, length=self.length, surveyor=surveyor)
+        check_writable(folder)
+        with Progress("surveying episodes", sum(len(shards[file]) for file in missing)) as progress:
+            made = parallel_map(make, [shards[f] for f in missing], worker_count(len(missing)))
+            for file, arrays in zip(missing, made, strict=True):
+                keep(file, SURVEYS, key | {"first": shards[file].start}, arrays)
+                progress.advance(len(shards[file]))
+        found = [
+            read_kept(file, SURVEYS, key | {"first": seeds.start}, "survey")
+            for file, seeds in shards.items()
+        ]
+        return {
+            name: torch.from_numpy(np.concatenate([part[name] for part in found]))
+            for name in found[0]
+        }
 
     def _encode(self, spec: EpisodeSpec) -> dict[str, np.ndarray]:
         images, poses = render_training_set(
@@ -134,6 +170,33 @@ def render_training_set(
     return rgb, poses
 
 
+def survey_walks(seeds: Sequence[int], length: int, surveyor: Surveyor) -> dict[str, np.ndarray]:
+    """What is looked up along the walks through the train rooms `seeds`, STORE.PART (E, G, ...):
+    numbers in half precision."""
+    matrix, found = intrinsics_of(surveyor.camera), []
+    torch.set_num_threads(1)  # a process a core
+    for first in range(0, len(seeds), AT_ONCE):
+        views, poses = zip(
+            *(_walk(seed, length, surveyor.camera) for seed in seeds[first : first + AT_ONCE]),
+            strict=True,
+        )
+        images, depth = (
+            torch.from_numpy(np.stack([getattr(view, part) for view in views]))
+            for part in ("rgb", "depth")
+        )
+        where = torch.from_numpy(np.stack(poses))
+        found.append(surveyor.survey(Frames(
+            surveyor.codec.encode(images), relative_to(where[:, 0], where),
+            torch.zeros(images.shape[:2]), depth, matrix.expand(*images.shape[:2], 3, 3), images,
+        )))
+    return {
+        name: torch.cat([
+            part[name].half() if part[name].is_floating_point() else part[name] for part in found
+        ]).numpy()
+        for name in found[0]
+    }
+
+
 def _key(seeds: list[int], length: int, camera: Camera) -> dict[str, object]:
     return {"camera": camera.to_dict(), "length": length, "seeds": seeds, "split": "train"}
 
@@ -142,13 +205,13 @@ def _file(seeds: list[int], length: int, camera: Camera, folder: str | Path) -> 
     return Path(folder) / f"train-{name_of(_key(seeds, length, camera))}.safetensors"
 
 
-def _walk(seed: int, length: int, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+def _walk(seed: int, length: int, camera: Camera) -> tuple[Views, np.ndarray]:
     from loci.worlds.rooms.paths import wander
     from loci.worlds.rooms.room import sample_room
 
     room = sample_room(seed, "train")
     way = wander(room.start, seed, room, length - 1)
-    return room.render(way.poses, camera).rgb, way.poses
+    return room.render(way.poses, camera), way.poses
 
 
 def _shard(
@@ -160,7 +223,8 @@ def _shard(
         data = read_kept(file, FORMAT, key)
         return data["rgb"], data["poses"]
     walks = [_walk(seed, length, camera) for seed in seeds]
-    rgb, poses = (np.stack(part) for part in zip(*walks, strict=True))
+    rgb = np.stack([views.rgb for views, _ in walks])
+    poses = np.stack([where for _, where in walks])
     if file is not None:
         keep(file, FORMAT, key, {"rgb": rgb, "poses": poses})
     return rgb, poses

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry.depth import check_depth, check_intrinsics
+from loci.geometry.scene_map import View
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,34 @@ EXTRAS: dict[str, tuple[int | str, ...]] = {
     "depth": ("H", "W"), "intrinsics": (3, 3), "images": ("H", "W", 3),
 }
 """What a memory may ask for besides latents and poses, and its shape after (R, K)."""
+
+
+def check_geometry(frames: Frames, written: Sequence[int]) -> None:
+    """LociError for depth, intrinsics and images, where frames bring some, that a map cannot take
+    in; written: frames that the streams of their rows have seen. The first has to have depth."""
+    depth, matrix, images = frames.depth, frames.intrinsics, frames.images
+    if depth is None or matrix is None:
+        return
+    if images is not None and depth.shape[2:] != images.shape[2:4]:
+        raise LociError(
+            f"depth of {depth.shape[2]}x{depth.shape[3]} and images of {images.shape[2]}x"
+            f"{images.shape[3]}; give one number for each pixel"
+        )
+    for row, at in enumerate(written):
+        check_depth(depth[row, :1], unknown=at > 0)
+        check_depth(depth[row], unknown=True)
+        check_intrinsics(matrix[row], *depth.shape[2:])
+
+
+def views(frames: Frames, row: int, number: int) -> Iterator[View]:
+    """What the frames of a row show, those of known depth; number: of the first one. Without images
+    they have no payload."""
+    depth, matrix, images = frames.depth, frames.intrinsics, frames.images
+    if depth is None or matrix is None:
+        return
+    payload = depth.new_zeros(*depth.shape, 0).byte() if images is None else images
+    for n in range(len(frames)):
+        if bool((depth[row, n] > 0).any()):
+            yield View(
+                depth[row, n], payload[row, n], matrix[row, n], frames.poses[row, n], number + n
+            )

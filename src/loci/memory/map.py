@@ -12,14 +12,15 @@ What is unknown is never black. Where a render covers nothing its latents are 0,
 latents; and beside them the model is told which share of each latent pixel is covered, how certain
 that is, and how long ago it was seen (ours; the paper keeps its coverage to itself).
 
-Frames with a depth of 0 everywhere are seen and not mapped: that is how generated frames come whose
-depth nobody knows. The first frame of a stream has to have some.
+Frames that come without depth, or with 0 everywhere, are seen and not mapped: as a rule generated
+ones, whose depth nobody knows. The first frame of a stream has to have some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,24 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.geometry.depth import check_depth, check_intrinsics, intrinsics_of
-from loci.geometry.scene_map import MIDDLE, Render, SceneMap, View
+from loci.geometry.depth import intrinsics_of
+from loci.geometry.scene_map import MIDDLE, Render, SceneMap
 from loci.geometry.tsdf import TSDF
 from loci.geometry.voxels import VoxelMap
 from loci.memory.base import Memory, together
-from loci.memory.frames import Frames
+from loci.memory.frames import Frames, check_geometry, views
 from loci.memory.ports import Ports
-from loci.memory.stores import Conditioning, Evidence, Query, Setting, Store, Tree, Write, below
+from loci.memory.stores import (
+    Conditioning,
+    Evidence,
+    ObservationStore,
+    Query,
+    Setting,
+    Store,
+    Tree,
+    Write,
+    below,
+)
 from loci.rules.rule import Kind, Rule, key, recent
 
 FORMS = ("voxels", "tsdf")
@@ -107,7 +118,7 @@ class Map(Memory, name="map"):
         return [MapStore(self, setting)]
 
 
-class MapStore(Store):
+class MapStore(ObservationStore):
     """A map for each stream."""
 
     name = "map"
@@ -120,17 +131,8 @@ class MapStore(Store):
 
     def admit(self, streams: Sequence[int], written: Sequence[int], frames: Frames) -> None:
         """LociError for frames that cannot be mapped."""
-        depth, matrix, images = _extras(frames)
-        if depth.shape[2:] != images.shape[2:4]:
-            raise LociError(
-                f"depth of {depth.shape[2]}x{depth.shape[3]} and images of {images.shape[2]}x"
-                f"{images.shape[3]}; give one number for each pixel"
-            )
+        check_geometry(frames, written)
         for row, (name, at) in enumerate(zip(streams, written, strict=True)):
-            if at == 0:
-                check_depth(depth[row, :1])
-            check_depth(depth[row], unknown=True)
-            check_intrinsics(matrix[row], *depth.shape[2:])
             places = frames.poses[row, :, :3, 3]
             before = self.last[name : name + 1] if at else places[:1]
             far = (torch.cat([before, places]).diff(dim=0)).norm(dim=1)
@@ -146,28 +148,55 @@ class MapStore(Store):
         frames = write.frames
         if frames is None:
             return found
-        depth, matrix, images = _extras(frames)
-        for row, (name, at) in enumerate(zip(write.streams, write.written, strict=True)):
-            for n in range(len(frames)):
-                if bool((depth[row, n] > 0).any()):
-                    self.maps[name].write(View(
-                        depth[row, n], images[row, n], matrix[row, n], frames.poses[row, n], at + n
-                    ), self.maps[name].gauge)
+        for row, name in enumerate(write.streams):
             self.last[name] = frames.poses[row, -1, :3, 3].cpu()
+        if frames.depth is None:
+            return found
+        for row, (name, at) in enumerate(zip(write.streams, write.written, strict=True)):
+            for view in views(frames, row, at):
+                self.maps[name].write(view, self.maps[name].gauge)
         return found
 
-    def query(self, query: Query, found: Evidence) -> Evidence:
-        """The maps as seen from the poses of chunks."""
-        if query.poses is None or self.memory.read == "none":
-            return found
+    @property
+    def depends(self) -> dict[str, Any]:
+        if self.memory.read == "none":
+            return {}
+        return {n: getattr(self.memory, n) for n in ("form", "voxel", "limit", "patience")}
+
+    def look(self, query: Query) -> Tree:
+        """shown (B, n, C + 3, h, w): the maps as seen from the poses of chunks, as latents, and
+        their quality."""
+        if query.poses is None or not self.depends:
+            return {}
         pictures, quality = [], []
         for name, written, poses in zip(query.streams, query.written, query.poses, strict=True):
             for drawn in self.render(name, poses, written):
                 pictures.append(_picture(drawn))
                 quality.append(_quality(drawn, self.setting.latent_shape[1:]))
-        return found.conditioned(self._enter(
-            torch.stack(pictures), torch.stack(quality), len(query.streams)
-        ))
+        latents = self.setting.encode(torch.stack(pictures)).to(self.setting.dtype)
+        shares = torch.stack(quality).to(latents)
+        # Of what is not covered at all, nothing is shown, not even the colour of the picture there.
+        shown = torch.cat([latents * (shares[:, :1] > 0), shares], dim=1)
+        return {"shown": shown.unflatten(0, (len(query.streams), -1))}
+
+    def enter(self, looked: Tree, found: Evidence, frames: Frames | None) -> Evidence:
+        """Through the port that the memory names."""
+        if "shown" not in looked:
+            return found
+        # (B, G, n, C + 3, h, w)
+        shown = looked["shown"].to(self.setting.device, self.setting.dtype)
+        if self.memory.read == "channels":
+            return found.conditioned(Conditioning(channels=shown))
+        if self.memory.read == "tokens":
+            height, width = shown.shape[-2:]
+            places = _places(height, width, shown).expand(*shown.shape[:3], -1, -1, -1)
+            tokens = torch.cat([shown, places], dim=3).flatten(4).mT.flatten(2, 3)
+            present = (shown[:, :, :, -QUALITY] > 0).flatten(2)
+            return found.conditioned(Conditioning(tokens=tokens, present=present))
+        render, quality = shown.split([shown.shape[3] - QUALITY, QUALITY], dim=3)
+        return found.conditioned(
+            Conditioning(channels=quality.contiguous(), render=render.contiguous())
+        )
 
     def render(self, stream: int, poses: Tensor, now: int) -> list[Render]:
         """The map of a stream as seen from poses (n, 4, 4), relative to its first frame, after
@@ -177,27 +206,6 @@ class MapStore(Store):
             poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
             self.maps[stream].gauge,
         )
-
-    def _enter(self, pictures: Tensor, quality: Tensor, rows: int) -> Conditioning:
-        """Pictures (R * n, H, W, 3) uint8 and their quality (R * n, 3, h, w), as what enters
-        beside chunks of R streams."""
-        latents = self.setting.encode(pictures).to(self.setting.dtype)
-        quality = quality.to(latents)
-        # Of what is not covered at all, nothing is shown, not even the colour of the picture there.
-        latents = latents * (quality[:, :1] > 0)
-        both = torch.cat([latents, quality], dim=1)
-        if self.memory.read == "tokens":
-            height, width = quality.shape[2:]
-            tokens = torch.cat([both, _places(height, width, both).expand(len(both), -1, -1, -1)],
-                               dim=1).flatten(2).mT.unflatten(0, (rows, 1, -1)).flatten(2, 3)
-            present = (quality[:, 0] > 0).flatten(1).unflatten(0, (rows, 1, -1)).flatten(2, 3)
-            return Conditioning(tokens=tokens, present=present)
-        both = both.unflatten(0, (rows, 1, -1))
-        if self.memory.read == "channels":
-            return Conditioning(channels=both)
-        split = [latents.shape[1], QUALITY]
-        render, quality = both.split(split, dim=3)
-        return Conditioning(channels=quality.contiguous(), render=render.contiguous())
 
     def reset(self, streams: Sequence[int]) -> None:
         for name in streams:
@@ -227,14 +235,6 @@ class MapStore(Store):
         return self.maps[stream].bytes
 
 
-def _extras(frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth, intrinsics and images of frames, which `wants` sees to."""
-    assert frames.depth is not None
-    assert frames.intrinsics is not None
-    assert frames.images is not None
-    return frames.depth, frames.intrinsics, frames.images
-
-
 def _picture(drawn: Render) -> Tensor:
     """A render as an image (H, W, 3) uint8, grey where nothing is known."""
     shown = torch.where(drawn.covered[..., None], drawn.payload, float(MIDDLE))
@@ -251,8 +251,8 @@ def _quality(drawn: Render, size: tuple[int, ...]) -> Tensor:
 
 
 def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines of where tokens stand, (1, 4, h, w)."""
+    """Sines and cosines of where tokens stand, (4, h, w)."""
     down = torch.linspace(0, torch.pi, height, device=like.device, dtype=like.dtype)
     across = torch.linspace(0, torch.pi, width, device=like.device, dtype=like.dtype)
     rows, cols = torch.meshgrid(down, across, indexing="ij")
-    return torch.stack([rows.sin(), rows.cos(), cols.sin(), cols.cos()])[None]
+    return torch.stack([rows.sin(), rows.cos(), cols.sin(), cols.cos()])

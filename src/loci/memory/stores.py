@@ -4,7 +4,8 @@ A store takes in frames that were really seen or finally generated (`write`), an
 a chunk at some poses needs of the past (`query`); it answers with evidence. In training it answers
 for all chunks of an episode at once (`packed`): what training sees is what streaming sees. Keys and
 values, carried states and frames are three stores (`streaming/`). A memory may bring others
-(`Memory.stores`): a map, a bank of key frames.
+(`Memory.stores`): a map, key frames. What such a store answers may follow from the data alone, not
+from any weight (`ObservationStore`); training then works it out once an episode.
 
 Stores are asked in order, and each adds to the evidence that those before it gave.
 """
@@ -12,8 +13,9 @@ Stores are asked in order, and each adds to the evidence that those before it ga
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,6 +129,13 @@ class Chunks:
     poses: Tensor | None = None
     read: Read = own
 
+    @staticmethod
+    def along(poses: Tensor, starts: Sequence[int], span: int, coords: Coords) -> Chunks:
+        """Chunks of `span` frames from `starts` of an episode at poses (B, T, 4, 4), each of which
+        knows of all frames before it."""
+        where = torch.stack([poses[:, start : start + span] for start in starts], dim=1)
+        return Chunks([start - 1 for start in starts], coords, where)
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -134,7 +143,8 @@ class Episode:
     they do not go through the network), and chunks of noise beside them.
 
     dropped (B,): episodes that retrieve nothing. form: how to attend, a name of
-    `streaming/kv_cache.py`.
+    `streaming/kv_cache.py`. surveyed: what observation stores look up for its chunks, STORE.PART,
+    where that was done before.
     """
 
     frames: Frames
@@ -142,6 +152,7 @@ class Episode:
     chunks: list[Chunks]
     dropped: Tensor | None = None
     form: str = "windowed"
+    surveyed: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -187,22 +198,30 @@ class Store(ABC):
         before every chunk: right for what depends on the data alone. Only conditioning can be
         joined so.
         """
-        rows, at, answers = list(range(len(episode.frames.latents))), 0, {}
-        asked = [(chunk, n) for n, chunk in enumerate(episode.chunks) if chunk.poses is not None]
-        moments = sorted({frame for chunk, _ in asked for frame in chunk.before})
-        for moment in moments:
-            while at <= moment:
-                frame = episode.frames[at : at + 1]
-                self.write(Write(rows, [at] * len(rows), _NOWHERE, frame), Evidence())
+        answers = {
+            place: self.query(query, Evidence()).conditioning
+            for place, query in self._watch(episode)
+        }
+        parts = [answers[place] for place in sorted(answers) if answers[place] is not None]
+        return found.conditioned(Conditioning.cat(parts)) if parts else found
+
+    def _watch(self, episode: Episode) -> Iterator[tuple[tuple[int, int], Query]]:
+        """Write an episode frame by frame; before every chunk that has poses, its place (of the
+        list, of the group) and what it asks."""
+        rows, at = list(range(len(episode.frames.latents))), 0
+        asked = [
+            (before, (n, group), chunk.coords, chunk.poses[:, group])
+            for n, chunk in enumerate(episode.chunks) if chunk.poses is not None
+            for group, before in enumerate(chunk.before)
+        ]
+        for before, place, coords, poses in sorted(asked, key=lambda item: item[:2]):
+            while at <= before:
+                self.write(
+                    Write(rows, [at] * len(rows), NOWHERE, episode.frames[at : at + 1]), Evidence()
+                )
                 self.commit()
                 at += 1
-            for chunk, n in asked:
-                for group, before in enumerate(chunk.before):
-                    if before == moment and chunk.poses is not None:
-                        query = Query(rows, [at] * len(rows), chunk.coords, chunk.poses[:, group])
-                        answers[n, group] = self.query(query, Evidence()).conditioning
-        parts = [answers[key] for key in sorted(answers) if answers[key] is not None]
-        return found.conditioned(Conditioning.cat(parts)) if parts else found
+            yield place, Query(rows, [at] * len(rows), coords, poses)
 
     @abstractmethod
     def reset(self, streams: Sequence[int]) -> None:
@@ -228,7 +247,58 @@ class Store(ABC):
         """Bytes kept for a stream."""
 
 
-_NOWHERE = Coords(*(torch.zeros(0, dtype=torch.long),) * 6)
+class ObservationStore(Store):
+    """A store whose answers follow from what was seen alone: no weight but the codec's counts.
+
+    `look` says what an answer rests on, plain tensors; `enter` makes evidence of it. In training
+    `survey` looks for all chunks of an episode, and what it found can be kept with the latents: a
+    step then writes no frame.
+    """
+
+    @property
+    @abstractmethod
+    def depends(self) -> dict[str, Any]:
+        """The settings that `look` follows from, as JSON has them; empty where nothing is asked."""
+
+    @abstractmethod
+    def look(self, query: Query) -> Tree:
+        """What the answer to chunks rests on: tensors (B, ...), as large for every chunk."""
+
+    @abstractmethod
+    def enter(self, looked: Tree, found: Evidence, frames: Frames | None) -> Evidence:
+        """Evidence for G chunks a row, of what was looked up for them (B, G, ...), besides `found`.
+
+        frames: those of the episode; None where this store has written its own.
+        """
+
+    def survey(self, episode: Episode) -> Tree:
+        """What `look` finds before every chunk of an episode that starts from nothing, (B, G, ...):
+        chunks in the order of their lists."""
+        if not self.depends:
+            return {}
+        looked = {place: self.look(query) for place, query in self._watch(episode)}
+        places = sorted(looked)
+        return {
+            name: torch.stack([looked[place][name] for place in places], dim=1)
+            for name in (looked[places[0]] if places else ())
+        }
+
+    def query(self, query: Query, found: Evidence) -> Evidence:
+        if query.poses is None:
+            return found
+        looked = {name: value[:, None] for name, value in self.look(query).items()}
+        return self.enter(looked, found, None)
+
+    def packed(self, episode: Episode, found: Evidence) -> Evidence:
+        if episode.surveyed is None:
+            looked = self.survey(episode)
+        else:
+            looked = below(episode.surveyed, self.name)
+        return self.enter(looked, found, episode.frames) if looked else found
+
+
+NOWHERE = Coords(*(torch.zeros(0, dtype=torch.long),) * 6)
+"""Of no token, for stores that are asked beside no network."""
 
 
 def below(tree: Mapping[str, Tensor], prefix: str) -> Tree:

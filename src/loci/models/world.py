@@ -8,7 +8,7 @@ under the same rule frame by frame; that both agree is a conformance test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -179,7 +179,7 @@ class WorldModel(Module):
         self, clean: Tensor, noisy: Tensor, time: Tensor, poses: Tensor, starts: Sequence[int], *,
         clean_time: Tensor | None = None, dropped: Tensor | None = None,
         attention: str = "windowed", text: Cross | None = None,
-        extras: dict[str, Tensor] | None = None,
+        extras: Mapping[str, Tensor] | None = None, surveyed: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Predict every chunk of an episode at once, each from the clean frames before it.
 
@@ -187,8 +187,8 @@ class WorldModel(Module):
         time (B, G) its noise level; poses (B, T, 4, 4) camera-to-world; clean_time (B, T) the noise
         level of the clean frames where they were noised (default 0); dropped (B,) booleans, the
         episodes that retrieve nothing. attention: "windowed", "dense" or "flex". extras: what the
-        memory asks for besides (`Memory.wants`), (B, T, ...). Returns the network's output, the
-        shape of `noisy`.
+        memory asks for besides (`Memory.wants`), (B, T, ...); surveyed: in their place what
+        `survey` made of them. Returns the network's output, the shape of `noisy`.
         """
         span = noisy.shape[2]
         if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
@@ -199,16 +199,16 @@ class WorldModel(Module):
         if clean_time is None:
             clean_time = torch.zeros(clean.shape[:2], device=clean.device)
         poses = relative_to(poses[:, 0], poses)
-        where = torch.stack([poses[:, start : start + span] for start in starts], dim=1)
         frames = Frames(clean, poses, clean_time, **(extras or {}))
-        self.check_extras(frames)
+        if surveyed is None:
+            self.check_extras(frames)
         written = self.positions.written(torch.arange(clean.shape[1])) if self.writes else None
         drawn = self.positions.chunks(torch.tensor(starts), span)
-        chunks = Chunks([start - 1 for start in starts], drawn, where)
-        evidence = self.packed(Episode(frames, written, [chunks], dropped, attention))
+        chunks = Chunks.along(poses, starts, span, drawn)
+        evidence = self.packed(Episode(frames, written, [chunks], dropped, attention, surveyed))
 
         e, six = self.dit.modulate(time)
-        layout = self.chunk_layout(where, drawn, evidence)
+        layout = self.chunk_layout(chunks.poses, drawn, evidence)
         streams = [self.chunk_stream(noisy, layout, six, text)]
         if written is not None:
             streams.insert(0, self.clean_stream(frames, written, text))
@@ -245,9 +245,14 @@ class WorldModel(Module):
         """Latents (R, C, h, w) of pictures (R, H, W, 3) uint8, each as if it began a video."""
         return self.codec.encode(pictures[:, None])[:, 0]
 
-    def check_extras(self, frames: Frames) -> None:
-        """LociError where the memory asks for what the frames do not bring."""
-        for name in sorted(self.config.memory.wants):
+    def check_extras(self, frames: Frames, begun: bool = False) -> None:
+        """LociError where the memory asks for what the frames do not bring. Those of streams that
+        have begun may come without all of it: nobody knows the depth of a frame that was generated.
+        """
+        wanted = sorted(self.config.memory.wants)
+        if begun and all(getattr(frames, name) is None for name in wanted):
+            return
+        for name in wanted:
             if getattr(frames, name) is None:
                 raise LociError(f"this memory asks for the {name} of every frame; give {name}=")
 

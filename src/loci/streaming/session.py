@@ -97,8 +97,9 @@ class Session:
         `streams` names the streams that the rows belong to (default: all). Poses are absolute, in
         one world frame a stream; they enter the model relative to the stream's first frame. depth
         (B, T, H, W) in metres, intrinsics (B, T, 3, 3) and images (B, T, H, W, 3) uint8: wanted
-        where the memory asks for them (`Memory.wants`). Raises LociError, with nothing changed, for
-        rows, shapes, poses or latents that are not what they should be. A pass that is itself cut
+        where the memory asks for them (`Memory.wants`), of the first frame at least. Raises
+        LociError, with nothing changed, for rows, shapes, poses or latents that are not what they
+        should be. A pass that is itself cut
         short (out of memory, Ctrl-C) leaves these streams half-written: they have to be reset, or a
         snapshot restored.
         """

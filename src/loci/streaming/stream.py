@@ -88,7 +88,7 @@ class Stream:
             latents, relative_to(reference, poses), torch.zeros(latents.shape[:2]),
             **self._checked_extras(extras, latents.shape[:2]),
         )
-        self.model.check_extras(frames)
+        self.model.check_extras(frames, begun=not bool(new.any()))
         for store in self.stores:
             store.admit(names, [self.written[name] for name in names], frames)
         self._renew(names)

@@ -14,9 +14,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from loci.data.base import POSES, Episodes, EpisodeSpec
+from loci.data.base import DEPTH, POSES, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig, RoomsData
+from loci.data.survey import Surveyor
 from loci.errors import LociError
+from loci.memory.stores import below
 from loci.models.world import KIND, WorldConfig
 from loci.seeds import seed_for
 from loci.training.augmentation import WorldAugmentation
@@ -63,6 +65,11 @@ class WorldRun(RunConfig, name="world"):
                 "the model and its memory need camera poses, and these episodes have none; set "
                 "dit.camera to none and choose a memory that does not retrieve, or name the column "
                 "of the poses"
+            )
+        if DEPTH not in self.data.gives and self.world.memory.wants:
+            raise LociError(
+                f"the memory asks for {', '.join(sorted(self.world.memory.wants))}, and these "
+                "episodes have no depth; use some that have it, or another memory"
             )
         if POSES not in self.data.gives and self.objective.revisit:
             raise LociError(
@@ -113,8 +120,11 @@ class WorldTask(Task):
         initialise_world(self.model)
         config.init.fill(self.model)
         config.init.freeze(self.module, "codec.")
+        world, codec = config.world, self.model.codec.eval()
+        surveyor = Surveyor(world.memory, codec, world.camera, world.chunk)
         spec = EpisodeSpec(
-            codec=self.model.codec.eval(), camera=config.world.camera, stride=config.stride
+            codec=codec, camera=world.camera, stride=config.stride,
+            surveyor=surveyor if surveyor.observes else None,
         )
         self.data = _with_chunks(config.data.load(spec), config.world.chunk)
         self.sampler = Sampler(config.train.seed, config.batch, self.data.frames.tolist())
@@ -129,8 +139,8 @@ class WorldTask(Task):
 
         latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
         time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval,
-        valid (B, G) chunks that are an episode's own, and with the revisit loss revisit (B, G), the
-        weights of chunks in it.
+        valid (B, G) chunks that are an episode's own, with the revisit loss revisit (B, G), the
+        weights of chunks in it, and survey.STORE.PART (B, G, ...), what the memory observes.
         """
         config = self.config
         part = self.data.rows(self.sampler.picks(step))
@@ -151,6 +161,8 @@ class WorldTask(Task):
             "dropped": torch.rand(rows, generator=draw) < config.world.memory.drop,
             "valid": torch.tensor(starts) + span <= part.frames[:, None],
         }
+        for name, found in part.surveyed.items():
+            batch[f"survey.{name}"] = found[:, : len(starts)]
         if config.objective.revisit:
             share = returns(poses, starts, span, config.world.camera) * batch["valid"]
             batch["revisit"] = revisit_shares(share).float()
@@ -169,6 +181,7 @@ class WorldTask(Task):
         output = self.model(
             clean, noisy, time, batch["poses"], starts,
             clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
+            surveyed=below(batch, "survey"),
         )
         chunks = flow.loss(output, target, noise, time)  # (B, G)
         losses = weighted_mean(chunks, valid)

@@ -1,0 +1,70 @@
+"""What a memory's observations show to the chunks of an episode, worked out once and kept.
+
+What a map draws for a chunk depends on the frames before it alone, and takes milliseconds a frame:
+too long for every training step, and the same in each of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loci.errors import LociError
+from loci.geometry import Camera
+from loci.memory.base import Memory
+from loci.memory.frames import Frames
+from loci.memory.stores import NOWHERE, Chunks, Episode, ObservationStore, Setting
+from loci.models.codecs import Codec
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Looks up what the observation stores of a memory answer to chunks of `chunk` frames that
+    follow each other from the second frame on."""
+
+    memory: Memory
+    codec: Codec
+    camera: Camera
+    chunk: int
+
+    @property
+    def depends(self) -> dict[str, Any]:
+        """What is found follows from this, from the codec and from the frames: the settings, as
+        JSON has them, of stores by name."""
+        return {"chunk": self.chunk} | {store.name: store.depends for store in self._stores(1)}
+
+    @property
+    def observes(self) -> bool:
+        """Whether there is anything to look up."""
+        return len(self.depends) > 1
+
+    @torch.inference_mode()
+    def survey(self, frames: Frames) -> dict[str, Tensor]:
+        """STORE.PART (B, G, ...) of episodes (B, T, ...). LociError for frames that cannot be taken
+        in, and for fewer than a chunk and one."""
+        batch, length = frames.latents.shape[:2]
+        starts = range(1, length - self.chunk + 1, self.chunk)
+        if not starts:
+            raise LociError(f"{length} frames hold no first frame and chunk of {self.chunk}")
+        chunks = Chunks.along(frames.poses, starts, self.chunk, NOWHERE)
+        found = {}
+        for store in self._stores(batch):
+            store.admit(range(batch), [0] * batch, frames)
+            looked = store.survey(Episode(frames, None, [chunks]))
+            found |= {f"{store.name}.{part}": value for part, value in looked.items()}
+        return found
+
+    def _stores(self, batch: int) -> list[ObservationStore]:
+        weight = next(self.codec.parameters())
+        shape = self.codec.latent_shape(self.camera)
+        setting = Setting(
+            batch, shape, 0, self.camera, weight.device, weight.dtype,
+            lambda pictures: self.codec.encode(pictures[:, None])[:, 0],
+        )
+        return [
+            store for store in self.memory.stores(setting)
+            if isinstance(store, ObservationStore) and store.depends
+        ]
