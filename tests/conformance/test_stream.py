@@ -15,13 +15,13 @@ from garbage import left_to_collect
 from host import asked_of_the_host
 from kinds import one_of_each_kind
 from loci.geometry import relative_to
-from loci.memory.base import pick
+from loci.memory.base import arranged
 from loci.memory.frames import Frames
 from loci.memory.ports import Ports
 from loci.memory.stores import Setting
 from loci.rules.rule import Coords, Kind
 from loci.rules.spans import token_spans
-from loci.streaming.frame_buffer import retrieved
+from loci.streaming.frame_buffer import retrieved, table
 from loci.streaming.session import Session
 from tiny_world import MEMORIES, tiny_world, walk
 
@@ -312,7 +312,9 @@ def stands_beside(model, latents, noisy, poses) -> torch.Tensor:
     those that are in what the mixer makes of them. poses: up to the end of the chunk."""
     span, memory = noisy.shape[1], model.config.memory.beside
     past, ahead = poses[:, :-span], poses[:, -span:]
-    picks, rows = pick(memory, past, ahead, model.config.camera), range(BATCH)
+    found, rows = memory.select(past, ahead, model.config.camera), range(BATCH)
+    found = torch.zeros(BATCH, 0, dtype=torch.long) if found is None else found
+    picks = arranged(memory, found, past.shape[1])
     raw = latents.clone().requires_grad_()
     mixed = torch.stack([raw[row, picks[row]] for row in rows])
     if model.mixer is not None:
@@ -333,7 +335,8 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
         targets = torch.stack([relative[:, s : s + CHUNK] for s in STARTS], dim=1)
         setting = Setting(BATCH, model.latent_shape, model.tokens, model.config.camera,
                           latents.device, latents.dtype, model.encode_pictures)
-        selected = retrieved(memory.retriever, relative, before, targets, setting)
+        picks = retrieved(memory.retriever, relative, before, targets, setting)
+        selected = None if picks is None else table(picks, FRAMES)
     coords = Coords.cat([
         model.positions.written(frames), model.positions.chunks(torch.tensor(STARTS), CHUNK)
     ]).with_selected(selected)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.memory import ROWS, Compressed, Joint, Mixture
-from loci.memory.base import pick
+from loci.memory.base import arranged
 from loci.memory.compression import multiscale
 from loci.memory.frames import Frames
 from loci.models.trunk import TokenStream
@@ -38,15 +38,15 @@ def chunk(rows: int = 2, channels: int = 3) -> Frames:
 def test_picked_frames_are_the_first_the_retrieved_in_order_and_the_last(past: int) -> None:
     memory = Joint(frames=5)
     poses, targets = walk(3, past), walk(3, 4, seed=5)
-    picks = pick(memory, poses, targets, Camera())
+    found = memory.select(poses, targets, Camera())
+    assert found is not None
+    picks = arranged(memory, found, past)
     assert picks.shape == (3, 6)
     assert (picks[:, 0] == 0).all()
     assert (picks[:, -1] == past - 1).all()
     assert (picks.diff(dim=1) >= 0).all()
     missing = max(0, 4 - max(past - 2, 0))
     assert (picks[:, : 1 + missing] == 0).all()
-    found = memory.select(poses, targets, Camera())
-    assert found is not None
     assert torch.equal(picks[:, 1 + missing : -1], found.sort(dim=1).values)
 
 

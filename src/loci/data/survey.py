@@ -18,6 +18,7 @@ from loci.memory.base import Memory
 from loci.memory.frames import Frames
 from loci.memory.stores import NOWHERE, Chunks, Episode, ObservationStore, Setting
 from loci.models.codecs import Codec
+from loci.streaming.frame_buffer import observing
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,6 @@ class Surveyor:
             lambda pictures: self.codec.encode(pictures[:, None])[:, 0],
         )
         return [
-            store for store in self.memory.stores(setting)
+            store for store in observing(self.memory, setting)
             if isinstance(store, ObservationStore) and store.depends
         ]

@@ -13,6 +13,7 @@ from loci.memory.compose import Compose
 from loci.memory.compression import Compressed
 from loci.memory.context import Context
 from loci.memory.delta import GatedDelta
+from loci.memory.episodic import Episodic
 from loci.memory.full import FullHistory
 from loci.memory.hybrid import Hybrid
 from loci.memory.joint import Joint
@@ -74,7 +75,7 @@ def row(name: str) -> Memory:
 
 
 __all__ = [
-    "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compose", "Compressed", "Context", "FullHistory",
-    "GatedDelta", "Hybrid", "Joint", "Map", "Memory", "Mixture", "NoMemory", "ShortConv",
+    "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compose", "Compressed", "Context", "Episodic",
+    "FullHistory", "GatedDelta", "Hybrid", "Joint", "Map", "Memory", "Mixture", "NoMemory", "ShortConv",
     "SlidingWindow", "SpatialGrid", "Tower", "row",
 ]

@@ -5,7 +5,8 @@ A mechanism is a frozen configuration that answers a few questions, most of whic
 - `rule()`: who sees whom. The streaming cache, the training mask and the fast forms follow.
 - `gists`: how many learnable tokens summarise each frame (0: none).
 - `executed`: whether actions that a robot carried out are kept as well.
-- `select(...)`: which past frames a chunk that is about to be generated retrieves, if any.
+- `select(...)`: which past frames a chunk that is about to be generated retrieves, if any, by where
+  they stood; `views`: by what they saw.
 - `joint`: whether these go through the network beside the chunk, as raw frames that both see the
   chunk and are seen by it, maybe after a `mixer` made fewer of them.
 - `state(...)`: what a block carries from frame to frame, if any.
@@ -33,6 +34,7 @@ from loci.memory.ports import Ports
 from loci.memory.recurrent import RecurrentState
 from loci.memory.registry import VARIABLE, load_rows
 from loci.memory.stores import Setting, Store
+from loci.memory.views import ViewRule
 from loci.rules.retention import Retention
 from loci.rules.rule import CLASSES, Kind, Rule, key, query, same_group
 
@@ -131,6 +133,12 @@ class Memory(Config, family=True):
         return None
 
     @property
+    def views(self) -> ViewRule | None:
+        """The rule that picks frames by what they saw; None where `select` picks them, or nobody
+        does."""
+        return None
+
+    @property
     def drop(self) -> float:
         """Share of the training episodes that go without what `select` finds."""
         return 0.0
@@ -185,7 +193,7 @@ class Memory(Config, family=True):
     @property
     def wants(self) -> frozenset[str]:
         """What it has to be given of each frame besides latents and pose: names of `EXTRAS`."""
-        return frozenset()
+        return frozenset(() if self.views is None else ("depth", "intrinsics"))
 
     def ports(self, channels: int) -> Ports:
         """Through which ports of the video transformer its stores' evidence enters; channels: of a
@@ -219,15 +227,9 @@ def _retention(memory: Memory) -> Retention:
     return Retention(memory.rule(), kinds)
 
 
-def pick(memory: Memory, past: Tensor, targets: Tensor, camera: Camera) -> Tensor:
-    """The frames that stand beside a chunk, (B, retrieves + 2), in the order of time.
-
-    past (B, N, 4, 4) and targets (B, T, 4, 4) as for `select`. Where the past is too short, the
-    first frame stands in for those that are missing.
-    """
-    rows, count = past.shape[:2]
-    found = memory.select(past, targets, camera)
-    empty = torch.zeros(rows, 0, dtype=torch.long, device=past.device)
-    found = empty if found is None else found.sort(dim=1).values
-    first = empty.new_zeros(rows, 1 + memory.retrieves - found.shape[1])
-    return torch.cat([first, found, empty.new_full((rows, 1), count - 1)], dim=1)
+def arranged(memory: Memory, found: Tensor, count: int) -> Tensor:
+    """The first of `count` frames, those that were picked (B, n), and the last, (B, retrieves + 2),
+    in the order of time. The first stands in for those that are missing or -1."""
+    found = found.clamp(min=0).sort(dim=1).values
+    first = found.new_zeros(len(found), 1 + memory.retrieves - found.shape[1])
+    return torch.cat([first, found, found.new_full((len(found), 1), count - 1)], dim=1)

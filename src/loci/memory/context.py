@@ -16,16 +16,20 @@ from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.memory.base import Memory, together
 from loci.memory.retrieval import RETRIEVALS
+from loci.memory.views import EVIDENCE, ViewRule
 from loci.rules.rule import Kind, Rule, first, key, query, recent, retrieved, same_frame
+
+BY_VIEW = ("cascade", "surfels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Memory, name="context"):
     """The first frame and `frames` - 1 retrieved ones.
 
-    retrieval: the rule that picks them, a key of `RETRIEVALS`; reach: how far a view counts for it,
-    in metres. drop: the share of training samples that lose all retrieved frames and keep the first
-    and the last, in [0, 1) (Echo-Memory drops 10 %); generation never drops.
+    retrieval: the rule that picks them, a key of `RETRIEVALS`, or by what frames saw "cascade" or
+    "surfels" (`views.py`); reach: how far a view counts for the former, in metres. drop: the share
+    of training samples that lose all retrieved frames and keep the first and the last, in [0, 1)
+    (Echo-Memory drops 10 %); generation never drops.
     """
 
     frames: int = 20
@@ -38,9 +42,10 @@ class Context(Memory, name="context"):
             raise LociError("context memory: K counts the first frame; use 1 or more, or row none")
         if self.reach <= 0:
             raise LociError("context memory: the retrieval range is in metres and must be positive")
-        if self.retrieval not in RETRIEVALS:
+        known = (*RETRIEVALS, *BY_VIEW)
+        if self.retrieval not in known:
             raise LociError(
-                f"unknown retrieval '{self.retrieval}'{did_you_mean(self.retrieval, RETRIEVALS)}"
+                f"unknown retrieval '{self.retrieval}'{did_you_mean(self.retrieval, known)}"
             )
         if not 0 <= self.drop < 1:
             raise LociError(
@@ -59,8 +64,14 @@ class Context(Memory, name="context"):
         chosen = query(Kind.NOISY, Kind.ACTION) & context
         return key(Kind.CLEAN) & (itself | chosen) | together
 
+    @property
+    def views(self) -> ViewRule | None:
+        if self.retrieval not in BY_VIEW or not self.retrieves:
+            return None
+        return ViewRule(self.retrieval, self.retrieves, EVIDENCE, first=True)
+
     def select(self, past: Tensor, targets: Tensor, camera: Camera) -> Tensor | None:
         """The K - 1 frames that the retrieval rule picks, or as many as there are."""
-        if not self.retrieves:
+        if not self.retrieves or self.views is not None:
             return None
         return RETRIEVALS[self.retrieval](past, targets, camera, self.retrieves, self.reach)

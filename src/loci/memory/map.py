@@ -37,6 +37,7 @@ from loci.memory.frames import Frames, check_geometry, views
 from loci.memory.ports import Ports
 from loci.memory.stores import (
     Conditioning,
+    Episode,
     Evidence,
     ObservationStore,
     Query,
@@ -179,12 +180,17 @@ class MapStore(ObservationStore):
         shown = torch.cat([latents * (shares[:, :1] > 0), shares], dim=1)
         return {"shown": shown.unflatten(0, (len(query.streams), -1))}
 
-    def enter(self, looked: Tree, found: Evidence, frames: Frames | None) -> Evidence:
-        """Through the port that the memory names."""
-        if "shown" not in looked:
-            return found
-        # (B, G, n, C + 3, h, w)
-        shown = looked["shown"].to(self.setting.device, self.setting.dtype)
+    def query(self, query: Query, found: Evidence) -> Evidence:
+        looked = self.look(query)
+        return self._enter(looked["shown"][:, None], found) if looked else found
+
+    def packed(self, episode: Episode, found: Evidence) -> Evidence:
+        looked = self.looked(episode)
+        return self._enter(looked["shown"], found) if looked else found
+
+    def _enter(self, shown: Tensor, found: Evidence) -> Evidence:
+        """What is shown (B, G, n, C + 3, h, w), through the port that the memory names."""
+        shown = shown.to(self.setting.device, self.setting.dtype)
         if self.memory.read == "channels":
             return found.conditioned(Conditioning(channels=shown))
         if self.memory.read == "tokens":

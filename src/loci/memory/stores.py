@@ -250,9 +250,8 @@ class Store(ABC):
 class ObservationStore(Store):
     """A store whose answers follow from what was seen alone: no weight but the codec's counts.
 
-    `look` says what an answer rests on, plain tensors; `enter` makes evidence of it. In training
-    `survey` looks for all chunks of an episode, and what it found can be kept with the latents: a
-    step then writes no frame.
+    `look` says what an answer rests on, in plain tensors. In training `survey` looks for all chunks
+    of an episode, and what it finds may be kept with the latents: a step then writes no frame.
     """
 
     @property
@@ -263,13 +262,6 @@ class ObservationStore(Store):
     @abstractmethod
     def look(self, query: Query) -> Tree:
         """What the answer to chunks rests on: tensors (B, ...), as large for every chunk."""
-
-    @abstractmethod
-    def enter(self, looked: Tree, found: Evidence, frames: Frames | None) -> Evidence:
-        """Evidence for G chunks a row, of what was looked up for them (B, G, ...), besides `found`.
-
-        frames: those of the episode; None where this store has written its own.
-        """
 
     def survey(self, episode: Episode) -> Tree:
         """What `look` finds before every chunk of an episode that starts from nothing, (B, G, ...):
@@ -283,18 +275,11 @@ class ObservationStore(Store):
             for name in (looked[places[0]] if places else ())
         }
 
-    def query(self, query: Query, found: Evidence) -> Evidence:
-        if query.poses is None:
-            return found
-        looked = {name: value[:, None] for name, value in self.look(query).items()}
-        return self.enter(looked, found, None)
-
-    def packed(self, episode: Episode, found: Evidence) -> Evidence:
+    def looked(self, episode: Episode) -> Tree:
+        """The same, from what came with the episode if that has it."""
         if episode.surveyed is None:
-            looked = self.survey(episode)
-        else:
-            looked = below(episode.surveyed, self.name)
-        return self.enter(looked, found, episode.frames) if looked else found
+            return self.survey(episode)
+        return below(episode.surveyed, self.name)
 
 
 NOWHERE = Coords(*(torch.zeros(0, dtype=torch.long),) * 6)

@@ -33,7 +33,7 @@ from loci.models.rope import token_rays
 from loci.models.trunk import TokenStream
 from loci.models.wan import Wan, WanConfig
 from loci.rules.rule import Coords, Kind
-from loci.streaming.frame_buffer import FrameBuffer
+from loci.streaming.frame_buffer import observing
 from loci.streaming.kv_cache import KVCache, KVShape
 from loci.streaming.session import Session
 from loci.streaming.state_cache import StateCache
@@ -166,10 +166,8 @@ class WorldModel(Module):
         sizes = {Kind.CLEAN: self.tokens, Kind.GIST: memory.gists, Kind.EXECUTED: actions}
         shape = KVShape(dit.num_layers, dit.num_heads, dit.head_dim,
                         {kind: size for kind, size in sizes.items() if size})
-        retrieves = memory.beside is not None or memory.retriever is not None
         return [
-            *([FrameBuffer(memory, setting, frames)] if retrieves else []),
-            *memory.stores(setting),
+            *observing(memory, setting, frames),
             *([StateCache(self.states, batch)] if self.states else []),
             KVCache(memory.rule(), memory.retention(), shape, batch, frames, scratch,
                     weight.device, weight.dtype),
