@@ -15,6 +15,7 @@ import torch
 
 from loci.geometry import Camera
 from loci.memory import ROWS, ActionHistory, Compose, Hybrid, Memory
+from loci.memory.retrieval import uniform
 from loci.rules import drawing
 from loci.rules.rule import Coords
 
@@ -50,7 +51,10 @@ def laid_out(memory: Memory) -> Coords:
         poses[0, :, 0, 2], poses[0, :, 2, 0] = yaw.sin(), -yaw.sin()
         selected = torch.zeros(1, len(STARTS), FRAMES, dtype=torch.bool)
         for group, start in enumerate(STARTS):
-            picks = memory.select(poses[:, :start], poses[:, start : start + CHUNK], Camera())
+            past = poses[:, :start]
+            picks = memory.select(past, poses[:, start : start + CHUNK], Camera())
+            if picks is None:  # that depends on what was seen: any frames stand for those
+                picks = uniform(past, past, Camera(), memory.retrieves, 1.0)
             selected[0, group, picks[0]] = True
     return drawing.episode_coords(FRAMES, TOKENS, min(memory.gists, 1), CHUNK, selected=selected)
 

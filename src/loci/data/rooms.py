@@ -85,30 +85,30 @@ class RoomsData(DataConfig, name="rooms"):
         )
 
     def _survey(self, key: Mapping[str, Any], surveyor: Surveyor) -> dict[str, Tensor]:
-        """What is looked up, in half precision, shard by shard."""
-        key = {**key, "surveyor": surveyor.depends}
-        folder = cache_folder("surveys")
-        shards = {
-            folder / f"rooms-{name_of(key | {'first': first})}.safetensors":
-                range(first, min(first + SHARD, self.episodes))
-            for first in range(0, self.episodes, SHARD)
-        }
-        missing = [file for file in shards if not file.exists()]
-        make = partial(survey_walks, length=self.length, surveyor=surveyor)
+        """What each store looks up, in half precision, shard by shard."""
+        folder, found = cache_folder("surveys"), {}
         check_writable(folder)
-        with Progress("surveying episodes", sum(len(shards[file]) for file in missing)) as progress:
-            made = parallel_map(make, [shards[f] for f in missing], worker_count(len(missing)))
-            for file, arrays in zip(missing, made, strict=True):
-                keep(file, SURVEYS, key | {"first": shards[file].start}, arrays)
-                progress.advance(len(shards[file]))
-        found = [
-            read_kept(file, SURVEYS, key | {"first": seeds.start}, "survey")
-            for file, seeds in shards.items()
-        ]
-        return {
-            name: torch.from_numpy(np.concatenate([part[name] for part in found]))
-            for name in found[0]
-        }
+        for store, depends in surveyor.depends.items():
+            keys = {
+                range(first, min(first + SHARD, self.episodes)):
+                    {**key, "surveyor": depends, "first": first}
+                for first in range(0, self.episodes, SHARD)
+            }
+            files = {seeds: folder / f"rooms-{name_of(own)}.safetensors"
+                     for seeds, own in keys.items()}
+            missing = [seeds for seeds, file in files.items() if not file.exists()]
+            make = partial(survey_walks, length=self.length, surveyor=surveyor, store=store)
+            with Progress(f"surveying episodes ({store})", sum(map(len, missing))) as progress:
+                made = parallel_map(make, missing, worker_count(len(missing)))
+                for seeds, arrays in zip(missing, made, strict=True):
+                    keep(files[seeds], SURVEYS, keys[seeds], arrays)
+                    progress.advance(len(seeds))
+            parts = [read_kept(files[seeds], SURVEYS, own, "survey") for seeds, own in keys.items()]
+            found |= {
+                name: torch.from_numpy(np.concatenate([part[name] for part in parts]))
+                for name in parts[0]
+            }
+        return found
 
     def _encode(self, spec: EpisodeSpec) -> dict[str, np.ndarray]:
         images, poses = render_training_set(
@@ -170,9 +170,11 @@ def render_training_set(
     return rgb, poses
 
 
-def survey_walks(seeds: Sequence[int], length: int, surveyor: Surveyor) -> dict[str, np.ndarray]:
-    """What is looked up along the walks through the train rooms `seeds`, STORE.PART (E, G, ...):
-    numbers in half precision."""
+def survey_walks(
+    seeds: Sequence[int], length: int, surveyor: Surveyor, store: str
+) -> dict[str, np.ndarray]:
+    """What a store looks up along the walks through the train rooms `seeds`, STORE.PART (E, G,
+    ...): numbers in half precision."""
     matrix, found = intrinsics_of(surveyor.camera), []
     torch.set_num_threads(1)  # a process a core
     for first in range(0, len(seeds), AT_ONCE):
@@ -188,7 +190,7 @@ def survey_walks(seeds: Sequence[int], length: int, surveyor: Surveyor) -> dict[
         found.append(surveyor.survey(Frames(
             surveyor.codec.encode(images), relative_to(where[:, 0], where),
             torch.zeros(images.shape[:2]), depth, matrix.expand(*images.shape[:2], 3, 3), images,
-        )))
+        ), {store}))
     return {
         name: torch.cat([
             part[name].half() if part[name].is_floating_point() else part[name] for part in found

@@ -6,6 +6,7 @@ too long for every training step, and the same in each of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,20 +33,16 @@ class Surveyor:
     chunk: int
 
     @property
-    def depends(self) -> dict[str, Any]:
-        """What is found follows from this, from the codec and from the frames: the settings, as
-        JSON has them, of stores by name."""
-        return {"chunk": self.chunk} | {store.name: store.depends for store in self._stores(1)}
-
-    @property
-    def observes(self) -> bool:
-        """Whether there is anything to look up."""
-        return len(self.depends) > 1
+    def depends(self) -> dict[str, dict[str, Any]]:
+        """The settings that each store's part follows from, by the store's name, as JSON has them;
+        besides, it follows from the codec and the frames."""
+        return {store.name: {"chunk": self.chunk, store.name: store.depends}
+                for store in self._stores(1)}
 
     @torch.inference_mode()
-    def survey(self, frames: Frames) -> dict[str, Tensor]:
-        """STORE.PART (B, G, ...) of episodes (B, T, ...). LociError for frames that cannot be taken
-        in, and for fewer than a chunk and one."""
+    def survey(self, frames: Frames, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """STORE.PART (B, G, ...) of episodes (B, T, ...), of the stores of these names (default:
+        all). LociError for frames that cannot be taken in, and for fewer than a chunk and one."""
         batch, length = frames.latents.shape[:2]
         starts = range(1, length - self.chunk + 1, self.chunk)
         if not starts:
@@ -53,13 +50,14 @@ class Surveyor:
         chunks = Chunks.along(frames.poses, starts, self.chunk, NOWHERE)
         found = {}
         for store in self._stores(batch):
-            store.admit(range(batch), [0] * batch, frames)
-            looked = store.survey(Episode(frames, None, [chunks]))
-            found |= {f"{store.name}.{part}": value for part, value in looked.items()}
+            if names is None or store.name in names:
+                store.admit(range(batch), [0] * batch, frames)
+                looked = store.survey(Episode(frames, None, [chunks]))
+                found |= {f"{store.name}.{part}": value for part, value in looked.items()}
         return found
 
     def _stores(self, batch: int) -> list[ObservationStore]:
-        weight = next(self.codec.parameters())
+        weight = next(self.codec.parameters(), torch.zeros(()))
         shape = self.codec.latent_shape(self.camera)
         setting = Setting(
             batch, shape, 0, self.camera, weight.device, weight.dtype,

@@ -15,6 +15,7 @@ from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.seeds import seed_for
+from loci.worlds.render.renderer import Views
 from loci.worlds.render.visibility import seen_before
 from loci.worlds.rooms.returns import Return, returns
 from loci.worlds.rooms.room import sample_room
@@ -50,13 +51,13 @@ class Truth:
         return int(np.abs(self.poses[: self.out] - self.poses[0]).sum(axis=(1, 2)).argmax())
 
     @cached_property
-    def other_room(self) -> np.ndarray:
-        """Frames (observed - 1, H, W, 3) of another room, from its own start, along the relative
-        poses of the given frames but the last."""
+    def other_room(self) -> Views:
+        """Views (observed - 1) of another room, from its own start, along the relative poses of the
+        given frames but the last."""
         case, poses = self.case, self.poses[: self.observed - 1]
         room = sample_room(seed_for(case.seed, "wrong room") >> 32, case.split)
         relative = np.linalg.inv(poses[0]) @ poses
-        return room.render(room.start @ relative, self.camera).rgb
+        return room.render(room.start @ relative, self.camera)
 
 
 def prepare(

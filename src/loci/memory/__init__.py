@@ -64,6 +64,29 @@ ROWS = Rows({
     "delta": GatedDelta(),
     "ttt": TTT(),
     "ttt-muon": TTT(momentum=0.9, muon=True),
+    # Those below ask for the depth of what is seen.
+    "map": Map(read="branch"),
+    "map-channels": Map(read="channels"),
+    "map-tokens": Map(read="tokens"),
+    "map-none": Map(read="none"),
+    "map-tsdf": Map(read="channels", form="tsdf"),
+    "episodic": Episodic(pick="revealed", read="cross"),
+    "episodic-cover": Episodic(pick="cover", read="cross"),
+    "episodic-tokens": Episodic(pick="revealed", read="tokens"),
+    "spmem": Compose(members=(
+        Map(read="branch", window=5), Episodic(pick="revealed", read="cross"),
+    )),
+    "spmem-no-map": Compose(members=(
+        SlidingWindow(window=5), Episodic(pick="revealed", read="cross"),
+    )),
+    "spmem-no-window": Compose(members=(
+        Map(read="branch"), Episodic(pick="revealed", read="cross"),
+    )),
+    "spmem-no-key-frames": Map(read="branch", window=5),
+    "working": SlidingWindow(window=5),
+    "hybrid-map": Compose(members=(Hybrid(), Map(read="channels"))),
+    "context-5-cascade": Context(frames=5, retrieval="cascade"),
+    "context-5-surfels": Context(frames=5, retrieval="surfels"),
 })
 
 
@@ -76,6 +99,6 @@ def row(name: str) -> Memory:
 
 __all__ = [
     "ROWS", "TTT", "ActionHistory", "BlockSSM", "Compose", "Compressed", "Context", "Episodic",
-    "FullHistory", "GatedDelta", "Hybrid", "Joint", "Map", "Memory", "Mixture", "NoMemory", "ShortConv",
-    "SlidingWindow", "SpatialGrid", "Tower", "row",
+    "FullHistory", "GatedDelta", "Hybrid", "Joint", "Map", "Memory", "Mixture", "NoMemory",
+    "ShortConv", "SlidingWindow", "SpatialGrid", "Tower", "row",
 ]

@@ -113,9 +113,9 @@ class KeyFrames(ObservationStore):
 
     @property
     def depends(self) -> dict[str, Any]:
-        return {"frames": self.memory.frames, "pick": self.memory.pick} | (
-            {} if self.views is None else self.views.depends
-        )
+        if self.views is None:
+            return {"name": self.memory.pick, "count": self.memory.frames}
+        return self.views.depends
 
     def admit(self, streams: Sequence[int], written: Sequence[int], frames: Frames) -> None:
         if self.views is not None:
@@ -165,8 +165,9 @@ class KeyFrames(ObservationStore):
         looked = self.looked(episode)
         if not looked:
             return found
-        picks, frames = looked["picks"].long().cpu(), episode.frames.latents
-        rows = torch.arange(len(frames))[:, None, None]
+        frames = episode.frames.latents
+        picks = looked["picks"].long().to(frames.device)
+        rows = torch.arange(len(frames), device=frames.device)[:, None, None]
         return self._enter(frames[rows, picks.clamp(min=0)], picks, found)
 
     def _enter(self, latents: Tensor, picks: Tensor, found: Evidence) -> Evidence:

@@ -124,7 +124,7 @@ class WorldTask(Task):
         surveyor = Surveyor(world.memory, codec, world.camera, world.chunk)
         spec = EpisodeSpec(
             codec=codec, camera=world.camera, stride=config.stride,
-            surveyor=surveyor if surveyor.observes else None,
+            surveyor=surveyor if surveyor.depends else None,
         )
         self.data = _with_chunks(config.data.load(spec), config.world.chunk)
         self.sampler = Sampler(config.train.seed, config.batch, self.data.frames.tolist())

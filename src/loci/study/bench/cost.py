@@ -21,6 +21,7 @@ from loci.seeds import chunk_noise
 from loci.streaming.session import Session
 from loci.study.entry import Entry
 from loci.study.store import Store, key_of
+from loci.study.told import told
 from loci.training.numerics import device_name, device_of
 from loci.worlds.rooms.paths import make_path
 from loci.worlds.rooms.room import sample_room
@@ -39,19 +40,26 @@ class Stream:
     """One stream of a model, along a full turn of a room that is gone through again and again.
 
     The latents are noise, the same in every block: what was seen makes no difference to the cost.
+    Memories that ask for depth get that of the room.
     """
 
     def __init__(self, model: WorldModel, session: Session):
         self.model, self.session, self.written = model, session, 0
         self.device = device_of(model)
         room = sample_room(0, "train")
-        self.turn = torch.from_numpy(make_path("loop360", room.start, 0, room).poses)
+        way = make_path("loop360", room.start, 0, room).poses
+        self.turn = torch.from_numpy(way)
+        self.seen: dict[str, Tensor] = {}
+        if model.config.memory.wants:
+            views = room.render(way, model.config.camera)
+            self.seen = told(model, *(torch.from_numpy(x)[None] for x in (views.rgb, views.depth)))
         shape = (max(BLOCK, model.config.chunk), *model.latent_shape)
         self.noise = chunk_noise(0, "cost", 0, shape)[None].to(self.device)
 
     def write(self, count: int = 1) -> None:
         """Commit the next `count` frames, together: no more than a block."""
-        self.session.write(self.noise[:, :count], self.poses(count))
+        extras = {name: part[:, self._turn(count)] for name, part in self.seen.items()}
+        self.session.write(self.noise[:, :count], self.poses(count), **extras)
         self.written += count
 
     def advance(self, frames: int) -> None:
@@ -66,7 +74,10 @@ class Stream:
 
     def poses(self, count: int) -> Tensor:
         """Of the next `count` frames, (1, count, 4, 4)."""
-        return self.turn[(self.written + torch.arange(count)) % len(self.turn)][None]
+        return self.turn[self._turn(count)][None]
+
+    def _turn(self, count: int) -> Tensor:
+        return (self.written + torch.arange(count)) % len(self.turn)
 
 
 def costs(

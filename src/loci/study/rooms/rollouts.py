@@ -14,6 +14,7 @@ from loci.errors import LociError, did_you_mean
 from loci.models.world import WorldModel
 from loci.seeds import chunk_noise, seed_for
 from loci.streaming.rollout import roll_out
+from loci.study.told import told
 from loci.training.numerics import device_of
 
 # Cases that go together: no more than a thread's share, since a part for each thread is faster
@@ -48,34 +49,48 @@ def rollout(
     at each other's poses; "wrong" those of another room at the same poses. The last true frame
     comes last in all of them, so that the continuation starts from the same picture. `advance`
     hears how many cases are done.
+
+    Memories that ask for depth get that of the frames that are given. Frames that were generated
+    have none, unless all but the first one are: then it is the world's, as if of an estimator that
+    makes no mistake, and the picture is the model's own.
     """
     if memory not in MEMORIES:
         raise LociError(f"unknown memory '{memory}'{did_you_mean(memory, MEMORIES)}")
     device, videos = device_of(model), [np.empty(0)] * len(truths)
     work = [
-        (members, _given([truths[i] for i in members], memory, study_seed))
+        (members, *_given([truths[i] for i in members], memory, study_seed))
         for members in batches(truths)
     ]
 
     @torch.inference_mode()
-    def one(members: list[int], frames: np.ndarray) -> np.ndarray:
+    def one(members: list[int], frames: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Write frames (B, M, H, W, 3) at the last M observed poses, and go on from there."""
         given, observed = [truths[i] for i in members], truths[members[0]].observed
         session, chunk = model.session(len(given)), model.config.chunk
         poses = torch.from_numpy(np.stack([t.poses for t in given]))
+        ahead = np.stack([t.depth[observed:] for t in given])
 
         def noise(number: int) -> Tensor:
             number, shape = (observed - 1) // chunk + number, (chunk, *model.latent_shape)
             draws = [chunk_noise(study_seed, t.case.key, number, shape) for t in given]
             return torch.stack(draws).to(device)
 
+        def observe(number: int, latents: Tensor) -> dict[str, Tensor]:
+            if observed > 1 or not model.config.memory.wants:
+                return {}
+            there = ahead[:, number * chunk : (number + 1) * chunk]
+            return told(model, model.codec.decode(latents), torch.from_numpy(there))
+
         video = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
-        session.write(model.codec.encode(video), poses[:, observed - len(frames[0]) : observed])
-        chunks = roll_out(session, poses[:, observed:], chunk, noise, model.config.steps)
+        session.write(
+            model.codec.encode(video), poses[:, observed - len(frames[0]) : observed],
+            **told(model, video, torch.from_numpy(np.ascontiguousarray(depth))),
+        )
+        chunks = roll_out(session, poses[:, observed:], chunk, noise, model.config.steps, observe)
         return model.codec.decode(torch.cat(list(chunks), dim=1)).cpu().numpy()
 
     with pool(device) as threads:
-        for (members, _), made in zip(
+        for (members, *_), made in zip(
             work, threads.map(lambda item: one(*item), work), strict=True
         ):
             for row, index in enumerate(members):
@@ -85,17 +100,23 @@ def rollout(
     return videos
 
 
-def _given(truths: Sequence[Truth], memory: str, seed: int) -> np.ndarray:
-    """The frames (B, M, H, W, 3) that are written, those of the last M observed poses."""
+def _given(
+    truths: Sequence[Truth], memory: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames (B, M, H, W, 3) that are written, those of the last M observed poses, and their
+    depth."""
     observed = truths[0].observed
     frames = np.stack([t.rgb[:observed] for t in truths])
+    depth = np.stack([t.depth[:observed] for t in truths])
     if memory == "empty":
-        return frames[:, -1:]
+        return frames[:, -1:], depth[:, -1:]
     if memory == "shuffled":
         for row, truth in enumerate(truths):
             draw = np.random.default_rng(seed_for(seed, "shuffled", truth.case.key))
             order = draw.permutation(observed - 1)
-            frames[row, :-1] = frames[row, order]
+            for part in (frames, depth):
+                part[row, :-1] = part[row, order]
     if memory == "wrong":
-        frames[:, :-1] = np.stack([t.other_room for t in truths])
-    return frames
+        frames[:, :-1] = np.stack([t.other_room.rgb for t in truths])
+        depth[:, :-1] = np.stack([t.other_room.depth for t in truths])
+    return frames, depth
