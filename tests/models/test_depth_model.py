@@ -18,7 +18,7 @@ from loci.geometry.alignment import Alignment
 from loci.geometry.depth import check_depth
 from loci.geometry.estimator import DepthEstimator
 from loci.io.extras import MissingExtra
-from loci.models.depth import DepthModel
+from loci.models.depth_model import DepthModel
 
 transformers = pytest.importorskip("transformers")
 
