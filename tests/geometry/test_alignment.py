@@ -38,7 +38,7 @@ def distorted(depth: Tensor, seed: int, first_shift: float = 0.0) -> Predicted:
     ]), metric=False)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 1000), walks=st.booleans())
 def test_distorted_inverse_depth_comes_back_up_to_one_scale(seed: int, walks: bool) -> None:
     poses = WALK if walks else TURNS
