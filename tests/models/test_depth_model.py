@@ -249,6 +249,15 @@ def test_weights_that_are_missing(folders: dict[str, Path], tmp_path: Path) -> N
         DepthModel.load(tmp_path)
 
 
+def test_a_damaged_file(folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in folders["dpt"].iterdir():
+        kept = 2000 if file.name == "model.safetensors" else None
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(LociError, match="give a folder with all files of one") as caught:
+        DepthModel.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_a_model_predicts_has_to_be_known(tmp_path: Path) -> None:
     transformers.ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(LociError, match="is a vit, and whether it predicts metres is not known"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from loci.errors import LociError
@@ -79,9 +80,10 @@ class DepthModel:
             model, found = AutoModelForDepthEstimation.from_pretrained(
                 name, output_loading_info=True, dtype=torch.float32, **here
             )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            cause = str(error).strip().partition("\n")[0]
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            cause = str(error).strip().partition("\n")[0].rstrip(".")
             fix = "check the name" if download else "give its folder, or allow the download"
+            fix = "give a folder with all files of one" if Path(name).is_dir() else fix
             raise LociError(f"no depth model '{name}': {cause}; {fix}") from error
         lacking = [key for key in found["missing_keys"] if UNUSED not in key]
         lacking += [str(key) for key in found["mismatched_keys"]]
