@@ -36,6 +36,7 @@ PURPOSES = {
     "worlds": "rooms and the tabletop",
     "data": "LeRobot datasets, videos and pictures",
     "report": "studies and reports",
+    "depth": "depth models",
     "wan": "Wan's VAE and text encoder",
 }
 # Packages, what they are for, and the line that installs them.

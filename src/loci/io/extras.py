@@ -16,6 +16,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "worlds": {"mujoco": "mujoco-core", "gymnasium": "gymnasium", "scipy": "scipy"},
     "data": {"pyarrow": "pyarrow", "av": "av", "PIL": "pillow"},
     "report": {"matplotlib": "matplotlib", "jinja2": "jinja2", "skimage": "scikit-image"},
+    "depth": {"transformers": "transformers"},
     "wan": {"diffusers": "diffusers", "transformers": "transformers"},
 }
 
