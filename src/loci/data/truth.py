@@ -17,8 +17,8 @@ from loci.geometry import Camera
 from loci.seeds import seed_for
 from loci.worlds.render.renderer import Views
 from loci.worlds.render.visibility import seen_before
+from loci.worlds.rooms.courses import interior_of
 from loci.worlds.rooms.returns import Return, returns
-from loci.worlds.rooms.room import sample_room
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,13 @@ class Truth:
     @cached_property
     def other_room(self) -> Views:
         """Views (observed - 1) of another room, from its own start, along the relative poses of the
-        given frames but the last."""
+        given frames but the last. For a flat: one of the same plan, with other walls and objects,
+        since any other would have walls where the path has doors."""
         case, poses = self.case, self.poses[: self.observed - 1]
-        room = sample_room(seed_for(case.seed, "wrong room") >> 32, case.split)
+        here = interior_of(case.course.path, case.seed, case.split)
+        other = here.another(seed_for(case.seed, "wrong room") >> 32)
         relative = np.linalg.inv(poses[0]) @ poses
-        return room.render(room.start @ relative, self.camera)
+        return other.render(other.start @ relative, self.camera)
 
 
 def prepare(
@@ -78,11 +80,11 @@ def prepare(
         raise LociError(f"case {case.key} leaves no frame to generate; take a longer path")
     pairs = episode.pairs[(episode.pairs[:, 0] < out) & (episode.pairs[:, 1] < end)]
     identity = episode.identity[:end]
-    room = sample_room(case.seed, case.split)
+    interior = interior_of(course.path, case.seed, case.split)
     return Truth(
         case=case, rgb=episode.rgb[:end], depth=episode.depth[:end], poses=episode.poses[:end],
         observed=observed, out=out, pairs=pairs,
         seen=seen_before(episode.depth[:end], episode.poses[:end], observed, camera),
-        returns=returns(room, episode.rgb[:end], identity, episode.poses, out, camera, groups),
+        returns=returns(interior, episode.rgb[:end], identity, episode.poses, out, camera, groups),
         camera=camera,
     )
