@@ -16,6 +16,7 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.seeds import seed_for
 from loci.worlds.render.visibility import seen_before
+from loci.worlds.rooms.events import Event, find_event
 from loci.worlds.rooms.returns import Return, returns
 from loci.worlds.rooms.room import sample_room
 
@@ -26,6 +27,7 @@ class Truth:
 
     Frames 0..observed-1 are given, the others generated. out: frames of the way out; pairs (P, 2):
     frames with equal poses; seen (T - observed, H, W): pixels visible in a given frame before.
+    event: what happens, where the course asks for something and the room can have it.
     """
 
     case: Case
@@ -38,6 +40,7 @@ class Truth:
     seen: np.ndarray
     returns: tuple[Return, ...]
     camera: Camera
+    event: Event | None = None
 
     @property
     def generated(self) -> slice:
@@ -76,12 +79,20 @@ def prepare(
     if observed >= end:
         raise LociError(f"case {case.key} leaves no frame to generate; take a longer path")
     pairs = episode.pairs[(episode.pairs[:, 0] < out) & (episode.pairs[:, 1] < end)]
-    identity = episode.identity[:end]
+    rgb, depth, identity, poses = (
+        a[:end] for a in (episode.rgb, episode.depth, episode.identity, episode.poses)
+    )
     room = sample_room(case.seed, case.split)
+    event = find_event(room, course, poses, out, camera) if course.event is not None else None
+    if event is not None:
+        views, room = event.render(poses, camera), event.room(end - 1)
+        rgb, depth, identity = views.rgb, views.depth, views.identity
     return Truth(
-        case=case, rgb=episode.rgb[:end], depth=episode.depth[:end], poses=episode.poses[:end],
-        observed=observed, out=out, pairs=pairs,
-        seen=seen_before(episode.depth[:end], episode.poses[:end], observed, camera),
-        returns=returns(room, episode.rgb[:end], identity, episode.poses, out, camera, groups),
-        camera=camera,
+        case=case, rgb=rgb, depth=depth, poses=poses, observed=observed, out=out, pairs=pairs,
+        seen=seen_before(depth, poses, observed, camera),
+        returns=tuple(
+            thing for thing in returns(room, rgb, identity, poses, out, camera, groups)
+            if event is None or thing.index != event.change.index
+        ),
+        camera=camera, event=event,
     )

@@ -83,7 +83,8 @@ class Object:
 class Room:
     """One room. `width` (x) and `depth` (z) in metres; `walls` are the materials of the walls at
     +z, +x, -z, -x; `start` (4, 4) is where every path begins. An object that was taken away is
-    None: the places of the others, and so their identities, stay.
+    None: the places of the others, and so their identities, stay. `fittings` are what else is in
+    the room.
     """
 
     seed: int
@@ -97,11 +98,12 @@ class Room:
     objects: tuple[Object | None, ...]
     start: np.ndarray
     free_radius: float = FREE_RADIUS
+    fittings: tuple[Geom, ...] = ()
 
     @cached_property
     def scene(self) -> Scene:
         """The geoms, compiled once."""
-        geoms = _shell(self)
+        geoms = [*_shell(self), *self.fittings]
         for place in self.places:
             x, y, z = place.position
             foot = -(y + 0.45 * place.size)
