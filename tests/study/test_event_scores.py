@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from fake_worlds import fake_entry, nearest_view
+from fake_worlds import FakeWorld, fake_entry, last_view, nearest_view
 from loci.data.cases import Case
 from loci.data.episodes import EpisodeCache
 from loci.data.truth import Truth, prepare
 from loci.geometry import Camera
 from loci.study.rooms.branches import BRANCHES, STILL
 from loci.study.rooms.events import OUTCOMES, score_events
+from loci.study.rooms.rollouts import rollout
 from loci.study.rooms.suite import Rooms
 from loci.study.run import run, write
 from loci.study.store import Store
@@ -57,8 +61,9 @@ def named(truth: Truth, video: np.ndarray) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("known", ["none", "seen", "told"])
-@pytest.mark.parametrize("what", HAPPENINGS)
+@pytest.mark.parametrize(
+    ("what", "known"), [*itertools.product(HAPPENINGS, ["none", "seen"]), ("moved", "told")]
+)
 def test_each_state_is_called_what_it_is(cache: EpisodeCache, what: str, known: str) -> None:
     truth = truth_of(cache, what, known)
     assert truth.event is not None
@@ -66,11 +71,11 @@ def test_each_state_is_called_what_it_is(cache: EpisodeCache, what: str, known: 
     assert named(truth, truth.rgb) == [right]
     assert set(names) == set(truth.event.states)
     for state, name in names.items():
-        room = truth.event.change.states[state]
-        assert named(truth, room.render(truth.poses).rgb) == [name]
+        video = truth.event.change.states[state].render(truth.poses).rgb
+        assert named(truth, video) == [name]
         # Without an exact picture too.
-        noise = np.random.default_rng(0).integers(-25, 26, truth.rgb.shape)
-        rough = np.clip(room.render(truth.poses).rgb + noise, 0, 255).astype(np.uint8)
+        noise = np.random.default_rng(0).integers(-25, 26, video.shape)
+        rough = np.clip(video + noise, 0, 255).astype(np.uint8)
         assert named(truth, rough) == [name]
 
 
@@ -99,15 +104,35 @@ def test_a_case_in_which_nothing_can_happen_counts_for_nothing(cache: EpisodeCac
     assert list(score_events(truth, truth.rgb).metrics) == ["psnr"]
 
 
-def test_the_branch_is_played_where_it_is_asked_for(tmp_path) -> None:
+def test_what_brings_back_the_past_by_pose_alone_shows_ghosts(cache: EpisodeCache) -> None:
+    """The nearest view, on a way that retraces itself, is from before the change."""
+    branch = BRANCHES["events"]
+    cases = branch.cases(2, 0)
+    assert [case.course for case in cases] == list(EVENT_COURSES[:2])
+    truths = [prepare(c, cache, Camera(), observe=branch.observe, groups=()) for c in cases]
+    assert [t.event.known for t in truths if t.event] == ["none", "seen"]
+    videos = rollout(FakeWorld(nearest_view), truths, 0)
+    assert [named(t, v) for t, v in zip(truths, videos, strict=True)] == [["kept"], ["ghost"]]
+
+
+def test_the_branch_is_played_where_it_is_asked_for(tmp_path: Path) -> None:
     assert BRANCHES["events"].courses == EVENT_COURSES
-    assert "events" not in STILL
-    assert Rooms("ground").conditions == STILL
-    rows = [fake_entry("all-views", nearest_view)]
-    results = write(run(Rooms("geometry", 7, 0, rows, ("events",)), Store(tmp_path)), tmp_path)
+    assert Rooms("ground").conditions == STILL == tuple(b for b in BRANCHES if b != "events")
+    suite = Rooms("geometry", 2, 0, [fake_entry("none", last_view)], ("events",))
+    assert [key.split("/")[1] for key in suite.keys("events")] == [
+        course.name for course in EVENT_COURSES[:2]
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_of_events_has_its_shares(tmp_path: Path) -> None:
+    suite = Rooms("geometry", 15, 0, [fake_entry("none", last_view)], ("events",))
+    results = write(run(suite, Store(tmp_path)), tmp_path)
     found = {row: branches["events"] for row, branches in results["rows"].items()}
-    assert found["ground-truth"]["event_kept_none"]["mean"] == 1.0
-    assert found["ground-truth"]["event_updated_seen"]["mean"] == 1.0
-    # What shows the nearest view that it was given shows what was there when it last looked.
-    assert found["all-views"]["event_kept_none"]["mean"] == 1.0
-    assert found["all-views"]["event_kept_none"]["n"] == 5
+    for row in ("codec", "ground-truth"):
+        for right in ("kept_none", "updated_seen", "updated_told"):
+            assert found[row][f"event_{right}"]["mean"] == 1.0
+            assert found[row][f"event_{right}"]["n"] == 5
+    for known in ("none", "seen", "told"):
+        shares = [s["mean"] for name, s in found["none"].items() if name.endswith(f"_{known}")]
+        assert sum(shares) == pytest.approx(1.0)

@@ -143,7 +143,8 @@ def _changes(room: Room, what: str, rng: np.random.Generator) -> Iterator[Change
         index, side = ways[number]
         aside, far, color = rng.uniform(*ASIDE), rng.uniform(), int(rng.integers(4, 7))
         thing = room.objects[index]
-        assert thing is not None
+        if thing is None:
+            continue
         name = label(thing)
         hand = "right" if side > 0 else "left"
         if what == "taken":
@@ -322,12 +323,12 @@ def _differ(renderings: np.ndarray) -> bool:
     )
 
 
-# Every event is known in three ways, and on three of the paths on which an observer looks out and
-# retraces the way; a full turn comes by again.
+# Every event is known in three ways, each on another of the paths on which an observer looks out
+# and then either retraces the way or comes by again. Of few cases, each has another event.
 PATHS = (LOOP180, WALK, LOOP360, EXPLORE)
 EVENT_COURSES = tuple(
     replace(course, name=f"{what}-{known}-{course.name}", event=(what, known))
-    for k, known in enumerate(KNOWN)
-    for n, what in enumerate(HAPPENINGS)
-    for course in [PATHS[(n + k) % len(PATHS)]]
+    for n in range(len(HAPPENINGS) * len(KNOWN))
+    for w, k in [(n % len(HAPPENINGS), n % len(KNOWN))]
+    for what, known, course in [(HAPPENINGS[w], KNOWN[k], PATHS[(w + k) % len(PATHS)])]
 )
