@@ -18,6 +18,7 @@ from loci.seeds import seed_for
 from loci.worlds.render.renderer import Views
 from loci.worlds.render.visibility import seen_before
 from loci.worlds.rooms.courses import interior_of
+from loci.worlds.rooms.events import Event, find_event
 from loci.worlds.rooms.returns import Return, returns
 
 
@@ -27,6 +28,7 @@ class Truth:
 
     Frames 0..observed-1 are given, the others generated. out: frames of the way out; pairs (P, 2):
     frames with equal poses; seen (T - observed, H, W): pixels visible in a given frame before.
+    event: what happens, where the course asks for something and the room can have it.
     """
 
     case: Case
@@ -39,6 +41,7 @@ class Truth:
     seen: np.ndarray
     returns: tuple[Return, ...]
     camera: Camera
+    event: Event | None = None
 
     @property
     def generated(self) -> slice:
@@ -79,12 +82,21 @@ def prepare(
     if observed >= end:
         raise LociError(f"case {case.key} leaves no frame to generate; take a longer path")
     pairs = episode.pairs[(episode.pairs[:, 0] < out) & (episode.pairs[:, 1] < end)]
-    identity = episode.identity[:end]
-    interior = interior_of(course.path, case.seed, case.split)
+    rgb, depth, identity, poses = (
+        a[:end] for a in (episode.rgb, episode.depth, episode.identity, episode.poses)
+    )
+    interior, event = interior_of(course.path, case.seed, case.split), None
+    if course.event is not None:
+        event = find_event(interior, course, poses, out, camera)
+    if event is not None:
+        views, interior = event.render(poses, camera), event.room(end - 1)
+        rgb, depth, identity = views.rgb, views.depth, views.identity
     return Truth(
-        case=case, rgb=episode.rgb[:end], depth=episode.depth[:end], poses=episode.poses[:end],
-        observed=observed, out=out, pairs=pairs,
-        seen=seen_before(episode.depth[:end], episode.poses[:end], observed, camera),
-        returns=returns(interior, episode.rgb[:end], identity, episode.poses, out, camera, groups),
-        camera=camera,
+        case=case, rgb=rgb, depth=depth, poses=poses, observed=observed, out=out, pairs=pairs,
+        seen=seen_before(depth, poses, observed, camera),
+        returns=tuple(
+            thing for thing in returns(interior, rgb, identity, poses, out, camera, groups)
+            if event is None or thing.index != event.change.index
+        ),
+        camera=camera, event=event,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from loci.data.cases import Case, make_cases
 from loci.data.truth import Truth
+from loci.study.rooms.events import score_events
 from loci.study.rooms.objects import CaseScore
 from loci.study.rooms.scores import (
     LOOP_GROUPS,
@@ -20,6 +21,7 @@ from loci.study.rooms.scores import (
     score_replay,
 )
 from loci.worlds.rooms.courses import EXPLORE, LOOP180, LOOP_COURSES, RECALL_COURSES, Course
+from loci.worlds.rooms.events import EVENT_COURSES
 
 
 @dataclass(frozen=True)
@@ -62,5 +64,8 @@ BRANCHES: dict[str, Branch] = {
                shown=len(LOOP_COURSES)),
         Branch("open-recall", "open", RECALL_COURSES, "out", RECALL_GROUPS, score_recall, shown=2),
         Branch("open-loop", "open", LOOP_COURSES, "first", LOOP_GROUPS, score_loop),
+        Branch("events", "heldout", EVENT_COURSES, "out", (), score_events, shown=5),
     )
 }
+# What a study plays that names no branches: the rooms in which nothing happens.
+STILL = tuple(name for name in BRANCHES if name != "events")

@@ -10,7 +10,7 @@ from loci.data.truth import Truth
 from loci.study.estimates import Tally
 from loci.study.rooms.metrics import best_shift, in_place, nearest_candidate
 
-SHARES = ("identity", "layout", "which", "there")
+SHARES = ("identity", "layout", "which", "there", "event")
 
 
 @dataclass(frozen=True)

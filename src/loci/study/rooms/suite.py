@@ -28,7 +28,7 @@ from loci.study.entry import Entry, Variant
 from loci.study.provenance import BOOTSTRAP
 from loci.study.rooms import results as tables
 from loci.study.rooms.baselines import CEILINGS, FLOORS, baseline
-from loci.study.rooms.branches import BRANCHES, Branch
+from loci.study.rooms.branches import BRANCHES, STILL, Branch
 from loci.study.rooms.objects import CaseScore
 from loci.study.rooms.probe import BLIND, LATENTS, Probe, probe_cases
 from loci.study.rooms.retention import retention
@@ -57,7 +57,7 @@ class Rooms(Suite):
 
     def __init__(
         self, name: str, cases: int = 64, seed: int = 0, entries: Sequence[Entry] = (),
-        branches: Sequence[str] = tuple(BRANCHES), probes: bool = False, rows: Sequence[str] = (),
+        branches: Sequence[str] = STILL, probes: bool = False, rows: Sequence[str] = (),
         trains: bool = True,
     ):
         counted(cases, seed, MOST)

@@ -19,13 +19,15 @@ class Course:
     """A named path, possibly cut: the first `frames` frames, of which `out` are the way out.
 
     None takes the path's own. The half circle below is the course on which something new appears
-    on the way "back": the other named paths retrace themselves exactly.
+    on the way "back": the other named paths retrace themselves exactly. event: what happens there
+    and how it is known, as `loci.worlds.rooms.events` has it.
     """
 
     name: str
     path: str
     frames: int | None = None
     out: int | None = None
+    event: tuple[str, str] | None = None
 
 
 LEFT45 = Course("left45-return", "left45-return")

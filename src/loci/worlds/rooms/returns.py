@@ -67,7 +67,7 @@ def returns(
         group = group_of(area, out)
         if group not in groups:
             continue
-        frame = _clearest(masks, area, out)
+        frame = clearest(masks[None], area[None], out)
         if frame is None:
             continue
         choices = candidates(room, index)
@@ -89,11 +89,12 @@ def returns(
     return tuple(found)
 
 
-def _clearest(masks: np.ndarray, area: np.ndarray, out: int) -> int | None:
-    """The frame of the way back that shows most of an object, whole if there is such a frame."""
-    shown = np.flatnonzero(area[out:] >= MIN_AREA) + out
+def clearest(masks: np.ndarray, areas: np.ndarray, out: int) -> int | None:
+    """The frame of the way back that shows most of some things, each of them well enough, and all
+    of them whole if there is such a frame; masks (N, T, H, W), areas (N, T) their pixels."""
+    shown = np.flatnonzero((areas[:, out:] >= MIN_AREA).all(axis=0)) + out
     if not len(shown):
         return None
-    inner = masks[:, 1:-1, 1:-1].sum(axis=(1, 2))
-    whole = [frame for frame in shown if inner[frame] == area[frame]]
-    return int(max(whole or shown, key=lambda frame: (area[frame], -frame)))
+    inner = masks[:, :, 1:-1, 1:-1].sum(axis=(2, 3))
+    whole = [frame for frame in shown if (inner[:, frame] == areas[:, frame]).all()]
+    return int(max(whole or shown, key=lambda frame: (areas[:, frame].min(), -frame)))

@@ -87,7 +87,8 @@ class Interior:
     """What a camera walks through: walls around, and objects with identities.
 
     `places` are where the objects stand, `start` (4, 4) is where every path begins. An object that
-    was taken away is None: the places of the others, and so their identities, stay.
+    was taken away is None: the places of the others, and so their identities, stay. `fittings` are
+    what else is in there.
     """
 
     seed: int
@@ -95,6 +96,7 @@ class Interior:
     places: tuple[Object, ...]
     objects: tuple[Object | None, ...]
     start: np.ndarray
+    fittings: tuple[Geom, ...] = ()
 
     def shell(self) -> list[Geom]:
         """Floor, ceiling and walls."""
@@ -107,7 +109,7 @@ class Interior:
     @cached_property
     def scene(self) -> Scene:
         """The geoms, compiled once."""
-        geoms = self.shell()
+        geoms = [*self.shell(), *self.fittings]
         for place in self.places:
             x, y, z = place.position
             foot = -(y + 0.45 * place.size)
