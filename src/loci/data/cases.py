@@ -1,7 +1,7 @@
 """Which rooms and paths a study looks at, and which noise: the same for every row.
 
-A case is a room and a course through it. Its room and its noise follow from the study's seed, the
-case and the chunk, never from the row, the batch or the time of day. Source: ours.
+A case is a room, or a flat, and a course through it. Its room and its noise follow from the study's
+seed, the case and the chunk, never from the row, the batch or the time of day. Source: ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loci.worlds.rooms.courses import Course
 
 @dataclass(frozen=True)
 class Case:
-    """Room `seed` of `split`, seen along `course`."""
+    """Room or flat `seed` of `split`, seen along `course`, which says which of the two."""
 
     split: str
     seed: int

@@ -1,4 +1,4 @@
-"""Trips through rooms with their ground truth: rendered, kept on disk, checked when they are read.
+"""Trips through rooms and flats with their ground truth: rendered, kept, checked when read.
 
 What models are judged on. What they learn from is `rooms.py`.
 """
@@ -12,20 +12,18 @@ import numpy as np
 
 from loci.data.kept import keep, read_kept
 from loci.data.rooms import FORMAT
-from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
-from loci.worlds.rooms.paths import PATHS, make_path
-from loci.worlds.rooms.room import sample_room
+from loci.worlds.rooms.courses import interior_of, way_through
 
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One camera path through one room, rendered.
+    """One camera path through one room or flat, rendered.
 
     rgb uint8 (T, H, W, 3); depth float32 (T, H, W) metres along z; identity int16 (T, H, W), an
-    index into the room's objects or -1; poses float64 (T, 4, 4) camera to world; frames 0 .. out-1
-    are the way out, the others the way back; pairs int64 (P, 2) of frames with equal poses. `seed`
-    and `split` name the room, `path` the way through it.
+    index into its objects or -1; poses float64 (T, 4, 4) camera to world; frames 0 .. out-1
+    are the way out, the others the way back; pairs int64 (P, 2) of frames with equal poses. `seed`,
+    `split` and `path` name the place and the way through it.
     """
 
     rgb: np.ndarray
@@ -40,13 +38,13 @@ class Episode:
 
 
 def render_episode(split: str, seed: int, path: str, camera: Camera | None = None) -> Episode:
-    """Room `seed` of `split` seen along the path named `path`.
+    """Room (or, for a path through doors, flat) `seed` of `split` seen along the path `path`.
 
     Raises LociError for an unknown split or path.
     """
-    room = sample_room(seed, split)
-    way = make_path(path, room.start, seed, room)
-    views = room.render(way.poses, camera or Camera())
+    interior = interior_of(path, seed, split)
+    way = way_through(path, interior)
+    views = interior.render(way.poses, camera or Camera())
     return Episode(
         rgb=views.rgb,
         depth=views.depth,
@@ -76,8 +74,6 @@ class EpisodeCache:
         Raises LociError for a file that is truncated, altered, of another version or of another
         episode, and for an unknown split or path.
         """
-        if path not in PATHS:
-            raise LociError(f"unknown path '{path}'{did_you_mean(path, PATHS)}")
         camera = camera or Camera()
         file = self.file(split, seed, path, camera)
         key = {"camera": camera.to_dict(), "path": path, "seed": seed, "split": split}

@@ -16,9 +16,9 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.seeds import seed_for
 from loci.worlds.render.visibility import seen_before
+from loci.worlds.rooms.courses import interior_of
 from loci.worlds.rooms.events import Event, find_event
 from loci.worlds.rooms.returns import Return, returns
-from loci.worlds.rooms.room import sample_room
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,13 @@ class Truth:
     @cached_property
     def other_room(self) -> np.ndarray:
         """Frames (observed - 1, H, W, 3) of another room, from its own start, along the relative
-        poses of the given frames but the last."""
+        poses of the given frames but the last. For a flat: one of the same plan, with other walls
+        and objects, since any other would have walls where the path has doors."""
         case, poses = self.case, self.poses[: self.observed - 1]
-        room = sample_room(seed_for(case.seed, "wrong room") >> 32, case.split)
+        here = interior_of(case.course.path, case.seed, case.split)
+        other = here.another(seed_for(case.seed, "wrong room") >> 32)
         relative = np.linalg.inv(poses[0]) @ poses
-        return room.render(room.start @ relative, self.camera).rgb
+        return other.render(other.start @ relative, self.camera).rgb
 
 
 def prepare(
@@ -82,16 +84,17 @@ def prepare(
     rgb, depth, identity, poses = (
         a[:end] for a in (episode.rgb, episode.depth, episode.identity, episode.poses)
     )
-    room = sample_room(case.seed, case.split)
-    event = find_event(room, course, poses, out, camera) if course.event is not None else None
+    interior, event = interior_of(course.path, case.seed, case.split), None
+    if course.event is not None:
+        event = find_event(interior, course, poses, out, camera)
     if event is not None:
-        views, room = event.render(poses, camera), event.room(end - 1)
+        views, interior = event.render(poses, camera), event.room(end - 1)
         rgb, depth, identity = views.rgb, views.depth, views.identity
     return Truth(
         case=case, rgb=rgb, depth=depth, poses=poses, observed=observed, out=out, pairs=pairs,
         seen=seen_before(depth, poses, observed, camera),
         returns=tuple(
-            thing for thing in returns(room, rgb, identity, poses, out, camera, groups)
+            thing for thing in returns(interior, rgb, identity, poses, out, camera, groups)
             if event is None or thing.index != event.change.index
         ),
         camera=camera, event=event,

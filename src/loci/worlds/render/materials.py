@@ -97,13 +97,15 @@ class Material:
     """Two colours, each (r, g, b) in [0, 1], and the pattern (a key of PATTERNS) that mixes them.
 
     `period` is the pattern's repeat in metres. The pattern lives in the first two coordinates of
-    the geom's own frame. Raises LociError for an unknown pattern.
+    the geom's own frame, to which `offset` is added: where the geom is part of a larger surface.
+    Raises LociError for an unknown pattern.
     """
 
     color: Color
     second: Color = (0.0, 0.0, 0.0)
     pattern: str = "plain"
     period: float = 1.0
+    offset: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self):
         if self.pattern not in PATTERNS:

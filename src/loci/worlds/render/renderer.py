@@ -57,7 +57,9 @@ class Scene:
         rotation = np.stack([g.rotation for g in geoms])
         # Surface coordinates (u, v) = first two local axes: an affine map of the world point.
         self._axes = rotation[:, :, :2].transpose(0, 2, 1)
-        self._offset = -np.einsum("gij,gj->gi", self._axes, np.stack([g.position for g in geoms]))
+        self._shift = np.array([g.material.offset for g in geoms])
+        positions = np.stack([g.position for g in geoms])
+        self._offset = self._shift - np.einsum("gij,gj->gi", self._axes, positions)
         self._color = np.array([*(g.material.color for g in geoms), (0, 0, 0)], np.float32).T.copy()
         second = np.array([g.material.second for g in geoms], np.float32).T
         self._contrast = second - self._color[:, :-1]
@@ -87,7 +89,8 @@ class Scene:
             raise LociError(f"the scene has geoms 0 to {len(self.geoms) - 1}; move one of those")
         self._caster.move(which, positions, rotations)
         self._axes[which] = rotations[:, :, :2].transpose(0, 2, 1)
-        self._offset[which] = -np.einsum("gij,gj->gi", self._axes[which], positions)
+        local = np.einsum("gij,gj->gi", self._axes[which], positions)
+        self._offset[which] = self._shift[which] - local
         self._lit = self._planes_lit()
 
     def _planes_lit(self) -> np.ndarray:

@@ -30,7 +30,7 @@ from loci.worlds.render.renderer import Views
 from loci.worlds.render.shapes import SPLIT_SHAPES
 from loci.worlds.rooms.courses import EXPLORE, LOOP180, LOOP360, WALK, Course
 from loci.worlds.rooms.returns import MIN_AREA, clearest, label
-from loci.worlds.rooms.room import PEDESTAL, Object, Room, candidates, room_rng
+from loci.worlds.rooms.room import PEDESTAL, Interior, Object, Room, candidates, room_rng
 
 HAPPENINGS = ("moved", "taken", "added", "recoloured", "rolled")
 KNOWN = ("none", "seen", "told")
@@ -113,13 +113,13 @@ class Event:
 
 
 def find_event(
-    room: Room, course: Course, poses: np.ndarray, out: int, camera: Camera
+    room: Interior, course: Course, poses: np.ndarray, out: int, camera: Camera
 ) -> Event | None:
     """What happens in `room` on `course`, seen from `poses` (T, 4, 4), `out` of them the way out.
 
     An object that was seen, is out of view at the end of the way out, and whose places are in view
     together on the way back. None where the room has no such object, or the split none that rolls.
-    Raises LociError for a course without an event, and for unknown ones.
+    Raises LociError for a course without an event, for unknown ones, and for a flat.
     """
     if course.event is None:
         raise LociError(f"nothing happens on course '{course.name}'; take one that has an event")
@@ -127,6 +127,8 @@ def find_event(
     for word, words in ((what, HAPPENINGS), (known, KNOWN)):
         if word not in words:
             raise LociError(f"unknown event '{word}'{did_you_mean(word, words)}")
+    if not isinstance(room, Room):
+        raise LociError(f"course '{course.name}' has an event, and nothing happens in flats yet")
     # The same objects whether it is seen, told or does not happen.
     rng = room_rng(room.split, room.seed, f"event {what} {course.path}")
     for change in _changes(room, what, rng):

@@ -38,40 +38,41 @@ class Path:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a walker is: metres, and a heading in whole turn steps from the start's."""
+class Stand:
+    """Where a walker is: metres, and a heading in turn steps from the start's. What is reached
+    again has a heading of whole steps."""
 
     x: float
     z: float
-    heading: int
+    heading: float
 
-    def step(self, turn: int, walk: int, facing: float) -> _Place:
+    def step(self, turn: int, walk: int, facing: float) -> Stand:
         """Turn by `turn` steps, then walk `walk` steps (forwards > 0) along the new heading."""
         heading = self.heading + turn
         yaw = facing + TURN * (heading % FULL_TURN)
         x = self.x + WALK * walk * float(np.sin(yaw))
         z = self.z + WALK * walk * float(np.cos(yaw))
-        return _Place(x, z, heading)
+        return Stand(x, z, heading)
 
 
-Walk = Callable[[_Place, float, np.random.Generator, float], tuple[list[_Place], int]]
+Walk = Callable[[Stand, float, np.random.Generator, float], tuple[list[Stand], int]]
 
 
 def _turn_return(steps: int, side: int) -> Walk:
     def walk(
-        start: _Place, facing: float, rng: np.random.Generator, free: float
-    ) -> tuple[list[_Place], int]:
+        start: Stand, facing: float, rng: np.random.Generator, free: float
+    ) -> tuple[list[Stand], int]:
         places = [start]
         for _ in range(steps):
             places.append(places[-1].step(side, 0, facing))
-        return _there_and_back(places)
+        return there_and_back(places)
 
     return walk
 
 
 def _loop360(
-    start: _Place, facing: float, rng: np.random.Generator, free: float
-) -> tuple[list[_Place], int]:
+    start: Stand, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[Stand], int]:
     places = [start]
     for _ in range(2 * FULL_TURN):
         places.append(places[-1].step(1, 0, facing))
@@ -79,8 +80,8 @@ def _loop360(
 
 
 def _walk_return(
-    start: _Place, facing: float, rng: np.random.Generator, free: float
-) -> tuple[list[_Place], int]:
+    start: Stand, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[Stand], int]:
     """Turning at least 90 degrees and ending at least 0.8 m from the start."""
     while True:
         side = int(rng.choice([-1, 1]))
@@ -93,12 +94,12 @@ def _walk_return(
             places.append(places[-1].step(int(turn), int(walk), facing))
         far = np.hypot(places[-1].x - start.x, places[-1].z - start.z)
         if abs(places[-1].heading) >= 8 and far >= 0.8 and _inside(places, free):
-            return _there_and_back(places)
+            return there_and_back(places)
 
 
 def _explore(
-    start: _Place, facing: float, rng: np.random.Generator, free: float
-) -> tuple[list[_Place], int]:
+    start: Stand, facing: float, rng: np.random.Generator, free: float
+) -> tuple[list[Stand], int]:
     """Smooth random turning, out to at least 120 degrees, never more than 1.2 m away."""
     while True:
         side, places = int(rng.choice([-1, 1])), [start]
@@ -114,7 +115,7 @@ def _explore(
         turned = abs(places[-1].heading)
         far = max(np.hypot(p.x - start.x, p.z - start.z) for p in places)
         if turned * TURN >= np.radians(120) and far <= 1.2:
-            return _there_and_back(places)
+            return there_and_back(places)
 
 
 PATHS: dict[str, Walk] = {
@@ -134,10 +135,10 @@ def make_path(name: str, start: np.ndarray, seed: int, room: Room) -> Path:
     """
     if name not in PATHS:
         raise LociError(f"unknown path '{name}'{did_you_mean(name, PATHS)}")
-    place, facing = _start(start)
+    place, facing = stand_at(start)
     rng = room_rng(room.split, seed, f"path {name}")
     places, out = PATHS[name](place, facing, rng, room.free_radius)
-    return _path(name, places, facing, start, out)
+    return lay(name, places, facing, start, out)
 
 
 def wander(start: np.ndarray, seed: int, room: Room, steps: int = 32) -> Path:
@@ -149,7 +150,7 @@ def wander(start: np.ndarray, seed: int, room: Room, steps: int = 32) -> Path:
     """
     if steps < CHUNK or steps % CHUNK:
         raise LociError(f"a path has 1 + 4 n frames; {steps} steps is no multiple of {CHUNK}")
-    place, facing = _start(start)
+    place, facing = stand_at(start)
     rng = room_rng(room.split, seed, f"path wander {steps}")
     places, trail = [place], [place]
     pace = float(rng.choice([0.0, 0.0, 0.3, 0.6]))
@@ -169,7 +170,7 @@ def wander(start: np.ndarray, seed: int, room: Room, steps: int = 32) -> Path:
             trail.append(nxt)
             places.append(nxt)
     out = 1 + CHUNK * (steps // CHUNK // 2)
-    return _path("wander", places[: steps + 1], facing, start, out)
+    return lay("wander", places[: steps + 1], facing, start, out)
 
 
 def load_path(file: str | File) -> Path:
@@ -240,23 +241,23 @@ def _rigid(file: File, index: int, row: object) -> np.ndarray:
     return pose
 
 
-def _start(pose: np.ndarray) -> tuple[_Place, float]:
+def stand_at(pose: np.ndarray) -> tuple[Stand, float]:
     """The walker at a level pose, and the yaw that its heading 0 stands for."""
     if pose.shape != (4, 4) or not np.allclose(pose[:3, 1], [0, 1, 0], atol=1e-6):
         raise LociError("a named path starts from a level 4x4 pose; its y axis is (0, 1, 0)")
     facing = float(np.arctan2(pose[0, 2], pose[2, 2]))
-    return _Place(float(pose[0, 3]), float(pose[2, 3]), 0), facing
+    return Stand(float(pose[0, 3]), float(pose[2, 3]), 0), facing
 
 
-def _inside(places: list[_Place], free: float) -> bool:
+def _inside(places: list[Stand], free: float) -> bool:
     return all(p.x * p.x + p.z * p.z <= free * free for p in places)
 
 
-def _there_and_back(places: list[_Place]) -> tuple[list[_Place], int]:
+def there_and_back(places: list[Stand]) -> tuple[list[Stand], int]:
     return places + places[-2::-1], len(places)
 
 
-def _path(name: str, places: list[_Place], facing: float, start: np.ndarray, out: int) -> Path:
+def lay(name: str, places: list[Stand], facing: float, start: np.ndarray, out: int) -> Path:
     poses = np.empty((len(places), 4, 4))
     for index, place in enumerate(places):
         turned = place.heading % FULL_TURN

@@ -1,4 +1,4 @@
-"""Objects of a room that leave the view and come back, beside what could stand in their place."""
+"""Objects that leave the view and come back, beside what could stand in their place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from skimage.morphology import dilation
 
 from loci.geometry import Camera
-from loci.worlds.rooms.room import Object, Room, candidates
+from loci.worlds.rooms.room import Interior, Object, candidates
 
 MIN_AREA = 40
 """Pixels of an object that must show for it to count as seen, and to be scored."""
@@ -51,7 +51,7 @@ def label(thing: Object) -> str:
 
 
 def returns(
-    room: Room,
+    room: Interior,
     rgb: np.ndarray,
     identity: np.ndarray,
     poses: np.ndarray,

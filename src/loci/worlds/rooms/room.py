@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -26,6 +27,8 @@ EYE = 1.3
 FREE_RADIUS = 1.3
 CANDIDATES = 8
 PEDESTAL = Material((0.55, 0.55, 0.55))
+# Where the walls are, seen from a room's centre: +z, +x, -z, -x.
+OUTWARD = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
 # Local z up -> world y down.
 UPRIGHT = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 # Muted, so that objects stand out; hues far apart, so that walls differ.
@@ -79,31 +82,34 @@ class Object:
         ]
 
 
-@dataclass(frozen=True, eq=False)
-class Room:
-    """One room. `width` (x) and `depth` (z) in metres; `walls` are the materials of the walls at
-    +z, +x, -z, -x; `start` (4, 4) is where every path begins. An object that was taken away is
-    None: the places of the others, and so their identities, stay. `fittings` are what else is in
-    the room.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Interior:
+    """What a camera walks through: walls around, and objects with identities.
+
+    `places` are where the objects stand, `start` (4, 4) is where every path begins. An object that
+    was taken away is None: the places of the others, and so their identities, stay. `fittings` are
+    what else is in there.
     """
 
     seed: int
     split: str
-    width: float
-    depth: float
-    walls: tuple[Material, Material, Material, Material]
-    floor: Material
-    ceiling: Material
     places: tuple[Object, ...]
     objects: tuple[Object | None, ...]
     start: np.ndarray
-    free_radius: float = FREE_RADIUS
     fittings: tuple[Geom, ...] = ()
+
+    def shell(self) -> list[Geom]:
+        """Floor, ceiling and walls."""
+        raise NotImplementedError
+
+    def another(self, seed: int) -> Self:
+        """One that could be mistaken for this one, of the same split; its start corresponds."""
+        raise NotImplementedError
 
     @cached_property
     def scene(self) -> Scene:
         """The geoms, compiled once."""
-        geoms = [*_shell(self), *self.fittings]
+        geoms = [*self.shell(), *self.fittings]
         for place in self.places:
             x, y, z = place.position
             foot = -(y + 0.45 * place.size)
@@ -125,13 +131,41 @@ class Room:
         """The views from absolute camera-to-world `poses` (T, 4, 4); identity indexes `objects`."""
         return self.scene.render(poses, camera)
 
-    def with_object(self, index: int, item: Object | None) -> Room:
-        """The same room with another object (or none) at place `index`."""
+    def with_object(self, index: int, item: Object | None) -> Self:
+        """The same with another object (or none) at place `index`."""
         if not 0 <= index < len(self.objects):
             raise LociError(f"room has objects 0 to {len(self.objects) - 1}, not {index}")
         objects = list(self.objects)
         objects[index] = item
         return replace(self, objects=tuple(objects))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Room(Interior):
+    """One room. `width` (x) and `depth` (z) in metres; `walls` are the materials of the walls at
+    +z, +x, -z, -x.
+    """
+
+    width: float
+    depth: float
+    walls: tuple[Material, Material, Material, Material]
+    floor: Material
+    ceiling: Material
+    free_radius: float = FREE_RADIUS
+
+    def shell(self) -> list[Geom]:
+        """Floor, ceiling and the four walls as planes that face inwards."""
+        half = {"x": self.width / 2, "z": self.depth / 2}
+        geoms = floor_and_ceiling(self.floor, self.ceiling)
+        for direction, material in zip(OUTWARD, self.walls, strict=True):
+            outward = np.array(direction)
+            at = outward * (half["z"] if direction[2] else half["x"])
+            geoms.append(Geom("plane", (0, 0, 0), at, wall_axes(outward), material=material))
+        return geoms
+
+    def another(self, seed: int) -> Room:
+        """The room numbered `seed`."""
+        return sample_room(seed, self.split)
 
 
 def room_rng(split: str, seed: int, purpose: str) -> np.random.Generator:
@@ -154,10 +188,10 @@ def sample_room(seed: int, split: str = "train") -> Room:
     hues = rng.permutation(len(WALL_COLORS))[:4]
     patterns = rng.permutation(SPLIT_WALLS[split])[:4]
     walls = tuple(
-        _two_tone(rng, WALL_COLORS[h], str(p), (0.7, 1.3))
+        two_tone(rng, WALL_COLORS[h], str(p), (0.7, 1.3))
         for h, p in zip(hues, patterns, strict=True)
     )
-    floor = _two_tone(rng, FLOOR_COLORS[rng.integers(len(FLOOR_COLORS))], "checks", (1.2, 1.8), 0.1)
+    floor = two_tone(rng, FLOOR_COLORS[rng.integers(len(FLOOR_COLORS))], "checks", (1.2, 1.8), 0.1)
     ceiling = Material(CEILING_COLORS[rng.integers(len(CEILING_COLORS))])
     objects = _objects(rng, split, width, depth, walls)
     radius, angle = 0.5 * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
@@ -176,7 +210,7 @@ def sample_room(seed: int, split: str = "train") -> Room:
     )
 
 
-def candidates(room: Room, index: int) -> tuple[Object, ...]:
+def candidates(room: Interior, index: int) -> tuple[Object, ...]:
     """Eight objects that could stand at place `index`, the true one first.
 
     They are distinct in (shape, color): three share only the true colour, three only the true
@@ -207,7 +241,7 @@ def _yaw(angle: float) -> np.ndarray:
     return np.array([[c, 0, s], [0, 1.0, 0], [-s, 0, c]])
 
 
-def _two_tone(
+def two_tone(
     rng: np.random.Generator,
     color: Color,
     pattern: str,
@@ -242,11 +276,9 @@ def _objects(
         to_wall = np.min(np.array([width, depth]) / 2 / np.maximum(np.abs(toward), 1e-9))
         gap = 0.5 * size / np.max(np.abs(toward))
         distance = float(min(to_wall - gap - 0.05, rng.uniform(2.3, 2.6)))
-        along_z, along_x = toward[1] * width, toward[0] * depth
-        ahead = (along_z < 0) * 2 if abs(along_z) > abs(along_x) else 1 + (along_x < 0) * 2
-        behind = walls[int(ahead)]
+        behind = walls[wall_behind(toward, width, depth)]
         # The first of the shuffled ones that stands out from the wall behind it.
-        shape, color = queue.pop(next(i for i, (_, c) in enumerate(queue) if _clear(c, behind)))
+        shape, color = queue.pop(next(i for i, (_, c) in enumerate(queue) if stands_out(c, behind)))
         objects.append(
             Object(
                 shape=shape,
@@ -264,32 +296,34 @@ def _objects(
     return tuple(objects)
 
 
-def _clear(color: str, wall: Material) -> bool:
+def wall_behind(toward: np.ndarray, width: float, depth: float) -> int:
+    """Which wall of a room one looks at from its centre in direction `toward` (x, z)."""
+    along_z, along_x = toward[1] * width, toward[0] * depth
+    return (along_z < 0) * 2 if abs(along_z) > abs(along_x) else 1 + (along_x < 0) * 2
+
+
+def stands_out(color: str, wall: Material) -> bool:
     """Whether an object of this colour stands out from both tones of a wall."""
     paint = np.array(COLORS[color])
     tones = np.array([wall.color] if wall.pattern == "plain" else [wall.color, wall.second])
     return bool(np.linalg.norm(tones - paint, axis=1).min() > 0.33)
 
 
-def _shell(room: Room) -> list[Geom]:
-    """Floor, ceiling and the four walls as planes that face inwards."""
-    half = {"x": room.width / 2, "z": room.depth / 2}
-    up = np.array([0.0, -1.0, 0.0])
-    geoms = [
-        Geom("plane", (0, 0, 0), np.zeros(3), UPRIGHT, material=room.floor),
+def floor_and_ceiling(floor: Material, ceiling: Material) -> list[Geom]:
+    """Two endless planes, HEIGHT apart, that face each other."""
+    return [
+        Geom("plane", (0, 0, 0), np.zeros(3), UPRIGHT, material=floor),
         Geom(
             "plane",
             (0, 0, 0),
             np.array([0, -HEIGHT, 0.0]),
             np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]]),
-            material=room.ceiling,
+            material=ceiling,
         ),
     ]
-    outward = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
-    for direction, material in zip(outward, room.walls, strict=True):
-        normal = -np.array(direction)
-        at = -normal * (half["z"] if direction[2] else half["x"])
-        # Local x level, local y up, local z into the room.
-        axes = np.stack([np.cross(up, normal), up, normal], axis=1)
-        geoms.append(Geom("plane", (0, 0, 0), at, axes, material=material))
-    return geoms
+
+
+def wall_axes(outward: np.ndarray) -> np.ndarray:
+    """A wall's own axes (3, 3): x level, y up, z into the room, against `outward` (3,)."""
+    up = np.array([0.0, -1.0, 0.0])
+    return np.stack([np.cross(up, -outward), up, -outward], axis=1)
