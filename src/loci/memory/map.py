@@ -13,7 +13,7 @@ latents; and beside them the model is told which share of each latent pixel is c
 that is, and how long ago it was seen (ours; the paper keeps its coverage to itself).
 
 Frames with a depth of 0 everywhere are seen and not mapped: that is how generated frames come whose
-depth nobody knows. The first frame of a stream has to have some.
+depth nobody knows. The first frame of a map has to have some.
 """
 
 from __future__ import annotations
@@ -34,7 +34,17 @@ from loci.geometry.voxels import VoxelMap
 from loci.memory.base import Memory, together
 from loci.memory.frames import Frames
 from loci.memory.ports import Ports
-from loci.memory.stores import Conditioning, Evidence, Query, Setting, Store, Tree, Write, below
+from loci.memory.stores import (
+    Conditioning,
+    Evidence,
+    PlaceStore,
+    Query,
+    Setting,
+    Store,
+    Tree,
+    Write,
+    below,
+)
 from loci.rules.rule import Kind, Rule, key, recent
 
 FORMS = ("voxels", "tsdf")
@@ -107,7 +117,7 @@ class Map(Memory, name="map"):
         return [MapStore(self, setting)]
 
 
-class MapStore(Store):
+class MapStore(PlaceStore):
     """A map for each stream."""
 
     name = "map"
@@ -127,7 +137,7 @@ class MapStore(Store):
                 f"{images.shape[3]}; give one number for each pixel"
             )
         for row, (name, at) in enumerate(zip(streams, written, strict=True)):
-            if at == 0:
+            if at == 0 and not len(self.maps[name].cells):
                 check_depth(depth[row, :1])
             check_depth(depth[row], unknown=True)
             check_intrinsics(matrix[row], *depth.shape[2:])
@@ -152,7 +162,7 @@ class MapStore(Store):
                 if bool((depth[row, n] > 0).any()):
                     self.maps[name].write(View(
                         depth[row, n], images[row, n], matrix[row, n], frames.poses[row, n], at + n
-                    ), self.maps[name].gauge)
+                    ))
             self.last[name] = frames.poses[row, -1, :3, 3].cpu()
         return found
 
@@ -174,8 +184,7 @@ class MapStore(Store):
         `now` frames, in the size of the model's images."""
         camera: Camera = self.setting.camera
         return self.maps[stream].render(
-            poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
-            self.maps[stream].gauge,
+            poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now
         )
 
     def _enter(self, pictures: Tensor, quality: Tensor, rows: int) -> Conditioning:
@@ -207,8 +216,8 @@ class MapStore(Store):
     def snapshot(self, written: Sequence[int]) -> Tree:
         """STREAM.PART of the maps, and where the last frames stood."""
         tree = {"last": self.last.clone()}
-        for name, held in enumerate(self.maps):
-            tree |= {f"{name}.{part}": value for part, value in held.tree().items()}
+        for name in range(len(self.maps)):
+            tree |= {f"{name}.{part}": value for part, value in self.place(name).items()}
         return tree
 
     def check(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
@@ -221,6 +230,20 @@ class MapStore(Store):
         self.last = tree["last"].to("cpu", torch.float64, copy=True)
         for name, held in enumerate(self.maps):
             held.restore(below(tree, str(name)))
+
+    def place(self, stream: int) -> Tree:
+        """The map of a stream."""
+        return self.maps[stream].tree()
+
+    def check_place(self, tree: Mapping[str, Tensor]) -> None:
+        self.maps[0].check(tree)
+
+    def begin_in(self, stream: int, tree: Mapping[str, Tensor], frames: int) -> None:
+        self.maps[stream].restore(tree)
+        self.maps[stream].start_over(frames)
+
+    def reanchor(self, stream: int, change: Tensor) -> None:
+        self.maps[stream].reanchor(change)
 
     def bytes(self, stream: int) -> int:
         """Bytes of the map of a stream."""

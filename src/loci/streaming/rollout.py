@@ -12,19 +12,19 @@ from loci.streaming.session import Session
 
 def roll_out(
     session: Session, targets: Tensor, chunk: int, noise: Callable[[int], Tensor],
-    steps: int | None = None,
+    steps: int | None = None, gauge: int = 0,
 ) -> Iterator[Tensor]:
     """Generate along the poses targets (B, N, 4, 4): the latents (B, chunk, C, h, w) of each chunk,
     once it is written.
 
     noise: number of a chunk -> (B, chunk, C, h, w). steps: Euler steps (default: the model's).
-    Raises LociError where N is no whole number of chunks.
+    gauge: of the poses. Raises LociError where N is no whole number of chunks.
     """
     if targets.shape[1] % chunk:
         raise LociError(
             f"{targets.shape[1]} frames are no whole number of chunks of {chunk}; change the path"
         )
     for number, where in enumerate(targets.split(chunk, dim=1)):
-        latents = session.generate(where, noise(number), steps)
-        session.write(latents, where)
+        latents = session.generate(where, noise(number), steps, gauge=gauge)
+        session.write(latents, where, gauge=gauge)
         yield latents
