@@ -15,6 +15,7 @@ from boxes import CAMERA, CUBE, pose_of, view
 from loci.errors import LociError
 from loci.geometry import cells, relative_to
 from loci.geometry.depth import intrinsics_of, unproject
+from loci.geometry.forms import map_of
 from loci.geometry.scene_map import Render, SceneMap, View
 from loci.geometry.splat import splat
 from loci.geometry.tsdf import TSDF
@@ -109,6 +110,19 @@ def test_a_map_from_its_tree_goes_on_as_before(form: str) -> None:
         copy.write(each)
     assert same(whole.tree(), copy.tree())
     assert whole.bytes == copy.bytes > 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tree_says_of_which_form_its_map_is(form: str) -> None:
+    built = written(form, [view(pose, n) for n, pose in enumerate(TURN[:2])])
+    built.reanchor(pose_of(20.0, (1.0, 0.0, 0.0)))
+    tree = built.tree()
+    found = map_of(tree)
+    assert type(found) is type(built)
+    assert same(found.tree(), tree)
+    for damaged in ({}, {"size": tree["size"]}, tree | {"last": tree["last"][:-1]}):
+        with pytest.raises(LociError, match=r"no map|damaged"):
+            map_of(damaged)
 
 
 @pytest.mark.parametrize("form", FORMS)
