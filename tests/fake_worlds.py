@@ -59,13 +59,15 @@ class FakeSession:
         self.frames: list[list[Tensor]] = [[] for _ in range(batch)]
         self.poses: list[list[np.ndarray]] = [[] for _ in range(batch)]
 
-    def write(self, latents: Tensor, poses: Tensor) -> None:
+    def write(self, latents: Tensor, poses: Tensor, gauge: int = 0) -> None:
         assert latents.shape[:2] == poses.shape[:2] == (len(self.frames), latents.shape[1])
         for row in range(len(self.frames)):
             self.frames[row].extend(latents[row])
             self.poses[row].extend(poses[row].numpy())
 
-    def generate(self, poses: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def generate(
+        self, poses: Tensor, noise: Tensor, steps: int, gauge: int = 0
+    ) -> Tensor:
         assert steps == self.world.config.steps
         return torch.stack(
             [

@@ -53,12 +53,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["train", "study", "bench", "rollout", "worlds", "doctor", "Memory for"]),
+        (["--help"], ["train", "study", "bench", "rollout", "map", "worlds", "doctor", "Memory"]),
         (["train", "--help"], ["RECIPE", "--out DIR", "--resume", "--threads N", "bit for bit"]),
         (["study", "--help"], ["NAME", "--rows A,B", "--cases N", "--from-scratch", "--json"]),
         (["bench", "--help"], ["--rows A,B", "--frames N,M", "--repeats N", "--out FILE"]),
         (["bench", "--help"], ["--policy {small,paper}", "--memory GB", "--plot SVG"]),
         (["rollout", "--help"], ["CHECKPOINT", "--path NAME", "a view of room S", "--steps N"]),
+        (["map", "--help"], ["SOURCE", "--out PLY", "--picture PNG", "--voxel METRES", "loop180"]),
         (["data", "--help"], ["check", "record", "LeRobot"]),
         (["data", "check", "--help"], ["FOLDER", "--config FILE", "--quick", "--json"]),
         (["data", "record", "--help"], ["--task TASK", "--episodes N", "--out DIR", "--steady",
@@ -202,6 +203,7 @@ def test_a_study_that_cannot_be_is_one_line(
 @pytest.mark.parametrize("command", [
     ["bench", "--out"], ["bench", "--plot"], ["probe", "none", "--out"],
     ["rollout", "none", "--path", "loop180", "--out"], ["worlds", "render", "rooms", "--out"],
+    ["map", "rooms", "--out"],
 ])
 def test_a_file_that_cannot_be_written_is_refused_before_it_is_made(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -215,7 +217,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_it_is_made(
         "loci.worlds.rooms.room.Room.render",
     ):
         monkeypatch.setattr(place, work)
-    suffix = {"--plot": ".svg", "render": ".png", "rollout": ".mp4"}
+    suffix = {"--plot": ".svg", "render": ".png", "rollout": ".mp4", "map": ".ply"}
     ending_of = next((suffix[word] for word in command if word in suffix), ".json")
     (tmp_path / f"folder{ending_of}").mkdir()
     (tmp_path / "file").touch()

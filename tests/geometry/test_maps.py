@@ -1,4 +1,4 @@
-"""Maps hold what was seen: both forms, from any side, in any order, through files and gauges."""
+"""Maps hold what was seen: both forms, from any side, in any order, from files, and moved."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from boxes import CAMERA, CUBE, pose_of, view
 from loci.errors import LociError
 from loci.geometry import cells, relative_to
 from loci.geometry.depth import intrinsics_of, unproject
+from loci.geometry.forms import map_of
 from loci.geometry.scene_map import Render, SceneMap, View
 from loci.geometry.splat import splat
 from loci.geometry.tsdf import TSDF
@@ -31,10 +32,8 @@ def written(form: str, views: list[View], size: float = 0.05, **options: object)
     return built
 
 
-def look(built: SceneMap, pose: Tensor, now: int = 24, gauge: int = 0) -> Render:
-    (found,) = built.render(
-        pose[None], intrinsics_of(CAMERA), CAMERA.height, CAMERA.width, now, gauge
-    )
+def look(built: SceneMap, pose: Tensor, now: int = 24) -> Render:
+    (found,) = built.render(pose[None], intrinsics_of(CAMERA), CAMERA.height, CAMERA.width, now)
     return found
 
 
@@ -114,14 +113,25 @@ def test_a_map_from_its_tree_goes_on_as_before(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_another_gauge_changes_no_render(form: str) -> None:
+def test_a_tree_says_of_which_form_its_map_is(form: str) -> None:
+    built = written(form, [view(pose, n) for n, pose in enumerate(TURN[:2])])
+    built.reanchor(pose_of(20.0, (1.0, 0.0, 0.0)))
+    tree = built.tree()
+    found = map_of(tree)
+    assert type(found) is type(built)
+    assert same(found.tree(), tree)
+    for damaged in ({}, {"size": tree["size"]}, tree | {"last": tree["last"][:-1]}):
+        with pytest.raises(LociError, match=r"no map|damaged"):
+            map_of(damaged)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_frame_of_coordinates_changes_no_render(form: str) -> None:
     built = written(form, [view(pose, n, CUBE) for n, pose in enumerate(TURN)])
     before = look(built, TURN[4])
     change = pose_of(33.0, (1.0, -2.0, 0.5))
-    built.reanchor(change, 1)
-    with pytest.raises(LociError, match="poses of gauge 0, and the map stands in gauge 1"):
-        look(built, TURN[4])
-    after = look(built, change @ TURN[4], gauge=1)
+    built.reanchor(change)
+    after = look(built, change @ TURN[4])
     assert torch.equal(before.covered, after.covered)
     torch.testing.assert_close(before.payload, after.payload, atol=1e-4, rtol=0)
     torch.testing.assert_close(before.depth, after.depth, atol=1e-4, rtol=0)
@@ -129,11 +139,27 @@ def test_another_gauge_changes_no_render(form: str) -> None:
     torch.testing.assert_close(
         moved[before.covered], after.point[before.covered], atol=1e-4, rtol=0
     )
-    # What is written in the new gauge meets what was there.
+    # What is written there meets what was there.
     count = len(built.cells)
     new = view(TURN[4], 30, CUBE)
-    built.write(replace(new, pose=change @ TURN[4]), gauge=1)
+    built.write(replace(new, pose=change @ TURN[4]))
     assert len(built.cells) < 1.02 * count
+    with pytest.raises(LociError, match="no rigid motion"):
+        built.reanchor(2 * change)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_in_a_new_episode_all_that_was_seen_is_older(form: str) -> None:
+    built = written(form, [view(TURN[0], n) for n in range(3)])
+    before = look(built, TURN[0], now=3)
+    built.start_over(3)
+    after = look(built, TURN[0], now=5)
+    assert torch.equal(after.covered, before.covered)
+    assert torch.equal(after.age[after.covered], before.age[before.covered] + 5)
+    if isinstance(built, VoxelMap):  # the frames of that episode are not there to be found again
+        assert (built.cells["ring"] == -1).all()
+        built.write(view(TURN[0], 0))
+        assert (built.cells["ring"][:, 0] == 0).float().mean() > 0.9
 
 
 def cube_seen(built: SceneMap) -> float:
@@ -264,7 +290,7 @@ def test_another_map_is_refused() -> None:
         built.check({})
 
 
-def test_a_map_stands_wherever_its_gauge_begins() -> None:
+def test_a_map_stands_wherever_its_frames_begin() -> None:
     """Frames relative to the first one give the same picture as absolute ones."""
     poses = torch.stack(TURN[:6])
     apart = relative_to(poses[:1, ], poses[None])[0]

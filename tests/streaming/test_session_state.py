@@ -59,7 +59,8 @@ def test_foreign_snapshots_are_refused_untouched():
         (one.snapshot(), "a memory of 1 streams does not fit a session of 2"),
         (other.snapshot(), "another model or row"),
         ({}, "no snapshot"),
-        ({name: before[name] for name in ("written", "reference")}, "another model or row"),
+        ({name: before[name] for name in ("written", "reference", "gauge")},
+         "another model or row"),
     ):
         with pytest.raises(LociError, match=words):
             session.restore(tree)
@@ -111,7 +112,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path):
         (file("empty", b""), model, "cannot read memory"),
         (file("damaged", bytes(damaged)), model, "damaged"),
         (noted("foreign", format="pt"), model, "not a saved memory"),
-        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 3"),
+        (noted("version", format="loci-session", version="0"), model, "of version 0, this is 4"),
         (good, tiny_world(ROWS["none"]), "another model or memory row"),
         (good, tiny_world(ROWS["hybrid"], camera="inject"), "another model or memory row"),
         (good, other_weights, "other weights"),

@@ -313,7 +313,7 @@ def test_what_is_written_with_each_memory(truths: list[Truth], monkeypatch) -> N
     truth, written = truths[0], []
     original = FakeSession.write
 
-    def write(self, latents, poses):
+    def write(self, latents, poses, gauge=0):
         written.append((latents, poses))
         original(self, latents, poses)
 

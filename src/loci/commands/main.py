@@ -190,6 +190,39 @@ def rollout(
     print(out)
 
 
+@app.command(name="map")
+def map_(
+    source: Positional[Annotated[str, named("SOURCE")]],
+    /,
+    *,
+    out: Annotated[Path, named("PLY")],
+    picture: Annotated[Path | None, maybe("PNG", "not drawn")] = None,
+    form: Annotated[Literal["voxels", "tsdf"] | None, maybe("{voxels,tsdf}", "voxels")] = None,
+    voxel: Annotated[float | None, maybe("METRES", "0.05")] = None,
+    seed: Annotated[int | None, maybe("S", "0")] = None,
+    path: Annotated[str | None, maybe("NAME", "loop180")] = None,
+    split: Annotated[
+        Literal["train", "heldout", "open"] | None, maybe("{train,heldout,open}", "heldout")
+    ] = None,
+) -> None:
+    """Write the map of a session, or of a room, as points for a viewer, and draw it.
+
+    Args:
+        source: A saved session whose memory has a map; an episode that a study keeps; or the word
+            rooms.
+        out: The points to write: places, normals where known, colours, weight, last frame.
+        picture: A picture to draw: plan, views around, how much of each frame was known before.
+        form: Of an episode: what the map is made of.
+        voxel: Of an episode: the width of a voxel.
+        seed: Rooms: which one.
+        path: Rooms: name of the camera path.
+        split: Rooms: which of them.
+    """
+    from loci.commands.map import export
+
+    export(source, out, picture, form, voxel, seed, path, split)
+
+
 @app.command
 def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """Say what is installed, how fast this machine is, and what is missing.

@@ -5,13 +5,15 @@ What models are judged on. What they learn from is `rooms.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from loci.data.kept import keep, read_kept
+from loci.data.kept import keep, read_any, read_kept
 from loci.data.rooms import FORMAT
+from loci.errors import LociError
 from loci.geometry import Camera
 from loci.worlds.rooms.courses import interior_of, way_through
 
@@ -58,6 +60,31 @@ def render_episode(split: str, seed: int, path: str, camera: Camera | None = Non
     )
 
 
+def read_episode(file: str | Path) -> tuple[Episode, Camera]:
+    """The episode in a file of an `EpisodeCache`, and the camera that it was rendered with.
+
+    Raises LociError as `EpisodeCache.get`, and for frames without depth, which trainings keep.
+    """
+    key, data = read_any(Path(file), FORMAT)
+    if "depth" not in data or "camera" not in key:
+        raise LociError(f"{file} holds no depth; give an episode that a study keeps, or `rooms`")
+    return _episode(data, key["split"], key["seed"], key["path"]), Camera.from_dict(key["camera"])
+
+
+def _episode(data: Mapping[str, np.ndarray], split: str, seed: int, path: str) -> Episode:
+    return Episode(
+        rgb=data["rgb"],
+        depth=data["depth"],
+        identity=data["identity"],
+        poses=data["poses"],
+        out=int(data["out"]),
+        pairs=data["pairs"],
+        seed=seed,
+        split=split,
+        path=path,
+    )
+
+
 class EpisodeCache:
     """Rendered episodes in a folder, one safetensors file each."""
 
@@ -78,18 +105,7 @@ class EpisodeCache:
         file = self.file(split, seed, path, camera)
         key = {"camera": camera.to_dict(), "path": path, "seed": seed, "split": split}
         if file.exists():
-            data = read_kept(file, FORMAT, key)
-            return Episode(
-                rgb=data["rgb"],
-                depth=data["depth"],
-                identity=data["identity"],
-                poses=data["poses"],
-                out=int(data["out"]),
-                pairs=data["pairs"],
-                seed=seed,
-                split=split,
-                path=path,
-            )
+            return _episode(read_kept(file, FORMAT, key), split, seed, path)
         episode = render_episode(split, seed, path, camera)
         arrays = {
             "rgb": episode.rgb,

@@ -38,6 +38,19 @@ def read_kept(file: Path, version: str, key: Key, what: str = "episode") -> dict
 
     what: what it holds, for messages.
     """
+    found, arrays = read_any(file, version, what)
+    if _text(found) != _text(key):
+        raise LociError(
+            f"{what} {file} holds another {what} than its name says; delete {file}; it is made "
+            "again"
+        )
+    return arrays
+
+
+def read_any(
+    file: Path, version: str, what: str = "episode"
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The key and the arrays of `file`, whatever was made, or a LociError as `read_kept`'s."""
     fix = f"delete {file}; it is made again"
     try:
         content = file.read_bytes()
@@ -50,11 +63,9 @@ def read_kept(file: Path, version: str, key: Key, what: str = "episode") -> dict
         raise LociError(f"{what} {file} is truncated or no {what}; {fix}") from error
     if head.get("format") != version:
         raise LociError(f"{what} {file} is of version {head.get('format')}, not {version}; {fix}")
-    if head.get("key") != _text(key):
-        raise LociError(f"{what} {file} holds another {what} than its name says; {fix}")
     if head.get("sha256") != _digest(arrays):
         raise LociError(f"{what} {file} is corrupt (checksum); {fix}")
-    return arrays
+    return json.loads(head["key"]), arrays
 
 
 def _text(key: Key) -> str:

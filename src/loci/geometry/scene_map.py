@@ -4,9 +4,9 @@ Two forms keep it: voxels with what was seen in them (`voxels.py`, ours) and a t
 distance (`tsdf.py`, SPMem). Both count in whole numbers, so that a map is the same, bit for bit,
 however its views are grouped.
 
-Poses belong to a *gauge*, the frame of coordinates that they were given in. A new estimate of all
-poses is a new gauge, and `reanchor` says how the old one lies in it: only the map's anchor changes,
-no voxel is rounded anew.
+Views and renders share one frame of coordinates. `reanchor` puts the map into another: only its
+anchor changes, no voxel is rounded anew. Which frame that is, a map does not know: streams count
+*gauges* (`streaming/stream.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ HALF = 2.0
 # Payloads, 0 to 255, are summed up as what they are above or below the middle: so 255 of them fit
 # into 16 bits.
 MIDDLE = 128
+# Of a map's tree, what is no field of cells.
+ASIDE = ("anchor", "size")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Render:
 
     payload (H, W, C) fp32, 0 to 255; depth (H, W) in metres; covered (H, W) booleans: the rest is
     unknown, not black. confidence (H, W) 0 to 1; age (H, W) frames since it was last seen; point
-    (H, W, 3) in the gauge of the poses, of which a warp into any frame follows.
+    (H, W, 3) in the frame of the poses, of which a warp into any frame follows.
     """
 
     payload: Tensor
@@ -82,8 +84,7 @@ class SceneMap(ABC):
         if size <= 0:
             raise LociError(f"voxels of {size} m; give a width above 0")
         self.size, self.channels, self.device = size, channels, device
-        self.gauge = 0
-        # Of the gauge's coordinates, in the map's own.
+        # Poses of views and renders, in the map's own coordinates.
         self.anchor = torch.eye(4, dtype=torch.float64, device=device)
 
     @abstractmethod
@@ -94,10 +95,14 @@ class SceneMap(ABC):
     def surface(self) -> Surface:
         """What the map holds, as points in the order of their cells."""
 
-    def write(self, view: View, gauge: int = 0) -> None:
+    def normals(self) -> Tensor | None:
+        """Normals (M, 3) of the points of the surface, in the map's own coordinates, of length one,
+        or zero where none is known. None where a map keeps none."""
+        return None
+
+    def write(self, view: View) -> None:
         """Take in a view. LociError, with nothing changed, for depth, intrinsics, payload and poses
-        that are none, and for poses of another gauge than the map's."""
-        self._check_gauge(gauge)
+        that are none."""
         height, width = view.depth.shape[-2:]
         check_depth(view.depth[None])
         check_intrinsics(view.intrinsics[None], height, width)
@@ -110,11 +115,10 @@ class SceneMap(ABC):
         self.fuse(replace(view, pose=self.anchor @ self._pose(view.pose)))
 
     def render(
-        self, poses: Tensor, intrinsics: Tensor, height: int, width: int, now: int, gauge: int = 0
+        self, poses: Tensor, intrinsics: Tensor, height: int, width: int, now: int
     ) -> list[Render]:
-        """The map as seen from poses (n, 4, 4) of its gauge through intrinsics (3, 3), after `now`
-        frames. Changes nothing."""
-        self._check_gauge(gauge)
+        """The map as seen from poses (n, 4, 4) through intrinsics (3, 3), after `now` frames.
+        Changes nothing."""
         surface = self.surface()
         return [
             self._draw(surface, self.anchor @ self._pose(pose), intrinsics, height, width, now)
@@ -143,28 +147,33 @@ class SceneMap(ABC):
             of(now - surface.last), point * covered[..., None],
         )
 
-    def reanchor(self, change: Tensor, gauge: int) -> None:
-        """Poses are given in a new gauge from here on, in which what stood at P stands at
-        change @ P (4, 4). LociError for what is no rigid motion."""
-        self.anchor = self.anchor @ torch.linalg.inv(self._pose(change))
-        self.gauge = gauge
+    def reanchor(self, change: Tensor) -> None:
+        """From here on, what stood at P stands at change @ P (4, 4). LociError for what is no rigid
+        motion."""
+        change = self._pose(change)
+        # An empty map has nothing to move: its own coordinates stay those of the poses.
+        if len(self.cells):
+            self.anchor = self.anchor @ torch.linalg.inv(change)
+
+    def start_over(self, frames: int) -> None:
+        """Frames are numbered from 0 again; `frames` were seen, all of them before those."""
+        self.cells["last"].sub_(frames)
 
     def tree(self) -> dict[str, Tensor]:
         """The whole map as tensors, copied."""
         return self.cells.tree() | {
-            "anchor": self.anchor.clone(), "gauge": torch.tensor(self.gauge),
-            "size": torch.tensor(self.size, dtype=torch.float64),
+            "anchor": self.anchor.clone(), "size": torch.tensor(self.size, dtype=torch.float64),
         }
 
     def check(self, tree: Mapping[str, Tensor]) -> None:
         """LociError for a map of another form or with voxels of another size."""
         parts = dict(tree)
-        own = [parts.pop(name, None) for name in ("anchor", "gauge", "size")]
-        if any(part is None for part in own):
+        anchor, size = (parts.pop(name, None) for name in ASIDE)
+        if anchor is None or size is None:
             raise LociError("this is no map; give the tree of one")
-        if float(own[2]) != self.size:
+        if float(size) != self.size:
             raise LociError(
-                f"a map with voxels of {float(own[2]):g} m, and this memory keeps some of "
+                f"a map with voxels of {float(size):g} m, and this memory keeps some of "
                 f"{self.size:g} m; give one of the same size"
             )
         self.cells.check(parts)
@@ -172,19 +181,11 @@ class SceneMap(ABC):
     def restore(self, tree: Mapping[str, Tensor]) -> None:
         """Take over a map that `check` let pass, copied."""
         self.anchor = tree["anchor"].to(self.device, copy=True)
-        self.gauge = int(tree["gauge"])
-        self.cells.restore({k: v for k, v in tree.items() if k not in ("anchor", "gauge", "size")})
+        self.cells.restore({k: v for k, v in tree.items() if k not in ASIDE})
 
     @property
     def bytes(self) -> int:
         return self.cells.bytes
-
-    def _check_gauge(self, gauge: int) -> None:
-        if gauge != self.gauge:
-            raise LociError(
-                f"poses of gauge {gauge}, and the map stands in gauge {self.gauge}; say by "
-                "`reanchor` how one lies in the other"
-            )
 
     def _pose(self, pose: Tensor) -> Tensor:
         return checked_poses(pose[None, None])[0, 0].to(self.device)

@@ -21,7 +21,7 @@ from loci.errors import LociError
 from loci.geometry import checked_poses
 from loci.geometry.cells import Cells, pack
 from loci.geometry.depth import check_depth, check_intrinsics, unproject
-from loci.geometry.scene_map import SceneMap, View
+from loci.geometry.scene_map import View
 from loci.geometry.splat import splat
 from loci.geometry.voxels import VoxelMap
 
@@ -90,7 +90,7 @@ class ViewIndex:
         if view.frame < 0 or int(self.frames.find(key)) >= 0:
             raise LociError(f"frame {view.frame} is there already; number frames from 0, each once")
         view = self._checked(view)
-        self.map.write(self._thin(view), self.map.gauge)
+        self.map.write(self._thin(view))
         row = self.frames.insert(key)
         near, far = _cells(view.depth.to(self.map.device), self.side)
         height, width = view.depth.shape

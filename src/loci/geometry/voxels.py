@@ -96,8 +96,13 @@ class VoxelMap(SceneMap):
         return (unpack(self.cells.keys) + within) * self.size
 
     def normals(self) -> Tensor:
-        """Mean normals (M, 3), of length one, or zero where none is known."""
+        """Mean normals of the voxels; see `SceneMap.normals`."""
         return F.normalize(self.cells["normal"].double(), dim=1)
+
+    def start_over(self, frames: int) -> None:
+        super().start_over(frames)
+        # The frames themselves are no longer there to be found again.
+        self.cells["ring"].fill_(-1)
 
     def _carve(self, view: View, depth: Tensor) -> None:
         """Voxels that a view looks through lose patience; those that it sees get it back."""

@@ -13,7 +13,7 @@ latents; and beside them the model is told which share of each latent pixel is c
 that is, and how long ago it was seen (ours; the paper keeps its coverage to itself).
 
 Frames that come without depth, or with 0 everywhere, are seen and not mapped: as a rule generated
-ones, whose depth nobody knows. The first frame of a stream has to have some.
+ones, whose depth nobody knows. The first frame of a map has to have some.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from loci.memory.stores import (
     Conditioning,
     Episode,
     Evidence,
-    ObservationStore,
+    PlaceStore,
     Query,
     Setting,
     Store,
@@ -119,7 +119,7 @@ class Map(Memory, name="map"):
         return [MapStore(self, setting)]
 
 
-class MapStore(ObservationStore):
+class MapStore(PlaceStore):
     """A map for each stream."""
 
     name = "map"
@@ -132,7 +132,10 @@ class MapStore(ObservationStore):
 
     def admit(self, streams: Sequence[int], written: Sequence[int], frames: Frames) -> None:
         """LociError for frames that cannot be mapped."""
-        check_geometry(frames, written)
+        # A map that was begun elsewhere can do without the depth of the first frame.
+        check_geometry(frames, [
+            max(at, len(self.maps[name].cells)) for name, at in zip(streams, written, strict=True)
+        ])
         for row, (name, at) in enumerate(zip(streams, written, strict=True)):
             places = frames.poses[row, :, :3, 3]
             before = self.last[name : name + 1] if at else places[:1]
@@ -155,7 +158,7 @@ class MapStore(ObservationStore):
             return found
         for row, (name, at) in enumerate(zip(write.streams, write.written, strict=True)):
             for view in views(frames, row, at):
-                self.maps[name].write(view, self.maps[name].gauge)
+                self.maps[name].write(view)
         return found
 
     @property
@@ -209,8 +212,7 @@ class MapStore(ObservationStore):
         `now` frames, in the size of the model's images."""
         camera: Camera = self.setting.camera
         return self.maps[stream].render(
-            poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now,
-            self.maps[stream].gauge,
+            poses, intrinsics_of(camera).to(self.setting.device), camera.height, camera.width, now
         )
 
     def reset(self, streams: Sequence[int]) -> None:
@@ -221,8 +223,8 @@ class MapStore(ObservationStore):
     def snapshot(self, written: Sequence[int]) -> Tree:
         """STREAM.PART of the maps, and where the last frames stood."""
         tree = {"last": self.last.clone()}
-        for name, held in enumerate(self.maps):
-            tree |= {f"{name}.{part}": value for part, value in held.tree().items()}
+        for name in range(len(self.maps)):
+            tree |= {f"{name}.{part}": value for part, value in self.place(name).items()}
         return tree
 
     def check(self, tree: Mapping[str, Tensor], written: Sequence[int]) -> None:
@@ -235,6 +237,20 @@ class MapStore(ObservationStore):
         self.last = tree["last"].to("cpu", torch.float64, copy=True)
         for name, held in enumerate(self.maps):
             held.restore(below(tree, str(name)))
+
+    def place(self, stream: int) -> Tree:
+        """The map of a stream."""
+        return self.maps[stream].tree()
+
+    def check_place(self, tree: Mapping[str, Tensor]) -> None:
+        self.maps[0].check(tree)
+
+    def begin_in(self, stream: int, tree: Mapping[str, Tensor], frames: int) -> None:
+        self.maps[stream].restore(tree)
+        self.maps[stream].start_over(frames)
+
+    def reanchor(self, stream: int, change: Tensor) -> None:
+        self.maps[stream].reanchor(change)
 
     def bytes(self, stream: int) -> int:
         """Bytes of the map of a stream."""

@@ -282,6 +282,28 @@ class ObservationStore(Store):
         return below(episode.surveyed, self.name)
 
 
+class PlaceStore(ObservationStore):
+    """A store that describes the place, which is still there when the episode is over: another
+    stream may begin with what this one knows of it. In a snapshot that is called STREAM.PART."""
+
+    @abstractmethod
+    def place(self, stream: int) -> Tree:
+        """What a stream knows of the place, relative to its first frame, copied."""
+
+    @abstractmethod
+    def check_place(self, tree: Mapping[str, Tensor]) -> None:
+        """LociError where the place of a stream does not fit this store."""
+
+    @abstractmethod
+    def begin_in(self, stream: int, tree: Mapping[str, Tensor], frames: int) -> None:
+        """Take over, for a stream that has seen nothing, a place that `check_place` let pass, of a
+        stream that had seen so many frames. They are numbered from 0 again."""
+
+    @abstractmethod
+    def reanchor(self, stream: int, change: Tensor) -> None:
+        """From here on, what stood at P in a stream stands at change @ P (4, 4)."""
+
+
 NOWHERE = Coords(*(torch.zeros(0, dtype=torch.long),) * 6)
 """Of no token, for stores that are asked beside no network."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.io.checkpoint import digest
 from loci.io.files import atomic_write
-from loci.memory.stores import Tree, below
+from loci.memory.stores import PlaceStore, Tree, below
 from loci.rules.rule import Kind
 from loci.streaming.kv_cache import KVCache
 
@@ -24,17 +25,23 @@ if TYPE_CHECKING:
 
     Model = WorldModel | WorldActionModel
 
-FORMAT, VERSION = "loci-session", "3"
+FORMAT, VERSION = "loci-session", "4"
 # Numbers of each weight that go into a model's fingerprint.
 SAMPLE = 64
 
 
-def save(path: str | Path, model: Model, tree: Mapping[str, Tensor]) -> None:
-    """Write a snapshot to a safetensors file, whole or not at all."""
+def save(
+    path: str | Path, model: Model, tree: Mapping[str, Tensor], places: Sequence[PlaceStore] = ()
+) -> None:
+    """Write a snapshot to a safetensors file, whole or not at all. places: the stores among it that
+    describe a place, which `streaming/place.py` reads by themselves."""
     held = {k: v.detach().cpu().contiguous() for k, v in tree.items()}
+    world = getattr(model.config, "world", model.config)
     notes = {
         "format": FORMAT, "version": VERSION, "config": model.config.hash(),
         "weights": _fingerprint(model), "digest": digest(held),
+        "places": ",".join(store.name for store in places),
+        "camera": world.camera.hash(), "codec": world.codec.hash(),
     }
 
     def write(temporary: Path) -> None:
@@ -48,6 +55,38 @@ def save(path: str | Path, model: Model, tree: Mapping[str, Tensor]) -> None:
 
 def load(path: str | Path, model: Model) -> Tree:
     """The snapshot in a file; LociError for a damaged one, another version or another model."""
+    tree, notes = _read(path)
+    version = notes["version"]
+    if notes.get("config") != model.config.hash():
+        raise LociError(
+            f"{path} belongs to another model or memory row (config {notes.get('config')}, "
+            f"not {model.config.hash()}); load it with that one"
+        )
+    if notes.get("weights") != _fingerprint(model, version):
+        raise LociError(
+            f"{path} belongs to other weights of this configuration; load it with the "
+            "checkpoint that wrote it"
+        )
+    while version in MIGRATIONS:
+        version, migrate = MIGRATIONS[version]
+        tree = migrate(tree, model)
+    return tree
+
+
+def read(path: str | Path) -> tuple[Tree, dict[str, str]]:
+    """The snapshot in a file and its notes, whatever model it belongs to; LociError for a damaged
+    one and another version."""
+    tree, notes = _read(path)
+    if notes["version"] != VERSION:
+        raise LociError(
+            f"{path} is a memory of version {notes['version']}, which only its own model reads; "
+            "load it with that one and save it again"
+        )
+    return tree, notes
+
+
+def _read(path: str | Path) -> tuple[Tree, dict[str, str]]:
+    """The same for any version that there was."""
     try:
         with safe_open(path, "pt") as file:
             notes = file.metadata() or {}
@@ -62,19 +101,9 @@ def load(path: str | Path, model: Model) -> Tree:
         raise LociError(
             f"{path} is a memory of version {version}, this is {VERSION}; write the frames again"
         )
-    if notes.get("config") != model.config.hash():
-        raise LociError(
-            f"{path} belongs to another model or memory row (config {notes.get('config')}, "
-            f"not {model.config.hash()}); load it with that one"
-        )
-    if notes.get("weights") != _fingerprint(model, version):
-        raise LociError(
-            f"{path} belongs to other weights of this configuration; load it with the "
-            "checkpoint that wrote it"
-        )
     if notes.get("digest") != digest(tree):
         raise LociError(f"{path} is damaged: its tensors changed; save the session again")
-    return MIGRATIONS[version](tree, model) if version in MIGRATIONS else tree
+    return tree, notes
 
 
 def _fingerprint(model: Model, version: str = VERSION) -> str:
@@ -114,5 +143,15 @@ def _from_version_2(tree: Mapping[str, Tensor], model: Model) -> Tree:
     return kept
 
 
-# From older versions to this one.
-MIGRATIONS: dict[str, Callable[[Mapping[str, Tensor], Any], Tree]] = {"2": _from_version_2}
+def _from_version_3(tree: Mapping[str, Tensor], model: Model) -> Tree:
+    """Version 3 knew one gauge, and each map had a number of its own for it."""
+    at = "stream." if "proprio" in tree else ""
+    gauge = torch.zeros(len(tree[f"{at}written"]), dtype=torch.long)
+    kept = {k: v for k, v in tree.items() if not re.fullmatch(r"map\.\d+\.gauge", k)}
+    return kept | {f"{at}gauge": gauge}
+
+
+# From older versions to the next ones.
+MIGRATIONS: dict[str, tuple[str, Callable[[Mapping[str, Tensor], Any], Tree]]] = {
+    "2": ("3", _from_version_2), "3": ("4", _from_version_3),
+}

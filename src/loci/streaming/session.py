@@ -22,6 +22,7 @@ from loci.geometry import checked_poses
 from loci.memory.stores import Evidence, Tree
 from loci.rules.rule import Coords
 from loci.streaming import files
+from loci.streaming.place import Place
 from loci.streaming.stream import Stream, modulation
 
 if TYPE_CHECKING:
@@ -89,34 +90,67 @@ class Session:
 
     def write(
         self, latents: Tensor, poses: Tensor, streams: Sequence[int] | None = None, *,
-        depth: Tensor | None = None, intrinsics: Tensor | None = None,
+        gauge: int = 0, depth: Tensor | None = None, intrinsics: Tensor | None = None,
         images: Tensor | None = None,
     ) -> None:
         """Commit frames: latents (B, T, C, h, w) at camera-to-world poses (B, T, 4, 4).
 
         `streams` names the streams that the rows belong to (default: all). Poses are absolute, in
-        one world frame a stream; they enter the model relative to the stream's first frame. depth
-        (B, T, H, W) in metres, intrinsics (B, T, 3, 3) and images (B, T, H, W, 3) uint8: wanted
-        where the memory asks for them (`Memory.wants`), of the first frame at least. Raises
-        LociError, with nothing changed, for rows, shapes, poses or latents that are not what they
-        should be. A pass that is itself cut
-        short (out of memory, Ctrl-C) leaves these streams half-written: they have to be reset, or a
-        snapshot restored.
+        one world frame a stream; they enter the model relative to the stream's first frame. gauge:
+        that they belong to, see `reanchor`. depth (B, T, H, W) in metres, intrinsics (B, T, 3, 3)
+        and images (B, T, H, W, 3) uint8: wanted where the memory asks for them (`Memory.wants`), of
+        the first frame at least. Raises LociError, with nothing changed, for rows, shapes, poses or
+        latents that are not what they should be, and for poses of another gauge than the stream's.
+        A pass that is itself cut short (out of memory, Ctrl-C) leaves these streams half-written:
+        they have to be reset, or a snapshot restored.
         """
         self.stream.write(
-            latents, poses, streams, depth=depth, intrinsics=intrinsics, images=images
+            latents, poses, streams, gauge, depth=depth, intrinsics=intrinsics, images=images
         )
 
-    def read(self, poses: Tensor, streams: Sequence[int] | None = None) -> Reading:
-        """What a chunk at poses (B, n, 4, 4) may see of the past. Changes nothing.
+    def reanchor(
+        self, change: Tensor, gauge: int, streams: Sequence[int] | None = None
+    ) -> Session:
+        """Poses are given in a new gauge from here on, in which what stood at P stands at
+        change @ P (4, 4), in some streams (default: all).
 
-        Raises LociError for bad poses and for a stream that has seen no frame yet.
+        A gauge is the frame of coordinates that poses are given in, by a number; streams begin in
+        gauge 0. All that a stream keeps is relative to its first frame and moves with it: what is
+        generated stays the same. Raises LociError for what is no rigid motion, and for a gauge that
+        a stream stands in already.
+        """
+        self.stream.reanchor(change, gauge, streams)
+        return self
+
+    def place(self, stream: int = 0) -> Place:
+        """What a stream knows of its place, copied, for another session to begin in. Raises
+        LociError for a stream that has seen nothing, and a memory that knows no places."""
+        return self.stream.place(stream)
+
+    def begin_in(self, place: Place, streams: Sequence[int] | None = None) -> Session:
+        """Streams (default: all), which are to be empty, begin in a place that another one came to
+        know: they take over its map and nothing of its episode.
+
+        Poses are then in the world frame, and the gauge, of that one. Raises LociError, with
+        nothing changed, for a place of another camera, codec or kind of map, and for a stream that
+        has seen something.
+        """
+        self.stream.begin_in(place, streams)
+        return self
+
+    def read(
+        self, poses: Tensor, streams: Sequence[int] | None = None, *, gauge: int = 0
+    ) -> Reading:
+        """What a chunk at poses (B, n, 4, 4) of a gauge may see of the past. Changes nothing.
+
+        Raises LociError for bad poses, for another gauge than the streams', and for a stream that
+        has seen no frame yet.
         """
         poses = checked_poses(poses)
         stream, model = self.stream, self.model
         names = stream.names(streams, len(poses))
         stream.check_begun(names, "nothing to continue from: write a first frame before generating")
-        relative = stream.relative(names, poses)
+        relative = stream.relative(names, poses, gauge)
         span = poses.shape[1]
         if span not in self._coords:
             self._coords[span] = model.positions.chunks(torch.zeros(1, dtype=torch.long), span)
@@ -147,16 +181,17 @@ class Session:
     @torch.no_grad()
     def generate(
         self, poses: Tensor, noise: Tensor, steps: int | None = None,
-        streams: Sequence[int] | None = None,
+        streams: Sequence[int] | None = None, *, gauge: int = 0,
     ) -> Tensor:
-        """A finished chunk (B, n, C, h, w) at poses (B, n, 4, 4) from noise. Commits nothing.
+        """A finished chunk (B, n, C, h, w) at poses (B, n, 4, 4) of a gauge from noise. Commits
+        nothing.
 
         steps: Euler steps (default: the model's). Raises LociError for noise that is not finite.
         """
         self.stream.check_latents(noise, "noise")
         config = self.model.config
         steps = config.steps if steps is None else steps
-        grid, reading = config.flow.grid(steps), self.read(poses, streams)
+        grid, reading = config.flow.grid(steps), self.read(poses, streams, gauge=gauge)
         reading.modulations.update(self.model.dit.modulations(grid))
         predict = partial(self._denoise, reading)
         return config.flow.euler(predict, noise.to(self.stream.device), steps)
@@ -191,7 +226,7 @@ class Session:
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file, whole or not at all."""
-        files.save(path, self.model, self.snapshot())
+        files.save(path, self.model, self.snapshot(), self.stream.place_stores)
 
     @classmethod
     def load(cls, model: WorldModel, path: str | Path) -> Session:

@@ -3,6 +3,10 @@
 A stream keeps a list of stores (`memory/stores.py`). `write` commits: one clean pass over frames
 that were really seen or are finally generated, in which every store takes in what it keeps. `query`
 asks all stores what a chunk needs of the past, and changes nothing.
+
+Poses belong to a *gauge*, the frame of coordinates that they were given in: a new estimate of all
+poses is a new gauge. All that a stream keeps is relative to its first frame. So a stream knows in
+which gauge that one stood, and where (`reference`); `reanchor` moves nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from loci.flow import times
 from loci.geometry import checked_poses, relative_to
 from loci.memory.frames import EXTRAS, Frames
 from loci.memory.recurrent import Read, own
-from loci.memory.stores import Evidence, Query, Store, Tree, Write, below
+from loci.memory.stores import Evidence, PlaceStore, Query, Store, Tree, Write, below
 from loci.rules.rule import Coords
 from loci.streaming.kv_cache import KVCache, ordinary
+from loci.streaming.place import Place
 
 if TYPE_CHECKING:
     from loci.models.trunk import Trunk
@@ -52,7 +57,10 @@ class Stream:
         self.model, self.batch, self.gradients = model, batch, gradients
         self.stores: list[Store] = model.stores(batch, capacity, scratch, actions)
         self.written = [0] * batch
+        # Where the first frame of each stream stood and in which gauge; before it, what the place
+        # is relative to that the stream begins in.
         self.reference = torch.eye(4, dtype=torch.float64).repeat(batch, 1, 1)
+        self.gauges = [0] * batch
         self.text: CrossKV | None = None
         self._coords: dict[int, Coords] = {}  # of so many clean frames
         self._versions = [object() for _ in range(batch)]
@@ -73,14 +81,15 @@ class Stream:
 
     def write(
         self, latents: Tensor, poses: Tensor, streams: Sequence[int] | None = None,
-        **extras: Tensor | None,
+        gauge: int = 0, **extras: Tensor | None,
     ) -> None:
-        """Commit frames: latents (B, T, C, h, w) at camera-to-world poses (B, T, 4, 4), and what
-        the memory asks for besides; see `Session.write`."""
+        """Commit frames: latents (B, T, C, h, w) at camera-to-world poses (B, T, 4, 4) of a gauge,
+        and what the memory asks for besides; see `Session.write`."""
         self.check_latents(latents)
         names = self.names(streams, len(latents))
         self.check_whole(names)
         poses = checked_poses(poses, latents.shape[:2])
+        self._check_gauge(names, gauge)
         latents = latents.to(self.device, self.dtype)
         new = torch.tensor([self.written[name] == 0 for name in names])
         reference = torch.where(new[:, None, None], poses[:, 0], self.reference[names])
@@ -93,6 +102,11 @@ class Stream:
             store.admit(names, [self.written[name] for name in names], frames)
         self._renew(names)
         self._broken.update(names)
+        for name, first in zip(names, reference, strict=True):
+            if not self.written[name]:
+                change = relative_to(first[None], self.reference[name][None, None])[0, 0]
+                for store in self.place_stores:
+                    store.reanchor(name, change)
         size = max(1, TOKENS // (self.model.tokens + self.model.config.memory.gists))
         with self.graph():
             for start in range(0, len(frames), size):
@@ -144,9 +158,75 @@ class Stream:
         counts = counts[:1] if len(set(counts)) == 1 else counts
         return coords.shift(torch.tensor(counts)[:, None])
 
-    def relative(self, names: list[int], poses: Tensor) -> Tensor:
-        """Poses (B, n, 4, 4) relative to each stream's first frame."""
+    def relative(self, names: list[int], poses: Tensor, gauge: int = 0) -> Tensor:
+        """Poses (B, n, 4, 4) of a gauge relative to each stream's first frame. LociError for
+        another gauge than the streams'."""
+        self._check_gauge(names, gauge)
         return relative_to(self.reference[names], poses)
+
+    def reanchor(
+        self, change: Tensor, gauge: int, streams: Sequence[int] | None = None
+    ) -> None:
+        """Poses are given in another gauge from here on; see `Session.reanchor`."""
+        names = self.names(streams, self.batch if streams is None else len(streams))
+        check_tensor(change, "change", (4, 4), Holds.NUMBERS, note="a rigid motion")
+        change = checked_poses(change[None, None])[0, 0]
+        for name in names:
+            if self.gauges[name] == gauge:
+                raise LociError(
+                    f"stream {name} stands in gauge {gauge} already; give the new one another "
+                    "number"
+                )
+        self.reference[names] = change @ self.reference[names]
+        for name in names:
+            self.gauges[name] = gauge
+
+    def place(self, stream: int = 0) -> Place:
+        """What a stream knows of its place; see `Session.place`."""
+        self.names([stream], 1)
+        self.check_begun([stream], "a stream that has seen nothing knows no place; write first")
+        if not self.place_stores:
+            raise LociError("this memory knows no place; use one with a map")
+        tree = {
+            f"{store.name}.{part}": value for store in self.place_stores
+            for part, value in store.place(stream).items()
+        }
+        config = self.model.config
+        return Place(
+            tree, self.reference[stream].clone(), self.gauges[stream], self.written[stream],
+            config.camera.hash(), config.codec.hash(),
+        )
+
+    def begin_in(self, place: Place, streams: Sequence[int] | None = None) -> None:
+        """Empty streams begin in a place; see `Session.begin_in`."""
+        names = self.names(streams, self.batch if streams is None else len(streams))
+        for name in names:
+            if self.written[name]:
+                raise LociError(
+                    f"stream {name} has seen {self.written[name]} frames; a place is where a "
+                    "stream begins: reset it first"
+                )
+        place.check(self.place_stores, self.model)
+        self.reset(names)
+        for name in names:
+            for store in self.place_stores:
+                store.begin_in(name, below(place.tree, store.name), place.frames)
+            self.gauges[name] = place.gauge
+        self.reference[names] = place.reference
+
+    @property
+    def place_stores(self) -> list[PlaceStore]:
+        """The stores that describe the place."""
+        return [store for store in self.stores if isinstance(store, PlaceStore)]
+
+    def _check_gauge(self, names: Sequence[int], gauge: int) -> None:
+        for name in names:
+            if self.gauges[name] != gauge:
+                raise LociError(
+                    f"poses of gauge {gauge}, and stream {name} stands in gauge "
+                    f"{self.gauges[name]}; say by `reanchor` how one lies in the other, or give "
+                    f"gauge={self.gauges[name]}"
+                )
 
     def versions(self, names: Sequence[int]) -> list[object]:
         """Marks of what streams hold now, for `check_version`."""
@@ -168,10 +248,13 @@ class Stream:
             raise LociError(message)
 
     def snapshot(self) -> Tree:
-        """The whole memory as a plain tree of tensors, copied: STORE.PART, written, reference and
-        text."""
+        """The whole memory as a plain tree of tensors, copied: STORE.PART, written, reference,
+        gauge and text."""
         self.check_whole(range(self.batch))
-        tree = {"written": torch.tensor(self.written), "reference": self.reference.clone()}
+        tree = {
+            "written": torch.tensor(self.written), "reference": self.reference.clone(),
+            "gauge": torch.tensor(self.gauges),
+        }
         for store in self.stores:
             parts = store.snapshot(self.written)
             tree |= {f"{store.name}.{name}": value for name, value in parts.items()}
@@ -180,7 +263,7 @@ class Stream:
     def restore(self, tree: Mapping[str, Tensor]) -> None:
         """Go back to a snapshot. LociError, and nothing changed, if it is not one of this model
         and batch."""
-        if "reference" not in tree or "written" not in tree:
+        if not {"reference", "written", "gauge"} <= tree.keys():
             raise LociError("this is no snapshot of a session; give what `snapshot` returned")
         written = [int(count) for count in tree["written"]]
         if len(written) != self.batch:
@@ -196,16 +279,17 @@ class Stream:
         self._broken.clear()
         self.written = written
         self.reference = tree["reference"].to("cpu", torch.float64, copy=True)
+        self.gauges = [int(gauge) for gauge in tree["gauge"]]
         self.text = CrossKV.from_tree(tree, "text", self.model.gist_bank)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
-        """Empty streams (default: all). Their text stays."""
+        """Empty streams (default: all), in gauge 0. Their text stays."""
         names = self.names(streams, self.batch if streams is None else len(streams))
         self._renew(names)
         for store in self.stores:
             store.reset(names)
         for name in names:
-            self.written[name] = 0
+            self.written[name] = self.gauges[name] = 0
         self.reference[names] = torch.eye(4, dtype=torch.float64)
         self._broken.difference_update(names)
         if not any(self.written):
