@@ -325,7 +325,7 @@ def test_objects_left_behind_come_back_after_96_frames(cache):
 
 def test_the_wrong_flat_has_the_same_walls_and_other_papers(cache):
     truth = prepare(Case("heldout", 1, DOORS), cache, SMALL)
-    wrong = truth.other_room
+    wrong = truth.other_room.rgb
     assert wrong.shape == truth.rgb[: truth.observed - 1].shape
     assert np.abs(wrong.astype(int) - truth.rgb[: truth.observed - 1]).mean() > 10
     flat = interior_of(DOORS.path, 1, "heldout")

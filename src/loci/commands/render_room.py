@@ -1,4 +1,4 @@
-"""`loci worlds render rooms`: a room or flat along a camera path, as a video or a sheet. Source: ours."""
+"""`loci worlds render rooms`: a camera path through a room or flat, as a video or a sheet."""
 
 from __future__ import annotations
 
