@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 from loci.commands import main as cli
-from loci.commands.rollout import read_first_frame, rollout
+from loci.commands.rollout import read_first_frame, read_poses, rollout
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.memory import ROWS
+from loci.worlds.rooms.flat import sample_flat
+from loci.worlds.rooms.flat_paths import make_flat_path
 from loci.worlds.rooms.room import sample_room
 from tiny_world import tiny_world
 
@@ -79,6 +81,20 @@ def test_a_rollout_without_a_picture_begins_in_a_room(folder: Path, tmp_path: Pa
     cli.main(["rollout", str(model), "--path", NAME, "--out", str(tmp_path / "d.mp4"), "--seed",
               "3", "--steps", "1"])
     assert (tmp_path / "d.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+
+
+def test_a_path_through_doors_begins_in_a_flat(folder: Path, tmp_path: Path):
+    flat = sample_flat(3, "heldout")
+    seen = flat.render(flat.start[None], Camera(height=SIDE, width=SIDE)).rgb[0]
+    Image.fromarray(seen).save(tmp_path / "first.png")
+    arguments = {"path": "door-return", "seed": 3, "steps": 1}
+    model = folder / "model.safetensors"
+    frames = rollout(model, None, out=tmp_path / "a.mp4", **arguments)
+    given = rollout(model, tmp_path / "first.png", out=tmp_path / "b.mp4", **arguments)
+    assert np.array_equal(frames, given)
+    poses = read_poses("door-return", 3, 4)
+    np.testing.assert_array_equal(poses, make_flat_path("door-return", flat, 3).poses)
+    assert len(frames) == len(poses)
 
 
 def test_a_picture_of_another_size_is_resized_when_that_is_asked_for(folder: Path, tmp_path: Path):

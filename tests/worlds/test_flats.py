@@ -217,6 +217,8 @@ def walks(flat: Flat, path: Path) -> None:
     ends = plane(path.poses)
     between = np.concatenate([ends, (ends[1:] + ends[:-1]) / 2])
     assert clearance(flat, between).min() > 0.15
+    assert flat.plan.off_ground(ends).max() < 0.01
+    assert flat.plan.off_ground(between).max() < 0.05
 
 
 @settings(max_examples=10, deadline=None)
@@ -256,6 +258,14 @@ def test_training_walks_keep_clear_and_have_their_length(seed, split, chunks):
     assert path.out % 4 == 1
     assert path.poses[0].tobytes() == flat.start.tobytes()
     walks(flat, path)
+
+
+@pytest.mark.parametrize("seed", [68, 196, 234, 379])
+def test_walks_from_the_edge_keep_to_the_ground(seed):
+    """There the next door is behind a corner, and beside the trail there may be no room."""
+    for split in ("train", "open"):
+        flat = sample_flat(seed, split)
+        assert flat.plan.off_ground(plane(wander_flat(flat, seed).poses)).max() < 0.01
 
 
 def test_training_walks_use_memory_in_all_ways():

@@ -15,8 +15,10 @@ from loci.io.progress import tracked
 from loci.models.world import WorldModel
 from loci.seeds import normal
 from loci.streaming.rollout import roll_out
-from loci.worlds.rooms.paths import PATHS, load_path, make_path
-from loci.worlds.rooms.room import sample_room
+from loci.worlds.rooms.courses import interior_of, way_through
+from loci.worlds.rooms.flat import Flat
+from loci.worlds.rooms.paths import load_path
+from loci.worlds.rooms.room import Room, sample_room
 
 
 def rollout(
@@ -26,7 +28,8 @@ def rollout(
     """Generate along `path` from a first frame and write the video `out`.
 
     first_frame: a picture of the model's size, or, with `resize`, of any; None: what the camera
-    sees at first in the held-out room number `seed`. path: a name of `PATHS`, or a file of poses.
+    sees at first in the held-out room (or, for a path through doors, flat) number `seed`. path: a
+    name of `PATHS` or `FLAT_PATHS`, or a file of poses.
     Returns the frames, uint8 (T, H, W, 3), the first one as the codec shows it. Raises LociError
     for a bad checkpoint, a picture of another size or none, a broken path; no video is written
     then.
@@ -35,8 +38,8 @@ def rollout(
     model = WorldModel.load(checkpoint)
     camera = model.config.camera
     if first_frame is None:
-        room = sample_room(seed, "heldout")
-        image = room.render(room.start[None], camera).rgb[0]
+        interior = _interior(path, seed)
+        image = interior.render(interior.start[None], camera).rgb[0]
     else:
         image = read_first_frame(first_frame, camera, resize)
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
@@ -72,15 +75,24 @@ def read_first_frame(file: str | Path, camera: Camera, resize: bool = False) -> 
 
 def read_poses(path: str, seed: int, chunk: int) -> np.ndarray:
     """Camera poses (T, 4, 4) of a named path or of a file of poses; T = 1 + n chunks."""
-    if path not in PATHS and Path(path).suffix:
+    if _is_file(path):
         poses = load_path(path).poses
     else:
-        # The room only lends its free floor: a pose enters the model relative to the first frame.
-        room = sample_room(seed, "heldout")
-        poses = make_path(path, room.start, seed, room).poses
+        # It only lends its free floor: a pose enters the model relative to the first frame.
+        poses = way_through(path, _interior(path, seed)).poses
     if (len(poses) - 1) % chunk or len(poses) <= chunk:
         raise LociError(
             f"{len(poses)} poses are not a first frame and whole chunks of {chunk}; "
             f"give 1 + n x {chunk}"
         )
     return poses
+
+
+def _is_file(path: str) -> bool:
+    """Whether that is a file of poses; the names of paths have no suffix."""
+    return bool(Path(path).suffix)
+
+
+def _interior(path: str, seed: int) -> Room | Flat:
+    """What a named path leads through; poses of a file begin in a room."""
+    return sample_room(seed, "heldout") if _is_file(path) else interior_of(path, seed, "heldout")

@@ -35,8 +35,8 @@ def render(
         world: The world: rooms or tabletop.
         out: The file to write; its ending says what: .mp4 a video, .png a sheet.
         seed: Which room or episode.
-        path: Rooms: name of a camera path.
-        split: Rooms: which of them.
+        path: Rooms: name of a camera path; those through doors are in flats.
+        split: Rooms: which rooms or flats.
         task: Tabletop: name of a task.
         hold: Tabletop: how many times as long the cue must be remembered.
         view: Tabletop: all cameras or one.

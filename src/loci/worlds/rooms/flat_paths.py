@@ -141,8 +141,8 @@ class Walker:
             self.stands.append(self.trail[-1])
 
     def retrace_beside(self, frames: int) -> None:
-        """The same, but beside it: BESIDE metres to one side, ASKEW degrees to another. A new
-        trail begins where it ends."""
+        """The same, but beside it: BESIDE metres to one side, ASKEW degrees to another; exactly, if
+        somewhere not even the least of that is on the ground. A new trail begins where it ends."""
         frames = min(frames, len(self.trail) - 1)
         way = self.trail[-2 : -2 - frames : -1]
         self.stands.extend(self._beside(way))
@@ -154,11 +154,13 @@ class Walker:
         at = np.array([[stand.x, stand.z] for stand in way])
         right = self.facing + TURN * np.array([stand.heading for stand in way]) + np.pi / 2
         across = side * np.stack([np.sin(right), np.cos(right)], axis=1)
-        # As far as there is ground all the way from the trail, but no nearer than the least.
+        # As far as there is ground all the way from the trail.
         tries = np.linspace(BESIDE[0], target, 26)
         points = at[:, None] + tries[:, None] * across[:, None]
         firm = self.plan.off_ground(points.reshape(-1, 2)).reshape(len(way), -1) == 0
-        room = tries[np.maximum(firm.cumprod(axis=1).sum(axis=1) - 1, 0)]
+        if not firm[:, 0].all():
+            return way
+        room = tries[firm.cumprod(axis=1).sum(axis=1) - 1]
         # From the least on, and no faster away from the trail or towards it than one may veer.
         apart = np.abs(np.subtract.outer(np.arange(len(way)), np.arange(len(way))))
         away = BESIDE[0] + _VEER * np.arange(len(way))
@@ -289,7 +291,7 @@ def wander_flat(flat: Flat, seed: int, steps: int = 96) -> Path:
         if what < 0.35:
             walker.look_around(int(rng.integers(3, 17)))
         elif what < 0.5:
-            walker.stroll(0.9 * FREE)
+            walker.stroll(FREE - BESIDE[0] - 0.02)
         elif what < 0.6:
             walker.home()
         else:
