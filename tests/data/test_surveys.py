@@ -15,9 +15,12 @@ from loci.data.survey import Surveyor
 from loci.errors import LociError
 from loci.geometry import Camera, relative_to
 from loci.geometry.depth import intrinsics_of
+from loci.geometry.imperfect import IMPERFECT
 from loci.memory import Compose, Episodic, Map
 from loci.memory.frames import Frames
 from loci.models.codecs import ImageCodecConfig
+from loci.worlds.rooms.flat import sample_flat
+from loci.worlds.rooms.flat_paths import wander_flat
 from loci.worlds.rooms.paths import wander
 from loci.worlds.rooms.room import sample_room
 
@@ -63,3 +66,34 @@ def test_a_survey_is_made_once_and_is_that_of_the_walk(
         file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(LociError, match=r"survey .* is truncated"):
         data.load(asked)
+
+
+def test_a_memory_may_be_told_other_poses_and_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latents and where chunks stand stay as they are; what was told is off by as much as a
+    study's memory is told of the same errors, and the map with it."""
+    monkeypatch.setenv("LOCI_CACHE", str(tmp_path))
+    exact = RoomsData(episodes=1, length=9).load(spec(MAP))
+    level = IMPERFECT["strong"]
+    off = RoomsData(episodes=1, length=9, geometry=level).load(spec(MAP))
+    assert torch.equal(exact.latents, off.latents)
+    assert exact.poses is not None
+    assert off.poses is not None
+    assert off.told is not None
+    assert torch.equal(exact.poses, off.poses)
+    assert torch.equal(off.told[:, 0], off.poses[:, 0])
+    assert (off.told - off.poses)[:, 1:].abs().amax() > 0.02
+    depth = torch.ones(9, 8, 8)
+    assert torch.equal(off.told[0], level.apply(depth, off.poses[0], "train/0")[1])
+    assert not torch.equal(exact.surveyed["map.shown"], off.surveyed["map.shown"])
+
+
+def test_walks_lead_through_flats_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCI_CACHE", str(tmp_path))
+    found = RoomsData(episodes=1, length=5, world="flats").load(spec(MAP))
+    way = wander_flat(sample_flat(0, "train"), 0, 4).poses
+    assert found.poses is not None
+    assert torch.equal(found.poses[0], torch.from_numpy(way))
+    with pytest.raises(LociError, match="did you mean 'flats'"):
+        RoomsData(world="flat")

@@ -31,15 +31,17 @@ class Episodes:
 
     latents (E, T, C, h, w) in half precision; frames (E,): how many are an episode's own. Then what
     the source knows, None where it does not: poses (E, T, 4, 4) of the camera, camera-to-world,
-    metres; proprio (E, T, P), the robot's state at each frame, and actions (E, T, n, A) that follow
-    it, in the robot's own units; valid (E, T, n), where there was an action. instructions: a text
-    an episode, "" where there is none. surveyed: what a `Surveyor` found, STORE.PART (E, G, ...).
+    metres; told (E, T, 4, 4), those that the memory is told, if they are others; proprio (E, T, P),
+    the robot's state at each frame, and actions (E, T, n, A) that follow it, in the robot's own
+    units; valid (E, T, n), where there was an action. instructions: a text an episode, "" where
+    there is none. surveyed: what a `Surveyor` found, STORE.PART (E, G, ...).
     """
 
     latents: Tensor
     frames: Tensor
     instructions: tuple[str, ...]
     poses: Tensor | None = None
+    told: Tensor | None = None
     proprio: Tensor | None = None
     actions: Tensor | None = None
     valid: Tensor | None = None
@@ -61,7 +63,7 @@ class Episodes:
 
     def parts(self) -> dict[str, Tensor]:
         """The tensors (E, T, ...) that there are, by name."""
-        names = ("latents", "poses", "proprio", "actions", "valid")
+        names = ("latents", "poses", "told", "proprio", "actions", "valid")
         found = {name: getattr(self, name) for name in names}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -87,7 +89,7 @@ class Episodes:
             longest, found = max(x.shape[1] for x in parts), []
             for x in parts:
                 missing = longest - x.shape[1]
-                if name == POSES:
+                if name in (POSES, "told"):
                     found.append(torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1)], dim=1))
                 else:
                     found.append(pad(x, (0, 0) * (x.dim() - 2) + (0, missing)))

@@ -40,14 +40,18 @@ class Surveyor:
                 for store in self._stores(1)}
 
     @torch.inference_mode()
-    def survey(self, frames: Frames, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    def survey(
+        self, frames: Frames, names: Collection[str] | None = None, poses: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """STORE.PART (B, G, ...) of episodes (B, T, ...), of the stores of these names (default:
-        all). LociError for frames that cannot be taken in, and for fewer than a chunk and one."""
+        all). poses (B, T, 4, 4): where chunks stand, if not where the frames are said to stand.
+        LociError for frames that cannot be taken in, and for fewer than a chunk and one."""
         batch, length = frames.latents.shape[:2]
         starts = range(1, length - self.chunk + 1, self.chunk)
         if not starts:
             raise LociError(f"{length} frames hold no first frame and chunk of {self.chunk}")
-        chunks = Chunks.along(frames.poses, starts, self.chunk, NOWHERE)
+        where = frames.poses if poses is None else poses
+        chunks = Chunks.along(where, starts, self.chunk, NOWHERE)
         found = {}
         for store in self._stores(batch):
             if names is None or store.name in names:

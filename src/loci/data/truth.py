@@ -5,15 +5,17 @@ All of it depends on the case alone, so it is computed once and shared by every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from loci.data.cases import Case
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.geometry.imperfect import Imperfect
 from loci.seeds import seed_for
 from loci.worlds.render.renderer import Views
 from loci.worlds.render.visibility import seen_before
@@ -28,6 +30,7 @@ class Truth:
 
     Frames 0..observed-1 are given, the others generated. out: frames of the way out; pairs (P, 2):
     frames with equal poses; seen (T - observed, H, W): pixels visible in a given frame before.
+    geometry: how far off the depth and poses are that a memory is told of given frames.
     event: what happens, where the course asks for something and the room can have it.
     """
 
@@ -42,6 +45,7 @@ class Truth:
     returns: tuple[Return, ...]
     camera: Camera
     event: Event | None = None
+    geometry: Imperfect = field(default_factory=Imperfect)
 
     @property
     def generated(self) -> slice:
@@ -52,6 +56,16 @@ class Truth:
     def away(self) -> int:
         """The frame of the way out whose pose differs most from the first: amid a full turn."""
         return int(np.abs(self.poses[: self.out] - self.poses[0]).sum(axis=(1, 2)).argmax())
+
+    @cached_property
+    def told(self) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (observed, H, W) and poses (observed, 4, 4) of the given frames, as a memory is
+        told them."""
+        depth, poses = self.geometry.apply(
+            torch.from_numpy(self.depth[: self.observed]),
+            torch.from_numpy(self.poses[: self.observed]), self.case.key,
+        )
+        return depth.numpy(), poses.numpy()
 
     @cached_property
     def other_room(self) -> Views:
@@ -68,11 +82,13 @@ class Truth:
 def prepare(
     case: Case, cache: EpisodeCache, camera: Camera, *, observe: str = "out",
     frames: int | None = None, groups: tuple[str, ...] = ("first", "later"),
+    geometry: Imperfect | None = None,
 ) -> Truth:
     """The truth of a case.
 
     observe: "out" gives the whole way out, "first" the first frame alone. frames: cut the episode
-    there. groups: which objects are looked for on the way back.
+    there. groups: which objects are looked for on the way back. geometry: how far off depth and
+    poses are that a memory is told (default: exact).
     """
     course = case.course
     episode = cache.get(case.split, case.seed, course.path, camera)
@@ -98,5 +114,5 @@ def prepare(
             thing for thing in returns(interior, rgb, identity, poses, out, camera, groups)
             if event is None or thing.index != event.change.index
         ),
-        camera=camera, event=event,
+        camera=camera, event=event, geometry=geometry or Imperfect(),
     )

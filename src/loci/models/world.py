@@ -178,6 +178,7 @@ class WorldModel(Module):
         clean_time: Tensor | None = None, dropped: Tensor | None = None,
         attention: str = "windowed", text: Cross | None = None,
         extras: Mapping[str, Tensor] | None = None, surveyed: Mapping[str, Tensor] | None = None,
+        told: Tensor | None = None,
     ) -> Tensor:
         """Predict every chunk of an episode at once, each from the clean frames before it.
 
@@ -186,7 +187,9 @@ class WorldModel(Module):
         level of the clean frames where they were noised (default 0); dropped (B,) booleans, the
         episodes that retrieve nothing. attention: "windowed", "dense" or "flex". extras: what the
         memory asks for besides (`Memory.wants`), (B, T, ...); surveyed: in their place what
-        `survey` made of them. Returns the network's output, the shape of `noisy`.
+        a `Surveyor` made of them. told (B, T, 4, 4): poses of the clean frames, where the memory is
+        told others than those of the chunks, the first of them the same. Returns the network's
+        output, the shape of `noisy`.
         """
         span = noisy.shape[2]
         if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
@@ -196,8 +199,9 @@ class WorldModel(Module):
             )
         if clean_time is None:
             clean_time = torch.zeros(clean.shape[:2], device=clean.device)
+        told = relative_to(poses[:, 0], poses if told is None else told)
         poses = relative_to(poses[:, 0], poses)
-        frames = Frames(clean, poses, clean_time, **(extras or {}))
+        frames = Frames(clean, told, clean_time, **(extras or {}))
         if surveyed is None:
             self.check_extras(frames)
         written = self.positions.written(torch.arange(clean.shape[1])) if self.writes else None

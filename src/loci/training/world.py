@@ -140,7 +140,8 @@ class WorldTask(Task):
         latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
         time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval,
         valid (B, G) chunks that are an episode's own, with the revisit loss revisit (B, G), the
-        weights of chunks in it, and survey.STORE.PART (B, G, ...), what the memory observes.
+        weights of chunks in it, survey.STORE.PART (B, G, ...), what the memory observes, and told
+        (B, T, 4, 4), the poses that it is told, if they are others.
         """
         config = self.config
         part = self.data.rows(self.sampler.picks(step))
@@ -161,6 +162,8 @@ class WorldTask(Task):
             "dropped": torch.rand(rows, generator=draw) < config.world.memory.drop,
             "valid": torch.tensor(starts) + span <= part.frames[:, None],
         }
+        if part.told is not None:
+            batch["told"] = part.told
         for name, found in part.surveyed.items():
             batch[f"survey.{name}"] = found[:, : len(starts)]
         if config.objective.revisit:
@@ -181,7 +184,7 @@ class WorldTask(Task):
         output = self.model(
             clean, noisy, time, batch["poses"], starts,
             clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
-            surveyed=below(batch, "survey"),
+            surveyed=below(batch, "survey"), told=batch.get("told"),
         )
         chunks = flow.loss(output, target, noise, time)  # (B, G)
         losses = weighted_mean(chunks, valid)

@@ -30,7 +30,8 @@ class Branch:
 
     observe: "out" gives it the whole way out, "first" the first frame. chunks: how many to generate
     at most (None: to the end of the path). groups: the objects that are scored. baselines: whether
-    floors and ceilings have an answer. shown: how many of its cases a report shows.
+    floors and ceilings have an answer. shown: how many of its cases a report shows. geometry: how
+    far off depth and poses are that memories are told, a level of `IMPERFECT` ("": exact).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Branch:
     chunks: int | None = None
     baselines: bool = True
     shown: int = 0
+    geometry: str = ""
 
     def cases(self, count: int, study_seed: int) -> tuple[Case, ...]:
         """Its cases; branches of the same split and courses share them."""

@@ -63,8 +63,10 @@ def rollout(
     ]
 
     @torch.inference_mode()
-    def one(members: list[int], frames: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Write frames (B, M, H, W, 3) at the last M observed poses, and go on from there."""
+    def one(
+        members: list[int], frames: np.ndarray, depth: np.ndarray, where: np.ndarray
+    ) -> np.ndarray:
+        """Write frames (B, M, H, W, 3) at their poses, and go on from there."""
         given, observed = [truths[i] for i in members], truths[members[0]].observed
         session, chunk = model.session(len(given)), model.config.chunk
         poses = torch.from_numpy(np.stack([t.poses for t in given]))
@@ -83,10 +85,12 @@ def rollout(
 
         video = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
         session.write(
-            model.codec.encode(video), poses[:, observed - len(frames[0]) : observed],
+            model.codec.encode(video), torch.from_numpy(where),
             **told(model, video, torch.from_numpy(np.ascontiguousarray(depth))),
         )
-        chunks = roll_out(session, poses[:, observed:], chunk, noise, model.config.steps, observe)
+        chunks = roll_out(
+            session, poses[:, observed:], chunk, noise, model.config.steps, observe=observe
+        )
         return model.codec.decode(torch.cat(list(chunks), dim=1)).cpu().numpy()
 
     with pool(device) as threads:
@@ -100,16 +104,14 @@ def rollout(
     return videos
 
 
-def _given(
-    truths: Sequence[Truth], memory: str, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The frames (B, M, H, W, 3) that are written, those of the last M observed poses, and their
-    depth."""
+def _given(truths: Sequence[Truth], memory: str, seed: int) -> tuple[np.ndarray, ...]:
+    """The frames (B, M, H, W, 3) that are written, the last M observed ones, their depth and their
+    poses, as the memory is told them."""
     observed = truths[0].observed
     frames = np.stack([t.rgb[:observed] for t in truths])
-    depth = np.stack([t.depth[:observed] for t in truths])
+    depth, poses = (np.stack(part) for part in zip(*(t.told for t in truths), strict=True))
     if memory == "empty":
-        return frames[:, -1:], depth[:, -1:]
+        return frames[:, -1:], depth[:, -1:], poses[:, -1:]
     if memory == "shuffled":
         for row, truth in enumerate(truths):
             draw = np.random.default_rng(seed_for(seed, "shuffled", truth.case.key))
@@ -119,4 +121,4 @@ def _given(
     if memory == "wrong":
         frames[:, :-1] = np.stack([t.other_room.rgb for t in truths])
         depth[:, :-1] = np.stack([t.other_room.depth for t in truths])
-    return frames, depth
+    return frames, depth, poses

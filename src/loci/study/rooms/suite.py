@@ -20,6 +20,7 @@ from loci.data.episodes import FORMAT as EPISODES
 from loci.data.episodes import EpisodeCache
 from loci.data.truth import Truth, prepare
 from loci.errors import LociError
+from loci.geometry.imperfect import IMPERFECT
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
 from loci.recipes.registry import REVISIT
@@ -191,13 +192,16 @@ class Rooms(Suite):
         """The truth of a branch's cases, for all rows and for the next branch with the same ones.
         """
         frames = branch.frames(self.config.chunk)
-        wanted = (branch.split, branch.courses, branch.observe, branch.groups, frames)
+        wanted = (
+            branch.split, branch.courses, branch.observe, branch.groups, frames, branch.geometry
+        )
         if self._prepared[0] != wanted:
             progress.now(f"{branch.name}: truth")
             truths = [
                 prepare(
                     case, self._cache(store), self.config.camera,
                     observe=branch.observe, frames=frames, groups=branch.groups,
+                    geometry=IMPERFECT[branch.geometry] if branch.geometry else None,
                 )
                 for case in branch.cases(self.cases, self.seed)
             ]
