@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from loci.data.cases import make_cases
 from loci.data.episodes import EpisodeCache
 from loci.data.truth import Truth, prepare
 from loci.geometry import Camera
+from loci.geometry.imperfect import IMPERFECT
 from loci.geometry.voxels import VoxelMap
 from loci.memory import Compose, Episodic, Map, Memory
+from loci.study.rooms.metrics import psnr
+from loci.study.rooms.renders import RENDERS, render
 from loci.study.rooms.rollouts import rollout
 from loci.worlds.rooms.courses import LEFT45
 from tiny_world import tiny_world
@@ -50,3 +54,27 @@ def test_generated_frames_are_mapped_where_nothing_else_is_seen(
     truth = truth_of(observe, model.config.camera, tmp_path)
     rollout(model, [truth], 0)
     assert mapped == list(range(truth.observed if observe == "out" else len(truth.rgb)))
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_a_raw_render_knows_what_was_seen_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """On a way back along the way out all is known; seen from the first frame alone, only that:
+    what is filled is never grey."""
+    truth = truth_of("out", Camera(), tmp_path)
+    video, covered = render(name, truth)
+    assert covered > 0.95
+    assert np.array_equal(video[: truth.observed], truth.rgb[: truth.observed])
+    assert psnr(video[truth.generated], truth.rgb[truth.generated]) > 20
+    alone = truth_of("first", Camera(), tmp_path)
+    video, covered = render(name, alone)
+    assert 0.3 < covered < 0.9
+    grey = (video[alone.generated] == 128).all(-1).mean()
+    assert grey < 0.01 if name.endswith("filled") else grey > 0.1
+
+
+def test_renders_are_told_what_a_memory_is_told(tmp_path: Path) -> None:
+    exact = truth_of("out", Camera(), tmp_path)
+    off = replace(exact, geometry=IMPERFECT["strong"])
+    scores = [psnr(render("render-2cm", t)[0][t.generated], t.rgb[t.generated])
+              for t in (exact, off)]
+    assert scores[1] < scores[0] - 5

@@ -175,7 +175,7 @@ class MapStore(PlaceStore):
         pictures, quality = [], []
         for name, written, poses in zip(query.streams, query.written, query.poses, strict=True):
             for drawn in self.render(name, poses, written):
-                pictures.append(_picture(drawn))
+                pictures.append(picture(drawn))
                 quality.append(_quality(drawn, self.setting.latent_shape[1:]))
         latents = self.setting.encode(torch.stack(pictures)).to(self.setting.dtype)
         shares = torch.stack(quality).to(latents)
@@ -257,7 +257,7 @@ class MapStore(PlaceStore):
         return self.maps[stream].bytes
 
 
-def _picture(drawn: Render) -> Tensor:
+def picture(drawn: Render) -> Tensor:
     """A render as an image (H, W, 3) uint8, grey where nothing is known."""
     shown = torch.where(drawn.covered[..., None], drawn.payload, float(MIDDLE))
     return shown.round().clamp(0, 255).byte()

@@ -4,6 +4,8 @@
     loci train rooms-hybrid --out runs/hybrid      one memory row, and so for every other row
 
     loci train returns-hybrid --out runs/hybrid    the same with the revisit loss
+    loci train stated-hybrid-map --out runs/stated   with depth and poses that are off
+    loci train flats-hybrid --out runs/flats         in flats of two to four rooms
 
     loci train cover-blocks-hybrid --out runs/cover    a policy for a task of the tabletop
 
@@ -22,32 +24,42 @@ from pathlib import Path
 from loci.errors import LociError, did_you_mean
 from loci.io.user_code import load_file
 from loci.memory import ROWS, Memory
-from loci.recipes.rooms import image_codec, rooms, with_revisit_loss
+from loci.recipes.rooms import (
+    image_codec,
+    in_flats,
+    rooms,
+    with_geometry_off,
+    with_revisit_loss,
+)
 from loci.recipes.tabletop import POLICY_ROWS, tabletop
 from loci.training.run import RunConfig, run
 from loci.training.trainer import Summary
 from loci.training.world import WorldRun
 from loci.worlds.tabletop.tasks import TASKS
 
-REVISIT = "returns-"  # before a row's name: its recipe with the revisit loss
+# Before a row's name: its recipe with the revisit loss, with geometry that is off, in flats.
+REVISIT, STATED, FLATS = "returns-", "stated-", "flats-"
+CHANGES = {REVISIT: with_revisit_loss, STATED: with_geometry_off, FLATS: in_flats}
+PREFIXES = tuple(CHANGES)
 
 
-def _with_revisit_loss(memory: Memory) -> WorldRun:
-    return with_revisit_loss(rooms(memory))
+def _changed(prefix: str, memory: Memory) -> WorldRun:
+    return CHANGES[prefix](rooms(memory))
 
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
-    """All recipes by name: the codec's, two for each memory row that is known by now, and one for
+    """All recipes by name: the codec's, four for each memory row that is known by now, and one for
     each task of the tabletop and row of the study of policies."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
-    again = {
-        f"{REVISIT}{name}": partial(_with_revisit_loss, memory) for name, memory in ROWS.items()
+    changed = {
+        f"{prefix}{name}": partial(_changed, prefix, memory)
+        for prefix in PREFIXES for name, memory in ROWS.items()
     }
     policies = {
         f"{task}-{name}": partial(tabletop, task, memory)
         for task in TASKS for name, memory in POLICY_ROWS.items()
     }
-    return {"rooms-codec": image_codec, **rows, **again, **policies}
+    return {"rooms-codec": image_codec, **rows, **changed, **policies}
 
 
 Recipe = Callable[[], RunConfig]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from loci.data.sources import RoomsData
 from loci.flow import Flow
 from loci.geometry import Camera
+from loci.geometry.imperfect import IMPERFECT
 from loci.io.checkpoint import load_checkpoint
 from loci.memory import Memory
 from loci.models.codecs import CodecConfig
@@ -43,6 +45,16 @@ def rooms(memory: Memory) -> WorldRun:
 def with_revisit_loss(run: WorldRun, weight: float = 1.0) -> WorldRun:
     """The same run with the revisit loss beside its own."""
     return replace(run, objective=WorldObjective(revisit=weight))
+
+
+def with_geometry_off(run: WorldRun, level: str = "stated") -> WorldRun:
+    """The same run with depth and poses that are off by this level of `IMPERFECT`."""
+    return replace(run, data=RoomsData(geometry=IMPERFECT[level]))
+
+
+def in_flats(run: WorldRun) -> WorldRun:
+    """The same run in flats: fewer and longer walks."""
+    return replace(run, data=RoomsData(world="flats", episodes=1500, length=97))
 
 
 def image_codec() -> CodecRun:

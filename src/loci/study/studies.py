@@ -12,6 +12,7 @@ from loci.errors import LociError, did_you_mean
 from loci.memory import ROWS
 from loci.recipes.registry import REVISIT
 from loci.recipes.tabletop import POLICY_ROWS
+from loci.study.rooms.branches import GEOMETRY
 from loci.study.rooms.suite import Rooms
 from loci.study.run import Plan, plan
 from loci.study.suite import Suite, chosen
@@ -48,6 +49,15 @@ class Study:
     tasks: Mapping[str, Any] | None = None
 
 
+GEOMETRY_ROWS = (
+    "none", "context-5", "context-20", "full", "hybrid", "map", "map-channels", "map-tokens",
+    "map-none", "map-tsdf", "working", "episodic", "episodic-cover", "episodic-tokens", "spmem",
+    "spmem-no-map", "spmem-no-window", "spmem-no-key-frames", "context-5-cascade",
+    "context-5-surfels", "hybrid-map", "stated-context-20", "stated-map-channels",
+    "stated-hybrid-map", "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels",
+    "flats-hybrid-map",
+)
+
 STUDIES = {
     "ground": Study(
         "The camera leaves and comes back: which memory still knows what was there?",
@@ -63,6 +73,10 @@ STUDIES = {
         "Only the objective changes: what does a memory learn when returns count again?",
         lambda: ("none", "tower", f"{REVISIT}tower", "spatial", f"{REVISIT}spatial"),
         partial(Rooms, probes=True),
+    ),
+    "geometry": Study(
+        "The place is known in space: what do a map, key frames and a window each bring back?",
+        lambda: GEOMETRY_ROWS, partial(Rooms, branches=GEOMETRY, renders=True),
     ),
     "wam": Study(
         "Which memory lets a robot act on what it saw?", lambda: POLICY_ROWS, TabletopSuite, TASKS

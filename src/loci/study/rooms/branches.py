@@ -20,7 +20,14 @@ from loci.study.rooms.scores import (
     score_recall,
     score_replay,
 )
-from loci.worlds.rooms.courses import EXPLORE, LOOP180, LOOP_COURSES, RECALL_COURSES, Course
+from loci.worlds.rooms.courses import (
+    EXPLORE,
+    FLAT_COURSES,
+    LOOP180,
+    LOOP_COURSES,
+    RECALL_COURSES,
+    Course,
+)
 from loci.worlds.rooms.events import EVENT_COURSES
 
 
@@ -31,7 +38,8 @@ class Branch:
     observe: "out" gives it the whole way out, "first" the first frame. chunks: how many to generate
     at most (None: to the end of the path). groups: the objects that are scored. baselines: whether
     floors and ceilings have an answer. shown: how many of its cases a report shows. geometry: how
-    far off depth and poses are that memories are told, a level of `IMPERFECT` ("": exact).
+    far off depth and poses are that memories are told, a level of `IMPERFECT` ("": exact). world:
+    in which rows are played that were trained in it.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Branch:
     baselines: bool = True
     shown: int = 0
     geometry: str = ""
+    world: str = "rooms"
 
     def cases(self, count: int, study_seed: int) -> tuple[Case, ...]:
         """Its cases; branches of the same split and courses share them."""
@@ -67,7 +76,15 @@ BRANCHES: dict[str, Branch] = {
         Branch("open-recall", "open", RECALL_COURSES, "out", RECALL_GROUPS, score_recall, shown=2),
         Branch("open-loop", "open", LOOP_COURSES, "first", LOOP_GROUPS, score_loop),
         Branch("events", "heldout", EVENT_COURSES, "out", (), score_events, shown=5),
+        *(
+            Branch(f"off-{level}", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_recall,
+                   geometry=level, shown=2)
+            for level in ("depth", "poses", "stated", "drift", "strong")
+        ),
+        Branch("flats", "heldout", FLAT_COURSES, "out", RECALL_GROUPS, score_recall, shown=5,
+               world="flats"),
     )
 }
-# What a study plays that names no branches: the rooms in which nothing happens.
-STILL = tuple(name for name in BRANCHES if name != "events")
+# What a study plays that names no branches: rooms in which nothing happens, known exactly.
+STILL = ("replay", "recall", "causal", "loop", "open-recall", "open-loop")
+GEOMETRY = tuple(name for name in BRANCHES if name != "replay")

@@ -23,15 +23,16 @@ from loci.errors import LociError
 from loci.geometry.imperfect import IMPERFECT
 from loci.io.files import atomic_write
 from loci.io.progress import Progress
-from loci.recipes.registry import REVISIT
+from loci.recipes.registry import FLATS, PREFIXES
 from loci.study.bench.cost import costs, hold
 from loci.study.entry import Entry, Variant
 from loci.study.provenance import BOOTSTRAP
 from loci.study.rooms import results as tables
 from loci.study.rooms.baselines import CEILINGS, FLOORS, baseline
 from loci.study.rooms.branches import BRANCHES, STILL, Branch
-from loci.study.rooms.objects import CaseScore
+from loci.study.rooms.objects import CaseScore, tallies
 from loci.study.rooms.probe import BLIND, LATENTS, Probe, probe_cases
+from loci.study.rooms.renders import RENDERS, render
 from loci.study.rooms.retention import retention
 from loci.study.rooms.rollouts import MEMORIES, rollout
 from loci.study.rooms.scores import causal_scores
@@ -53,26 +54,28 @@ class Rooms(Suite):
 
     cases: rooms a branch. seed: picks the held-out rooms. probes: whether what rows write is asked
     as well. rows: those whose entries are to be found or trained, and admitted, before it is
-    played. Entries must agree on everything but memory, or the noise would not be the same.
+    played. renders: whether what maps show without a model is a row of reference too. Entries must
+    agree on everything but memory, or the noise would not be the same.
     """
 
     def __init__(
         self, name: str, cases: int = 64, seed: int = 0, entries: Sequence[Entry] = (),
         branches: Sequence[str] = STILL, probes: bool = False, rows: Sequence[str] = (),
-        trains: bool = True,
+        trains: bool = True, renders: bool = False,
     ):
         counted(cases, seed, MOST)
         self.name, self.cases, self.seed, self.asked = name, cases, seed, rows
-        self.trains = trains
-        # A row that names an objective too is a recipe itself.
+        self.trains, self.renders = trains, tuple(RENDERS) if renders else ()
+        # A row that names more than a memory is a recipe itself.
         self.variants = [
-            Variant(row, row if row.startswith(REVISIT) else f"rooms-{row}", row) for row in rows
+            Variant(row, row if row.startswith(PREFIXES) else f"rooms-{row}", row) for row in rows
         ]
         self.conditions = (*branches, *([PROBE] if probes else []))
         self._prepared: tuple[object, list[Truth]] = (None, [])
         self._probe: Probe | None = None
         self._recalled: dict[str, list[CaseScore]] = {}
         self.entries: dict[str, Entry] = {}
+        self._gone: set[tuple[str, str]] = set()
         if entries:
             self.admit({entry.name: entry for entry in entries})
 
@@ -90,6 +93,15 @@ class Rooms(Suite):
                         "a study compares memory alone"
                     )
         self.entries, self.config = dict(entries), first.config
+        # Weights that are gone leave what they scored: such a row has no cell elsewhere.
+        self._gone = set()
+        for name, entry in entries.items():
+            kept = [
+                condition for condition in self.conditions if store is not None
+                and store.has(_place(condition, name), self._key(condition, name), "cases")
+            ]
+            if entry.load is None and kept:
+                self._gone |= {(c, name) for c in self.conditions if c not in kept}
 
     @property
     def work(self) -> int:
@@ -99,8 +111,14 @@ class Rooms(Suite):
         """The rows under a condition, those of reference included, in the order of a table."""
         if condition == PROBE:
             return [BLIND, LATENTS, *self.entries]
-        baselines = BRANCHES[condition].baselines
-        return [*FLOORS * baselines, *self.entries, *CEILINGS * baselines]
+        branch = BRANCHES[condition]
+        floors = [*FLOORS, *(self.renders if branch.observe == "out" else ())] * branch.baselines
+        entries = [
+            name for name in self.entries
+            if name.startswith(FLATS) == (branch.world == "flats")
+            and (condition, name) not in self._gone
+        ]
+        return [*floors, *entries, *CEILINGS * branch.baselines]
 
     def keys(self, condition: str) -> list[str]:
         """The names of the cases."""
@@ -147,6 +165,8 @@ class Rooms(Suite):
                 f"weights are gone; delete {entry.folder} to train it again"
             )
         truths = self._truths(branch, store, progress)
+        if row in RENDERS:
+            return [self._rendered(branch, row, t) for t in truths]
         if entry is None:
             videos = baseline(row, truths, self.config.camera, self._first.codec)
         elif condition == "causal":
@@ -155,6 +175,12 @@ class Rooms(Suite):
             videos = rollout(entry.model, truths, self.seed, advance=progress.advance)
             _keep(branch, row, videos, truths, self.seed, store.out)
         return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
+
+    def _rendered(self, branch: Branch, row: str, truth: Truth) -> CaseScore:
+        """The score of what a map shows, and how much of it is covered."""
+        video, covered = render(row, truth)
+        score = branch.score(truth, video)
+        return CaseScore(score.metrics | tallies(covered=covered), score.objects)
 
     def _causal(self, row: str, truths: list[Truth]) -> list[CaseScore]:
         """The scores with each memory. With the true one they are those of the recall branch: same
@@ -248,7 +274,7 @@ class Rooms(Suite):
             "study": self.name, "case_count": self.cases, "seed": self.seed,
             "cases": {branch: self.keys(branch) for branch in branches},
             "rows": {name: entry.record for name, entry in self.entries.items()},
-            "floors": [*FLOORS, *floor, *([BLIND] if probes else [])],
+            "floors": [*FLOORS, *self.renders, *floor, *([BLIND] if probes else [])],
             "ceilings": [*CEILINGS, *([LATENTS] if probes else [])],
             "chunk": self.config.chunk, "steps": self.config.steps,
             "camera": self.config.camera.to_dict(), "noise": NOISE,
