@@ -27,36 +27,29 @@ TURNED = 0.2
 LEAST, MOST = 1e-3, 6e4
 
 
-class Sightings:
-    """Frames in the order of their numbers. side: rows and columns of a small depth image, which
+class Sightings(Cells):
+    """Frames by their numbers. side: rows and columns of a small depth image, which
     keeps the nearest and the farthest depth of what falls into a cell. size: of the points that
     will be asked for, in metres."""
 
     def __init__(self, side: int, size: float, device: torch.device):
         self.side, self.size = side, size
         image = ((side * side,), torch.float16, 0)
-        self.cells = Cells({
+        super().__init__({
             "pose": ((4, 4), torch.float64, 0), "lens": ((4,), torch.float64, 0),
             "near": image, "far": image, "reach": ((), torch.float32, 0),
         }, device)
 
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def find(self, frames: Tensor) -> Tensor:
-        """The rows of frames by their numbers (K,), -1 for those that are not there."""
-        return self.cells.find(frames)
-
     def add(self, view: View, pose: Tensor) -> None:
         """Take in a view that was checked, seen from a pose (4, 4)."""
-        row = self.cells.insert(torch.tensor([view.frame], device=self.cells.keys.device))
+        row = self.insert(torch.tensor([view.frame], device=self.keys.device))
         height, width = view.depth.shape
         matrix, (near, far) = view.intrinsics, small(view.depth, self.side)
         size = matrix.new_tensor([width, height])
         lens = torch.cat([matrix[[0, 1], [0, 1]] / size, matrix[:2, 2] / size])
         made = {"pose": pose, "lens": lens, "near": near, "far": far, "reach": far.max()}
         for name, value in made.items():
-            self.cells[name][row] = value.to(self.cells[name].dtype)
+            self[name][row] = value.to(self[name].dtype)
 
     def saw(self, rows: Tensor, points: Tensor, facing: Tensor) -> Tensor:
         """Which points (P, 3), fp64, of surfaces with normals (P, 3) the frames in rows (n,) saw:
@@ -70,7 +63,7 @@ class Sightings:
         # Near the points single precision is enough, wherever the place lies.
         middle = points.mean(0)
         points, facing = points - middle, facing.float()
-        pose, lens = self.cells["pose"][rows], self.cells["lens"][rows] * self.side
+        pose, lens = self["pose"][rows], self["lens"][rows] * self.side
         place = pose[:, :3, 3] - middle
         turn = pose[:, :3, :3].mT
         image = torch.cat([turn, -turn @ place[..., None]], dim=2)
@@ -86,7 +79,7 @@ class Sightings:
         u, v, z = (drawn.view(-1)[at + axis * len(points)] for axis in range(3))
         column, line = ((part / z).long().clamp(max=self.side - 1) for part in (u, v))
         cell = rows[frame] * self.side**2 + line * self.side + column
-        near, far = (self.cells[name].view(-1)[cell].float() for name in ("near", "far"))
+        near, far = (self[name].view(-1)[cell].float() for name in ("near", "far"))
         slack = SHARE * z + SLACK * self.size
         there = (z >= near) & (z <= far) & (far <= EDGE * near)
         there |= ((z - near).abs() <= slack) | ((z - far).abs() <= slack)
@@ -98,19 +91,19 @@ class Sightings:
         """Which frames (N,) stand and look so that they may have seen any of points (P, 3)."""
         middle = points.mean(0)
         around = (points - middle).norm(dim=1).max()
-        pose, lens = self.cells["pose"], self.cells["lens"]
+        pose, lens = self["pose"], self["lens"]
         away = middle - pose[:, :3, 3]
         far = away.norm(dim=1).clamp(min=1e-9)
         corner = torch.maximum(lens[:, 2:], 1 - lens[:, 2:]) / lens[:, :2]
         wide = corner.norm(dim=1).atan()
         aside = ((away * pose[:, :3, 2]).sum(1) / far).clamp(-1, 1).acos()
-        reach = self.cells["reach"] * (1 + SHARE) / wide.cos() + self.size
+        reach = self["reach"] * (1 + SHARE) / wide.cos() + self.size
         return (far <= around + reach) & (aside <= wide + (around / far).clamp(max=1).asin()) \
             | (far <= around)
 
     def check(self, tree: Mapping[str, Tensor]) -> None:
         """LociError for frames of another form, and for damaged ones."""
-        self.cells.check(tree)
+        super().check(tree)
         keys, near, far, lens = (tree[name] for name in ("keys", "near", "far", "lens"))
         deep = (near > 0) & (near <= far) & far.isfinite() | (near == 0) & (far == 0)
         if not bool(deep.all() & (keys >= 0).all() & ((lens > 0) & lens.isfinite()).all()):

@@ -156,7 +156,7 @@ class ViewIndex:
         votes = (shown.double() @ target.votes.double()).flip(0).sort(descending=True, stable=True)
         order = len(rows) - 1 - votes.indices[votes.values > 0]
         order = order[shown[order].sum(1) > least * target.pixels][: count + SPARE]
-        poses = self.frames.cells["pose"][torch.cat([had, rows[order]])]
+        poses = self.frames["pose"][torch.cat([had, rows[order]])]
         picks = order[_apart(poses, len(had), count)]
         covered = self._shown(had, target).any(0) | shown[picks].any(0)
         return self._choice(target, rows[picks], covered)
@@ -237,7 +237,7 @@ class ViewIndex:
 
     def _choice(self, target: _Target, rows: Tensor, covered: Tensor) -> Choice:
         return Choice(
-            self.frames.cells.keys[rows].tolist(), len(target.points) / target.pixels,
+            self.frames.keys[rows].tolist(), len(target.points) / target.pixels,
             int(covered.sum()) / target.pixels,
         )
 
@@ -270,7 +270,7 @@ class ViewIndex:
 
     def tree(self) -> dict[str, Tensor]:
         """The whole index as tensors, copied."""
-        parts = {"map": self.map.tree(), "frames": self.frames.cells.tree()}
+        parts = {"map": self.map.tree(), "frames": self.frames.tree()}
         return {f"{name}.{k}": v for name, tree in parts.items() for k, v in tree.items()}
 
     def check(self, tree: Mapping[str, Tensor]) -> None:
@@ -281,12 +281,12 @@ class ViewIndex:
     def restore(self, tree: Mapping[str, Tensor]) -> None:
         """Take over an index that `check` let pass, copied."""
         self.map.restore(_below(tree, "map"))
-        self.frames.cells.restore(_below(tree, "frames"))
+        self.frames.restore(_below(tree, "frames"))
         self._surface = None
 
     @property
     def bytes(self) -> int:
-        return self.map.bytes + self.frames.cells.bytes
+        return self.map.bytes + self.frames.bytes
 
 
 def _below(tree: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
