@@ -59,13 +59,14 @@ def shot(pose: Tensor, frame: int) -> View:
 
 
 @pytest.mark.parametrize("rule", ["cover", "vote"])
-def test_a_camera_behind_a_wall_counts_for_nothing(rule: str) -> None:
+@pytest.mark.parametrize("aim", [90.0, -90.0], ids=["the wall", "what the wall hides"])
+def test_a_camera_behind_a_wall_counts_for_nothing(rule: str, aim: float) -> None:
     """Its view holds all that is asked for, and more of it than that of the right one."""
-    right = shot(pose_of(75.0, (-2.5, 0.0, 0.3)), 0)
+    right = shot(pose_of(aim - 15.0, (-2.0, 0.0, 0.3)), 0)
     behind = [shot(pose_of(yaw, (x, 0.0, 0.0)), n) for n, (yaw, x) in enumerate(
         [(-90.0, 3.0), (-90.0, 1.5), (-80.0, 2.5), (90.0, 0.3)], start=1
     )]
-    target = [pose_of(yaw, (-2.0, 0.0, 0.0)) for yaw in (85.0, 95.0)]
+    target = [pose_of(aim + turn, (-2.0, 0.0, 0.0)) for turn in (-5.0, 5.0)]
     found = ask(getattr(index_of([right, *behind]), rule), target, 4)
     assert found.frames == [0]
     assert 0.5 < found.covered <= found.known
@@ -205,9 +206,9 @@ def test_a_frame_that_looks_away_is_never_looked_at() -> None:
 
 def test_surfels_vote_as_vmem_has_it() -> None:
     """Near surfels weigh more; neighbours of a frame that is taken wait until others had a turn."""
-    # On the left is the cube, 0.7 m away, on the right the wall, 2 m away; both face the camera.
-    here = (0.3, 0.6, 0.0)
-    near, far, target = pose_of(-50.0, here), pose_of(50.0, here), [pose_of(0.0, here)]
+    # On the left is the cube, 0.7 m away, on the right the wall, 2 m away, and more of it.
+    here = (0.45, 0.6, 0.0)
+    near, far, target = pose_of(-50.0, here), pose_of(40.0, here), [pose_of(0.0, here)]
     for first, second, best in ((near, far, [0, 1]), (far, near, [1, 0])):
         index = index_of([seen(first, 0, CUBE), seen(second, 1, CUBE)])
         assert ask(index.vote, target, 2).frames == best
