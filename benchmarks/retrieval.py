@@ -1,8 +1,8 @@
 """How much of what was seen before does each retrieval rule bring back, and how long does it take?
 No model is involved.
 
-    python benchmarks/retrieval.py [--cases 64] [--counts 4,19] [--frames 10000] [--json]
-        [--out FILE]
+    python benchmarks/retrieval.py [--cases 64] [--flats 24] [--counts 4,19] [--frames 10000]
+        [--json] [--out FILE]
 
 - Coverage: held-out rooms, each along every recall path of the study and a random walk of 129
   frames, and held-out flats, where walls hide things, along paths through doors and a walk. The way
@@ -67,6 +67,7 @@ MOMENTS = (100, 1000, 10_000)
 @dataclass
 class Options(Output):
     cases: int = 64  # rooms
+    flats: int = 24
     counts: str = "4,19"  # frames retrieved: context-5's and context-20's
     frames: int = 10_000  # among which queries look
     around: int = 50  # queries and writes that are timed around each number of frames
@@ -78,14 +79,15 @@ def main(options: Options) -> None:
     counts, camera, reach = [int(c) for c in options.counts.split(",")], Camera(), Context().reach
     results = {}
     for course in COURSES:
-        cases = make_cases("heldout", (course,), options.cases)
+        number = options.flats if course in FLATS else options.cases
+        cases = make_cases("heldout", (course,), number)
         shares = [score(case, counts, camera, reach) for case in cases]
         for count in counts:
             rows = {row: [Tally(share[count, row]) for share in shares] for row in ROWS}
             results.setdefault(str(count), {})[course.name] = {
                 row: summary(rows[row], rows["overlap"]) for row in ROWS
             }
-        print(f"{course.name}: {len(cases)} rooms done", file=sys.stderr)
+        print(f"{course.name}: {len(cases)} cases done", file=sys.stderr)
     settings = {
         "counts": counts, "split": "heldout", "chunk": CHUNK, "camera": camera.to_dict(),
         "reach": reach, "depth_tolerance": DEPTH_TOLERANCE,
@@ -94,7 +96,8 @@ def main(options: Options) -> None:
     made = protocol(
         options, {row: {"retrieval": row, **settings} for row in ROWS}, seed=0,
         cases=options.cases, **settings, bootstrap=BOOTSTRAP, dtypes=(torch.float64,),
-        flats=[course.name for course in FLATS], around=options.around,
+        flats={"cases": options.flats, "paths": [course.name for course in FLATS]},
+        around=options.around,
         spread="coverage: 95 % bootstrap intervals over rooms, gains over `overlap` in the same "
         "rooms; milliseconds: medians and quartiles",
     )
