@@ -61,5 +61,5 @@ def test_a_survey_is_made_once_and_is_that_of_the_walk(
     assert torch.equal(again["map.shown"], found["map.shown"])
     for file in (tmp_path / "surveys").iterdir():
         file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(LociError, match="survey .* is truncated"):
+    with pytest.raises(LociError, match=r"survey .* is truncated"):
         data.load(asked)

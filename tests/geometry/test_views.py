@@ -339,7 +339,7 @@ def test_what_is_no_target_is_refused() -> None:
         ViewIndex(side=1)
 
 
-def test_other_coordinates_change_no_choice() -> None:
+def test_another_gauge_changes_no_choice() -> None:
     index = index_of(RING)
     target = [pose_of(100.0), pose_of(130.0)]
     before = ask(index.cover, target, 4), ask(index.vote, target, 4)
@@ -347,7 +347,7 @@ def test_other_coordinates_change_no_choice() -> None:
     index.reanchor(change)
     moved = [change @ pose for pose in target]
     assert (ask(index.cover, moved, 4), ask(index.vote, moved, 4)) == before
-    # What is added after meets what was there.
+    # What is added in the new gauge meets what was there.
     again = replace(RING[4], pose=change @ RING[4].pose, frame=20)
     assert index.revealed(again) < 0.01
     index.add(again)

@@ -265,7 +265,8 @@ class ViewIndex:
         return replace(view, depth=depth, intrinsics=matrix, payload=none)
 
     def reanchor(self, change: Tensor) -> None:
-        """Put the map and the frames into other coordinates, as `SceneMap.reanchor` has it."""
+        """Poses are given in other coordinates from here on, as in `SceneMap.reanchor`: the map and
+        all frames move together."""
         self.map.reanchor(change)
 
     def tree(self) -> dict[str, Tensor]:
