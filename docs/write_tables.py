@@ -346,16 +346,29 @@ def baselines() -> str:
     return _table(["", *tasks], lines)
 
 
-def retrieval() -> str:
+def retrieval(flats: bool = False) -> str:
     """The share of the pixels seen before that four frames cover, by rule and path."""
-    paths = _read("benchmarks/retrieval.json")["coverage"]["4"]
+    found = _read("benchmarks/retrieval.json")
+    through = found["protocol"]["flats"]["paths"]
+    paths = {p: rules for p, rules in found["coverage"]["4"].items() if (p in through) == flats}
     lines = []
     for rule in next(iter(paths.values())):
-        found = [paths[path][rule] for path in paths]
+        rows = [paths[path][rule] for path in paths]
         lines.append([f"`{rule}`", *(
-            f"{100 * e['mean']:.1f} [{100 * e['lo']:.1f}, {100 * e['hi']:.1f}]" for e in found
+            f"{100 * e['mean']:.1f} [{100 * e['lo']:.1f}, {100 * e['hi']:.1f}]" for e in rows
         )])
     return _table(["rule", *paths], lines)
+
+
+def retrieval_queries() -> str:
+    """How long a view index takes for a chunk, and for a frame, after so many frames."""
+    rows = _read("benchmarks/retrieval.json")["queries"]
+    heads = ["ms", *(f"after {int(n):,} frames" for n in next(iter(rows.values())))]
+    names = {"write": "taking in a frame"}
+    return _table(heads, [
+        [names.get(what, f"`{what}`"), *(_median(took, ".1f") for took in found.values())]
+        for what, found in rows.items()
+    ])
 
 
 def maps() -> str:
@@ -390,6 +403,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "returns": returns, "policies": policies,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
+    "retrieval_flats": partial(retrieval, flats=True), "retrieval_queries": retrieval_queries,
     "ragged_streams": ragged_streams, "maps": maps, "map_writes": map_writes,
     "long_episode": long_episode, "camera": camera, "render": render, "tabletop": tabletop,
     "baselines": baselines,

@@ -32,7 +32,7 @@ SMALLEST = {
     "ragged_streams": "--rows hybrid --policies hybrid --streams 2 --robots 2 --first 1 "
     "--repeats 2",
     "render": "--rooms 1 --repeats 1",
-    "retrieval": "--cases 1 --counts 4",
+    "retrieval": "--cases 1 --flats 1 --counts 4 --frames 120 --around 5",
     "tabletop": "--episodes 1",
     "training_step": "--rows hybrid --lengths 5 --repeats 1 --dtypes fp32",
 }
