@@ -7,8 +7,8 @@ import torch
 
 from away import AWAY, apart
 from kinds import one_of_each_kind
+from loci.memory import ROWS
 from tiny_policy import MEMORIES, PROPRIO, episodes, instructions, tiny_policy
-from tiny_world import MEMORIES as WORLD_MEMORIES
 from tiny_world import data, tiny_world
 
 
@@ -24,9 +24,9 @@ def test_what_was_left_behind_is_noticed():
         assert (there * torch.tensor(2.0)).device == torch.ones(2).to(AWAY).device == AWAY
 
 
-@pytest.mark.parametrize("name", one_of_each_kind(WORLD_MEMORIES))
+@pytest.mark.parametrize("name", one_of_each_kind({n: m for n, m in ROWS.items() if not m.wants}))
 def test_a_session_runs_away_from_the_host(name):
-    model = tiny_world(WORLD_MEMORIES[name])
+    model = tiny_world(ROWS[name])
     latents, poses = data(model)
     session = model.to(AWAY).session(2)
     with torch.no_grad(), apart():

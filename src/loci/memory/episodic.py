@@ -129,11 +129,12 @@ class KeyFrames(ObservationStore):
         for row, (name, at) in enumerate(zip(write.streams, write.written, strict=True)):
             every = list(range(len(frames)))
             kept = every if self.views is None else self.views.write(frames, row, name, at)
-            there = self.kept[name]
+            there, which = self.kept[name], torch.tensor(kept, dtype=torch.long)
+            latents = frames.latents[row].to(there["latents"])
             self.kept[name] = {
-                "number": torch.cat([there["number"], torch.tensor(kept, dtype=torch.long) + at]),
-                "latents": torch.cat([there["latents"], frames.latents[row, kept]]),
-                "poses": torch.cat([there["poses"], frames.poses[row, kept].to(there["poses"])]),
+                "number": torch.cat([there["number"], which + at]),
+                "latents": torch.cat([there["latents"], latents[which.to(latents.device)]]),
+                "poses": torch.cat([there["poses"], frames.poses[row][which].to(there["poses"])]),
             }
         return found
 
@@ -158,7 +159,7 @@ class KeyFrames(ObservationStore):
         for name, numbers in zip(query.streams, picks, strict=True):
             there = self.kept[name]
             place = torch.searchsorted(there["number"], numbers.clamp(min=0))
-            latents.append(there["latents"][place])
+            latents.append(there["latents"][place.to(self.setting.device)])
         return self._enter(torch.stack(latents)[:, None], picks[:, None], found)
 
     def packed(self, episode: Episode, found: Evidence) -> Evidence:

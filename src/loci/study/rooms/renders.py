@@ -44,6 +44,8 @@ def render(name: str, truth: Truth) -> tuple[np.ndarray, float]:
     for n, one in enumerate(drawn):
         video[truth.observed + n] = picture(one).numpy()
         if filled and known[n].any():
-            nearest = distance_transform_edt(~known[n], False, return_indices=True)
+            nearest = distance_transform_edt(
+                ~known[n], return_distances=False, return_indices=True
+            )
             video[truth.observed + n] = video[truth.observed + n][tuple(nearest)]
     return video, float(known.mean())
