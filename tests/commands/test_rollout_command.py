@@ -167,3 +167,22 @@ def test_the_command_ends_with_one_line(folder: Path, tmp_path: Path, capsys):
     assert leave.value.code not in (0, None)
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_memory_that_asks_for_depth_is_told_it(folder: Path, tmp_path: Path) -> None:
+    """Of a room it is there; of a picture of yours it has to be given."""
+    model, first = tmp_path / "map.safetensors", folder / "first.png"
+    tiny_world(ROWS["map"], chunk=4).save(model)
+    assert rollout(model, None, NAME, tmp_path / "room.mp4", steps=1).shape == (9, SIDE, SIDE, 3)
+    with pytest.raises(LociError, match="asks for the depth of the first frame; give --depth"):
+        rollout(model, first, NAME, tmp_path / "none.mp4", steps=1)
+    assert not (tmp_path / "none.mp4").exists()
+    deep = np.random.default_rng(1).integers(1000, 3000, (SIDE, SIDE), np.uint16)
+    Image.fromarray(deep).save(tmp_path / "depth.png")
+    near = rollout(
+        model, first, NAME, tmp_path / "near.mp4", steps=1, depth=tmp_path / "depth.png"
+    )
+    Image.fromarray(deep * 4).save(tmp_path / "far.png")
+    far = rollout(model, first, NAME, tmp_path / "far.mp4", steps=1, depth=tmp_path / "far.png")
+    assert np.array_equal(near[0], far[0])
+    assert not np.array_equal(near, far)

@@ -17,12 +17,14 @@ from loci.commands.show import console_table
 from loci.data.episodes import EpisodeCache
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.memory import Map
 from loci.study.rooms import probe as probes
 from loci.study.rooms.objects import CaseScore
 from loci.study.rooms.probe import ASKED, BLIND, FITTED, LATENTS, Probe, Variants
 from loci.study.rooms.results import aggregate
 from loci.training.ridge import STRENGTHS, products, ridge
 from loci.worlds.rooms.room import CANDIDATES, candidates
+from tiny_world import tiny_world
 
 CASES = 2
 SMALL = Camera(height=32, width=32)
@@ -182,6 +184,11 @@ def test_what_is_read_out_is_what_the_recall_branch_scores(probe: Probe):
     assert able["which_later"] == unable["which_later"]
     assert blank["identity_later"] == 1
     assert blank["which_later"] < 0.5
+
+
+def test_a_map_has_no_fixed_places_to_ask(probe: Probe):
+    with pytest.raises(LociError, match="look at it with `loci map`"):
+        probe.score(tiny_world(Map()))
 
 
 def test_the_table_fits_eighty_columns():

@@ -172,6 +172,7 @@ def rollout(
     seed: Annotated[int, named("S")] = 0,
     steps: Annotated[int | None, maybe("N", "the model's")] = None,
     resize: bool = False,
+    depth: Annotated[Path | None, maybe("FILE", "none")] = None,
 ) -> None:
     """Generate a video: from a first frame, along a camera path.
 
@@ -183,10 +184,11 @@ def rollout(
         seed: Seed of the noise, and number of the held-out room.
         steps: Denoising steps a chunk.
         resize: Take the middle of a picture of another size.
+        depth: Depth of the picture (PNG in mm, or .npy), for memories that ask for it.
     """
     from loci.commands.rollout import rollout as generate
 
-    generate(checkpoint, first_frame, path, out, seed, steps, resize)
+    generate(checkpoint, first_frame, path, out, seed, steps, resize, depth)
     print(out)
 
 

@@ -12,9 +12,11 @@ from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.pictures import check_frames_file, read_picture, resized, write_frames
 from loci.io.progress import tracked
+from loci.io.recorded_depth import read_depth
 from loci.models.world import WorldModel
 from loci.seeds import normal
 from loci.streaming.rollout import roll_out
+from loci.study.told import told
 from loci.worlds.rooms.courses import interior_of, way_through
 from loci.worlds.rooms.flat import Flat
 from loci.worlds.rooms.paths import load_path
@@ -24,12 +26,14 @@ from loci.worlds.rooms.room import Room, sample_room
 def rollout(
     checkpoint: str | Path, first_frame: str | Path | None, path: str, out: str | Path,
     seed: int = 0, steps: int | None = None, resize: bool = False,
+    depth: str | Path | None = None,
 ) -> np.ndarray:
     """Generate along `path` from a first frame and write the video `out`.
 
     first_frame: a picture of the model's size, or, with `resize`, of any; None: what the camera
     sees at first in the held-out room (or, for a path through doors, flat) number `seed`. path: a
-    name of `PATHS` or `FLAT_PATHS`, or a file of poses.
+    name of `PATHS` or `FLAT_PATHS`, or a file of poses. depth: of the first frame, a file for
+    `read_depth`, where the memory asks for it and the picture is one of yours.
     Returns the frames, uint8 (T, H, W, 3), the first one as the codec shows it. Raises LociError
     for a bad checkpoint, a picture of another size or none, a broken path; no video is written
     then.
@@ -39,9 +43,13 @@ def rollout(
     camera = model.config.camera
     if first_frame is None:
         interior = _interior(path, seed)
-        image = interior.render(interior.start[None], camera).rgb[0]
+        views = interior.render(interior.start[None], camera)
+        image, deep = views.rgb[0], views.depth
     else:
         image = read_first_frame(first_frame, camera, resize)
+        deep = None if depth is None else read_depth(depth, None, 1, (camera.height, camera.width))
+    if model.config.memory.wants and deep is None:
+        raise LociError("the memory asks for the depth of the first frame; give --depth FILE")
     poses = torch.from_numpy(read_poses(path, seed, model.config.chunk))[None]
     chunk, count = model.config.chunk, poses.shape[1]
     session = model.session(1, capacity=count)
@@ -50,8 +58,10 @@ def rollout(
         return normal((1, chunk, *model.latent_shape), seed, "rollout", number)
 
     with torch.no_grad():
-        latents = [model.codec.encode(torch.from_numpy(image)[None, None])]
-        session.write(latents[0], poses[:, :1])
+        first = torch.from_numpy(image)[None, None]
+        latents = [model.codec.encode(first)]
+        extras = {} if deep is None else told(model, first, torch.from_numpy(deep)[None])
+        session.write(latents[0], poses[:, :1], **extras)
         chunks = roll_out(session, poses[:, 1:], chunk, noise, steps)
         latents += tracked(chunks, "generating", count // chunk)
         frames = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()

@@ -16,6 +16,7 @@ from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.seeds import seed_for
 from loci.streaming.rollout import roll_out
+from loci.study.told import told
 from loci.training.policy import PolicyRun
 from loci.training.run import RunConfig
 from loci.training.world import WorldRun
@@ -49,7 +50,8 @@ def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
 
     session = model.session(1, capacity=video.shape[1])
     latents = [model.codec.encode(video[:, :1])]
-    session.write(latents[0], poses[:, :1])
+    extras = told(model, video[:, :1], torch.from_numpy(truth.depth[None, :1]))
+    session.write(latents[0], poses[:, :1], **extras)
     whole = (video.shape[1] - 1) // chunk * chunk
     latents += roll_out(session, poses[:, 1 : 1 + whole], chunk, noise)
     shown = model.codec.decode(torch.cat(latents, dim=1))[0].numpy()

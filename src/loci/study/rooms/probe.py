@@ -34,6 +34,7 @@ from torch import Tensor
 from loci.data.cases import Case, make_cases
 from loci.data.episodes import EpisodeCache
 from loci.data.truth import Truth, prepare
+from loci.errors import LociError
 from loci.models.world import WorldModel
 from loci.study.estimates import Tally
 from loci.study.rooms.objects import CaseScore
@@ -83,7 +84,13 @@ class Probe:
     def score(
         self, model: WorldModel, advance: Callable[[int], None] = lambda cases: None
     ) -> list[CaseScore]:
-        """What `model` wrote and what it reads out, case by case."""
+        """What `model` wrote and what it reads out, case by case. LociError for a memory whose
+        state is no fixed set of numbers."""
+        if model.config.memory.wants:
+            raise LociError(
+                "this memory observes depth: a map has no fixed places for a linear probe to ask; "
+                "look at it with `loci map`"
+            )
 
         def write(latents: Tensor, poses: Tensor) -> Mapping[str, Tensor]:
             session = model.session(len(latents))
