@@ -12,6 +12,7 @@ from loci.report.plots import Panel, per_row, retention, scatter
 from loci.report.texts import TEXTS
 from loci.study.estimates import NOTHING
 from loci.study.rooms.branches import BRANCHES
+from loci.study.rooms.renders import KNOWN, SHOWN
 from loci.study.rooms.results import cell, kind_of, table
 from loci.study.rooms.rollouts import MEMORIES
 from loci.study.tables import Grid, Line
@@ -110,7 +111,8 @@ def pictures(
 ) -> tuple[Pictures, list[Any]]:
     """The shown cases, with videos as long as the page stays small enough to be sent around."""
     found, size = [], 0
-    there = [shown for branch in BRANCHES for shown in load_shown(out, branch, list(of_rows))]
+    rows = [SHOWN, KNOWN, *of_rows]
+    there = [shown for branch in BRANCHES for shown in load_shown(out, branch, rows)]
     most = max((len(shown.videos) for shown in there), default=0)
     for shown in there:
         # Frames of an earlier study in the same folder are not this one's, and where most rows'

@@ -26,9 +26,13 @@ RENDERS = {
 }
 
 
-def render(name: str, truth: Truth) -> tuple[np.ndarray, float]:
+# The one that a report shows, and what it calls the pixels that its map covers.
+SHOWN, KNOWN = "render-10cm", "known to the map"
+
+
+def render(name: str, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
     """A case's video (T, H, W, 3), the given frames as they are and then the renders of RENDERS
-    [name], and the share of their pixels that the map covers."""
+    [name], and which of their pixels the map covers (n, H, W)."""
     memory, filled = RENDERS[name]
     depth, told = (torch.from_numpy(part) for part in truth.told)
     poses, colours = torch.from_numpy(truth.poses), torch.from_numpy(truth.rgb)
@@ -48,4 +52,12 @@ def render(name: str, truth: Truth) -> tuple[np.ndarray, float]:
                 ~known[n], return_distances=False, return_indices=True
             )
             video[truth.observed + n] = video[truth.observed + n][tuple(nearest)]
-    return video, float(known.mean())
+    return video, known
+
+
+def known_pixels(truth: Truth, known: np.ndarray) -> np.ndarray:
+    """What a map covers as a video (T, H, W, 3): white what it does, the given frames as they are.
+    """
+    video = truth.rgb.copy()
+    video[truth.generated] = (known * np.uint8(255))[..., None]
+    return video

@@ -32,7 +32,7 @@ from loci.study.rooms.baselines import CEILINGS, FLOORS, baseline
 from loci.study.rooms.branches import BRANCHES, STILL, Branch
 from loci.study.rooms.objects import CaseScore, tallies
 from loci.study.rooms.probe import BLIND, LATENTS, Probe, probe_cases
-from loci.study.rooms.renders import RENDERS, render
+from loci.study.rooms.renders import KNOWN, RENDERS, SHOWN, known_pixels, render
 from loci.study.rooms.retention import retention
 from loci.study.rooms.rollouts import MEMORIES, rollout
 from loci.study.rooms.scores import causal_scores
@@ -166,7 +166,7 @@ class Rooms(Suite):
             )
         truths = self._truths(branch, store, progress)
         if row in RENDERS:
-            return [self._rendered(branch, row, t) for t in truths]
+            return self._rendered(branch, row, truths, store.out)
         if entry is None:
             videos = baseline(row, truths, self.config.camera, self._first.codec)
         elif condition == "causal":
@@ -176,11 +176,20 @@ class Rooms(Suite):
             _keep(branch, row, videos, truths, self.seed, store.out)
         return [branch.score(t, v) for t, v in zip(truths, videos, strict=True)]
 
-    def _rendered(self, branch: Branch, row: str, truth: Truth) -> CaseScore:
-        """The score of what a map shows, and how much of it is covered."""
-        video, covered = render(row, truth)
-        score = branch.score(truth, video)
-        return CaseScore(score.metrics | tallies(covered=covered), score.objects)
+    def _rendered(
+        self, branch: Branch, row: str, truths: list[Truth], out: Path
+    ) -> list[CaseScore]:
+        """The scores of what a map shows, and how much of it is covered."""
+        found = [render(row, truth) for truth in truths]
+        if row == SHOWN:
+            _keep(branch, row, [video for video, _ in found], truths, self.seed, out)
+            shown = [known_pixels(t, known) for t, (_, known) in zip(truths, found, strict=True)]
+            _keep(branch, KNOWN, shown, truths, self.seed, out)
+        scores = [branch.score(t, video) for t, (video, _) in zip(truths, found, strict=True)]
+        return [
+            CaseScore(score.metrics | tallies(covered=float(known.mean())), score.objects)
+            for score, (_, known) in zip(scores, found, strict=True)
+        ]
 
     def _causal(self, row: str, truths: list[Truth]) -> list[CaseScore]:
         """The scores with each memory. With the true one they are those of the recall branch: same
