@@ -76,6 +76,9 @@ ROWS = Rows({
     "spmem": Compose(members=(
         Map(read="branch", window=5), Episodic(pick="revealed", read="cross"),
     )),
+    "spmem-tokens": Compose(members=(
+        Map(read="channels", window=5), Episodic(pick="cascade", read="tokens"),
+    )),
     "spmem-no-map": Compose(members=(
         SlidingWindow(window=5), Episodic(pick="revealed", read="cross"),
     )),

@@ -49,10 +49,12 @@ class Study:
     tasks: Mapping[str, Any] | None = None
 
 
-GEOMETRY_ROWS = (
-    "none", "context-5", "context-20", "full", "hybrid", "map", "map-channels", "map-tokens",
+SHARED = ("none", "context-5", "context-20", "full", "hybrid")
+# What only the study of geometry compares.
+OF_GEOMETRY = (
+    "map", "map-channels", "map-tokens",
     "map-none", "map-tsdf", "working", "episodic", "episodic-cover", "episodic-tokens", "spmem",
-    "spmem-no-map", "spmem-no-window", "spmem-no-key-frames", "context-5-cascade",
+    "spmem-tokens", "spmem-no-map", "spmem-no-window", "spmem-no-key-frames", "context-5-cascade",
     "context-5-surfels", "hybrid-map", "stated-context-20", "stated-map-channels",
     "stated-hybrid-map", "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels",
     "flats-hybrid-map",
@@ -66,7 +68,7 @@ STUDIES = {
     ),
     "families": Study(
         "Only the memory changes: what does each way to remember bring back, and at what cost?",
-        lambda: [name for name, memory in ROWS.items() if not memory.wants],
+        lambda: [name for name in ROWS if name not in OF_GEOMETRY],
         partial(Rooms, probes=True),
     ),
     "returns": Study(
@@ -76,7 +78,7 @@ STUDIES = {
     ),
     "geometry": Study(
         "The place is known in space: what do a map, key frames and a window each bring back?",
-        lambda: GEOMETRY_ROWS, partial(Rooms, branches=GEOMETRY, renders=True),
+        lambda: (*SHARED, *OF_GEOMETRY), partial(Rooms, branches=GEOMETRY, renders=True),
     ),
     "wam": Study(
         "Which memory lets a robot act on what it saw?", lambda: POLICY_ROWS, TabletopSuite, TASKS
