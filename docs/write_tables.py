@@ -16,12 +16,13 @@ from typing import Any
 
 from loci.report.texts import TEXTS
 from loci.study.estimates import percent
+from loci.study.rooms.renders import RENDERS
 from loci.study.rooms.results import FLOOR, cell
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/results.md", "docs/study.md", "docs/performance.md",
-    "docs/tabletop.md", "docs/memory/context.md", "docs/memory/map.md",
+    "docs/tabletop.md", "docs/memory/context.md", "docs/memory/map.md", "docs/geometry.md",
 )
 SPOT = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")
@@ -29,6 +30,7 @@ NOTHING = "–"
 REFERENCES = {
     "mean-image": "mean image (floor)", "first-frame": "first frame repeated (floor)",
     FLOOR: f"`{FLOOR}` (floor)", "codec": "codec (ceiling)",
+    **{name: f"{name.replace('-', ', ')} (no model)" for name in RENDERS},
 }
 # Baselines of the study of policies, as its table calls them.
 HANDS = {
@@ -63,7 +65,9 @@ Column = tuple[str, Callable[[Results, str], str]]
 
 def score(heading: str, branch: str, metric: str) -> Column:
     """A metric of a branch with its interval."""
-    return heading, lambda results, row: cell(metric, results["rows"][row][branch].get(metric))
+    return heading, lambda results, row: cell(
+        metric, results["rows"][row].get(branch, {}).get(metric)
+    )
 
 
 def held(heading: str, name: str, unit: int = 1) -> Column:
@@ -174,6 +178,33 @@ def returns() -> str:
         _short(SEEN, "PSNR, seen, dB"), _short(PAIRS, "pairs, dB"),
         _short(OPEN, "identity, open, %"), WRITTEN,
     )
+    return _studied(results, rows, columns)
+
+
+def geometry() -> str:
+    """Rows that are told depth, and those that need none, on the branches of their study."""
+    results = _results("geometry")
+    columns = (
+        _short(SEEN, "PSNR, seen, dB"), score("PSNR, new, dB", "recall", "psnr_revealed"),
+        _short(LATER, "identity, later, %"), _short(OPEN, "identity, open, %"),
+        _short(PAIRS, "pairs, dB"), score("seen, stated errors, dB", "off-stated", "psnr_seen"),
+        score("seen, drift, dB", "off-drift", "psnr_seen"),
+        held("kB at 40 frames", "bytes", 1000), held("kB at 400", "bytes_at_400", 1000),
+    )
+    rows = [row for row in results["rows"] if row != "first-frame"]
+    return _studied(results, rows, columns)
+
+
+def events() -> str:
+    """What rows show of what happened while nobody looked."""
+    results = _results("geometry")
+    shares = (("kept", "none"), ("ghost", "none"), ("updated", "seen"), ("ghost", "seen"),
+              ("ghost", "told"), ("duplicate", "seen"), ("lost", "seen"))
+    columns = tuple(
+        score(f"{outcome}, {known}, %", "events", f"event_{outcome}_{known}")
+        for outcome, known in shares
+    )
+    rows = [row for row, found in results["rows"].items() if "events" in found]
     return _studied(results, rows, columns)
 
 
@@ -400,7 +431,7 @@ def map_writes() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
-    "returns": returns, "policies": policies,
+    "returns": returns, "policies": policies, "geometry": geometry, "events": events,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
     "retrieval_flats": partial(retrieval, flats=True), "retrieval_queries": retrieval_queries,
