@@ -82,9 +82,11 @@ def per_row(
 
 def scatter(
     title: str, panels: Sequence[Panel], rows: Families, xlabel: str, ylabel: str,
-    log: bool = True, lines: Mapping[str, float] | None = None,
+    log: bool = True, lines: Mapping[str, float] | None = None, share: bool = True,
 ) -> str:
-    """Dots of shares in per cent. lines: places across that are marked, by name."""
+    """Dots of shares in per cent, or of anything else as it is. lines: places across that are
+    marked, by name."""
+    scale, unit = (100, "%") if share else (1, ylabel.rpartition(", ")[2])
     with mpl.rc_context(STYLE):
         wide = 6.4 if len(panels) == 1 else 3.8
         figure, axes = figure_of(len(panels), wide, 3.8)
@@ -93,18 +95,21 @@ def scatter(
             dots = []
             for name, score in panel.series[0].items():
                 begin, *end = panel.x[name]
-                height = ends(score, 100)[0]
+                height = ends(score, scale)[0]
                 fill = COLORS[rows[name]]
                 if end:
                     axis.plot([begin, *end], [height] * 2, color=fill, lw=1, alpha=0.5)
-                dot(axis, begin, score, fill, True, 100, f"{name}: {height:.0f} %")
+                said = f"{name}: {height:.{0 if share else 1}f} {unit}"
+                dot(axis, begin, score, fill, True, scale, said)
                 dots.append((name, begin, height))
             if panel.chance is not None:
                 chance(axis, 100 * panel.chance)
             for name, x in (lines or {}).items():
                 axis.axvline(x, color=INK, lw=0.8, ls=":", alpha=0.7)
                 axis.text(x, 106, name, ha="center", va="bottom", size=8.5)
-            axis.set(xlabel=xlabel, ylim=(-2, 106), title=panel.title)
+            axis.set(xlabel=xlabel, title=panel.title)
+            if share:
+                axis.set_ylim(-2, 106)
             if log:
                 held = [place for places in panel.x.values() for place in places]
                 axis.set(xscale="log", xlim=(min(held) / 1.6, max(held) * 2.5))

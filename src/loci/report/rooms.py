@@ -69,6 +69,12 @@ def plots(results: Results, of_rows: Mapping[str, str], out: Path) -> dict[str, 
         panel = Panel("", [held], CHANCE, {row: [cost[row]["bytes"]] for row in held})
         drawn["size"] = scatter("What comes back against bytes held", [panel], of_rows,
                                 "held after 40 frames", "identity of later objects, %")
+    (seen,) = scores("recall", "psnr_seen")
+    if held and seen:
+        panel = Panel("", [{row: seen[row] for row in held}], None, panel.x)
+        drawn["sharp"] = scatter("Detail against bytes held", [panel], of_rows,
+                                 "held after 40 frames", "PSNR of pixels seen before, dB",
+                                 share=False)
     if "recall" in branches:
         panels = [
             Panel(title, scores(branch, "identity_later", "identity_first"), CHANCE)
