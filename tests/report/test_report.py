@@ -102,7 +102,7 @@ def test_pictures_and_plots_can_be_read_by_everybody(html: str, tags: Tags) -> N
     assert all(image["alt"] for image in images)
     assert all(film["aria-label"] and film["poster"] for film in tags.of("video"))
     assert all(drawn["role"] == "img" for drawn in tags.of("svg"))
-    assert html.count('role="img"><title>') == len(tags.of("svg")) == 7
+    assert html.count('role="img"><title>') == len(tags.of("svg")) == 8
     assert "currentColor" in html
     assert "#123456" not in html
     assert "DejaVu" not in html
@@ -308,7 +308,7 @@ def test_what_was_written_stands_beside_what_was_read(
     read = {"which_later": score, "identity_later": score | {"mean": 0.75}}
     results["probe"] = {"blind": {"which_later": score}, "none": read, "context-20": read}
     text = render_page(results, folder)
-    assert len(Tags(text).of("svg")) == 8
+    assert len(Tags(text).of("svg")) == 9
     assert "Written: which, later (%)" in text
     assert text.count("<td>25") >= 3
 

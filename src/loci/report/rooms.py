@@ -70,8 +70,9 @@ def plots(results: Results, of_rows: Mapping[str, str], out: Path) -> dict[str, 
         drawn["size"] = scatter("What comes back against bytes held", [panel], of_rows,
                                 "held after 40 frames", "identity of later objects, %")
     (seen,) = scores("recall", "psnr_seen")
-    if held and seen:
-        panel = Panel("", [{row: seen[row] for row in held}], None, panel.x)
+    if held.keys() & seen.keys():
+        both = {row: seen[row] for row in held if row in seen}
+        panel = Panel("", [both], None, {row: [cost[row]["bytes"]] for row in both})
         drawn["sharp"] = scatter("Detail against bytes held", [panel], of_rows,
                                  "held after 40 frames", "PSNR of pixels seen before, dB",
                                  share=False)
