@@ -77,7 +77,7 @@ ROWS = Rows({
         Map(read="branch", window=5), Episodic(pick="revealed", read="cross"),
     )),
     "spmem-tokens": Compose(members=(
-        Map(read="channels", window=5), Episodic(pick="cascade", read="tokens"),
+        Map(read="channels", window=5), Episodic(pick="cover", read="tokens"),
     )),
     "spmem-no-map": Compose(members=(
         SlidingWindow(window=5), Episodic(pick="revealed", read="cross"),
