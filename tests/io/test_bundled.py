@@ -31,7 +31,8 @@ def test_a_shipped_row_is_its_recipes_and_the_one_of_the_results(name: str) -> N
     assert found.config == run.world
     measured = {
         json.loads(file.read_text())["protocol"]["rows"].get(name, {}).get("checkpoint_sha256")
-        for file in (RESULTS / "ground/results.json", RESULTS / "families/results.json")
+        for study in ("ground", "families", "geometry")
+        for file in (RESULTS / study / "results.json",)
     }
     assert hashlib.sha256(path.read_bytes()).hexdigest() in measured
 

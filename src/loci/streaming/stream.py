@@ -171,6 +171,8 @@ class Stream:
         names = self.names(streams, self.batch if streams is None else len(streams))
         check_tensor(change, "change", (4, 4), Holds.NUMBERS, note="a rigid motion")
         change = checked_poses(change[None, None])[0, 0]
+        if gauge < 0:
+            raise LociError(f"a gauge called {gauge}; number gauges from 0")
         for name in names:
             if self.gauges[name] == gauge:
                 raise LociError(
