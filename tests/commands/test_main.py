@@ -278,7 +278,8 @@ def test_a_rollout_gets_its_options(
     base = ["rollout", "m.safetensors", "--first-frame", "a.png", "--path", "loop180"]
     assert ending(*base, "--out", "x.mp4", "--seed", "4") == 0
     assert capsys.readouterr().out == "x.mp4\n"
-    assert calls == [("m.safetensors", Path("a.png"), "loop180", Path("x.mp4"), 4, None, False)]
+    picture, video = Path("a.png"), Path("x.mp4")
+    assert calls == [("m.safetensors", picture, "loop180", video, 4, None, False, None)]
 
 
 def test_rooms_are_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from loci.data.episodes import FORMAT as EPISODES
 from loci.data.episodes import EpisodeCache
@@ -34,7 +35,7 @@ from loci.study.rooms.objects import CaseScore, tallies
 from loci.study.rooms.probe import BLIND, LATENTS, Probe, probe_cases
 from loci.study.rooms.renders import KNOWN, RENDERS, SHOWN, known_pixels, render
 from loci.study.rooms.retention import retention
-from loci.study.rooms.rollouts import MEMORIES, rollout
+from loci.study.rooms.rollouts import MEMORIES, pool, rollout
 from loci.study.rooms.scores import causal_scores
 from loci.study.store import Store, key_of
 from loci.study.suite import Scores, Suite, counted
@@ -118,7 +119,9 @@ class Rooms(Suite):
             if name.startswith(FLATS) == (branch.world == "flats")
             and (condition, name) not in self._gone
         ]
-        return [*floors, *entries, *CEILINGS * branch.baselines]
+        # A world in which nothing was trained is not played.
+        played = bool(entries) or not self.entries
+        return [*floors, *entries, *CEILINGS * branch.baselines] if played else []
 
     def keys(self, condition: str) -> list[str]:
         """The names of the cases."""
@@ -180,7 +183,8 @@ class Rooms(Suite):
         self, branch: Branch, row: str, truths: list[Truth], out: Path
     ) -> list[CaseScore]:
         """The scores of what a map shows, and how much of it is covered."""
-        found = [render(row, truth) for truth in truths]
+        with pool(torch.device("cpu")) as threads:
+            found = list(threads.map(partial(render, row), truths))
         if row == SHOWN:
             _keep(branch, row, [video for video, _ in found], truths, self.seed, out)
             shown = [known_pixels(t, known) for t, (_, known) in zip(truths, found, strict=True)]
