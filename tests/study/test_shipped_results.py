@@ -32,6 +32,7 @@ def figures(results: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str
 
 @pytest.mark.parametrize("study", [
     pytest.param("families", marks=pytest.mark.slow), "returns", "wam",
+    pytest.param("geometry", marks=pytest.mark.slow),
 ])
 def test_the_engine_gives_the_recorded_figures(
     study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

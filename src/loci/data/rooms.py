@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = "loci-episodes-1"
 SHARD = 64  # rooms a file
 LATENTS = "loci-latents-1"
+# Raise it whenever a store finds something else in the same frames.
 SURVEYS = "loci-surveys-1"
 AT_ONCE = 8  # episodes that are encoded together
 

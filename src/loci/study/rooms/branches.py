@@ -87,4 +87,4 @@ BRANCHES: dict[str, Branch] = {
 }
 # What a study plays that names no branches: rooms in which nothing happens, known exactly.
 STILL = ("replay", "recall", "causal", "loop", "open-recall", "open-loop")
-GEOMETRY = ("recall", "loop", "open-recall", "events", "off-stated", "off-drift", "flats")
+GEOMETRY = ("recall", "loop", "open-recall", "events", "off-stated", "off-drift", "flats", "causal")
