@@ -135,8 +135,9 @@ def findings() -> str:
         "**A map says where, frames say what it looked like.** Drawn without any model, a map of "
         f"10 cm voxels shows what was seen before at {seen('render-10cm')} dB; a model that reads "
         f"it reaches {seen('map-channels')}, with five key frames beside it "
-        f"{seen('spmem-tokens')}, and twenty frames without a map {seen('context-20')}. Where depth "
-        f"is exact and voxels are fine, no model is needed: 2 cm show {seen('render-2cm')} dB.",
+        f"{seen('spmem-tokens')}, and twenty frames without a map {seen('context-20')}. Where "
+        "depth is exact and voxels are fine, no model is needed: 2 cm show "
+        f"{seen('render-2cm')} dB.",
     )
     return "".join(
         textwrap.fill(f"{n}. {text}", 100, subsequent_indent="   ", break_on_hyphens=False) + "\n"
@@ -202,6 +203,20 @@ def geometry() -> str:
     )
     rows = [row for row in results["rows"] if row != "first-frame"]
     return _studied(results, rows, columns)
+
+
+def geometry_costs() -> str:
+    """What rows with a map hold and take, along one room."""
+    heads = ["row", "frames", "kB", "write a frame, ms", "read, ms", "chunk, ms"]
+    lines = []
+    for row, by_frames in _read("geometry/costs.json")["rows"].items():
+        for frames, r in by_frames.items():
+            lines.append([
+                f"`{row}`", f"{int(frames):,}", f"{r['bytes'] / 1000:,.0f}",
+                f"{r['write_ms']['median']:.1f}", f"{r['read_ms']['median']:.1f}",
+                f"{r['chunk_ms']['median']:.0f}",
+            ])
+    return _table(heads, lines)
 
 
 def events() -> str:
@@ -441,6 +456,7 @@ def map_writes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
     "returns": returns, "policies": policies, "geometry": geometry, "events": events,
+    "geometry_costs": geometry_costs,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
     "retrieval_flats": partial(retrieval, flats=True), "retrieval_queries": retrieval_queries,
