@@ -15,6 +15,7 @@ from garbage import left_to_collect
 from host import asked_of_the_host
 from kinds import one_of_each_kind
 from loci.geometry import relative_to
+from loci.memory import Episodic
 from loci.memory.base import arranged
 from loci.memory.frames import Frames
 from loci.memory.ports import Ports
@@ -353,7 +354,13 @@ def depends_on(model, latents, noisy, poses) -> torch.Tensor:
     if memory.joint:
         end = STARTS[-1] + CHUNK
         found |= stands_beside(model, latents, noisy[:, -1], relative[:, :end])
-    if memory.ports(8) != Ports():
+    key_frames = next((part for part in memory.parts if isinstance(part, Episodic)), None)
+    if key_frames is not None and key_frames.read == "cross":
+        past, ahead = relative[:, : STARTS[-1]], relative[:, STARTS[-1] : STARTS[-1] + CHUNK]
+        picks = key_frames.select(past, ahead, model.config.camera)
+        assert picks is not None
+        found |= table(picks[:, None], FRAMES)[:, 0]
+    elif memory.ports(8) != Ports():
         found[:, : STARTS[-1]] = True  # what a store of its own answers
     return found
 

@@ -80,6 +80,11 @@ class Episodic(Memory, name="episodic"):
     def retrieves(self) -> int:
         return self.frames if self.read == "tokens" else 0
 
+    @property
+    def growth(self) -> str:
+        """Cross-attention reads latents that are kept of every key frame, or of every frame."""
+        return "linear" if self.read == "cross" else super().growth
+
     def rule(self) -> Rule:
         itself = query(Kind.CLEAN, Kind.GIST) & same_frame
         chosen = query(Kind.NOISY, Kind.ACTION) & (recent(1) | retrieved)
