@@ -92,7 +92,9 @@ def label(axis: Axes, dots: Sequence[tuple[str, float, float]]) -> None:
 def legend(figure: Figure, families: Sequence[str]) -> None:
     """The families and their colours, below a plot."""
     marks = [Line2D([], [], marker="o", ls="", color=COLORS[name]) for name in families]
-    figure.legend(marks, families, loc="outside lower center", ncols=min(len(families), 4))
+    # An entry takes up to 1.5 inches.
+    across = min(len(families), 4, max(1, int(figure.get_figwidth() / 1.5)))
+    figure.legend(marks, families, loc="outside lower center", ncols=across)
 
 
 def svg(figure: Figure, title: str) -> str:
