@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from boxes import CUBE, pose_of, view
+from loci.data.survey import Surveyor
+from loci.geometry import relative_to
+from loci.memory.frames import Frames
 from loci.models.world import WorldModel
 from loci.streaming.session import Session
 
@@ -44,15 +47,25 @@ def watch(
 def streamed(model: WorldModel, data: dict[str, Tensor]) -> Tensor:
     session, outputs, at = model.session(2), [], 0
     for group, start in enumerate(STARTS):
-        watch(session, data, at, start)
+        watch(session, data | {"poses": data.get("told", data["poses"])}, at, start)
         at = start
         reading = session.read(data["poses"][:, start : start + CHUNK])
         outputs.append(session.denoise(reading, data["noisy"][:, group], data["time"][:, group]))
     return torch.stack(outputs, dim=1)
 
 
+def surveyed(model: WorldModel, data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is looked up once, beside no model."""
+    config = model.config
+    surveyor = Surveyor(config.memory, model.codec, config.camera, CHUNK)
+    return surveyor.survey(Frames(
+        data["latents"], relative_to(data["poses"][:, 0], data["poses"]),
+        torch.zeros(data["latents"].shape[:2]), **{name: data[name] for name in EXTRAS},
+    ))
+
+
 def packed(model: WorldModel, data: dict[str, Tensor]) -> Tensor:
     return model(
         data["latents"], data["noisy"], data["time"], data["poses"], STARTS,
-        extras={name: data[name] for name in EXTRAS},
+        extras={name: data[name] for name in EXTRAS}, told=data.get("told"),
     )

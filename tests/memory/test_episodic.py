@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from box_walks import CHUNK, EXTRAS, FRAMES, episode, packed, streamed, watch
-from loci.data.survey import Surveyor
+from box_walks import EXTRAS, FRAMES, episode, packed, streamed, surveyed, watch
 from loci.errors import LociError
-from loci.geometry import relative_to
 from loci.memory import Compose, Context, Episodic, Joint, Map, Memory
-from loci.memory.frames import Frames
 from loci.streaming.session import Session
 from tiny_world import same, tiny_world
 
@@ -36,11 +33,6 @@ def test_training_sees_what_a_stream_sees(name: str) -> None:
     memory = MEMORIES[name]
     model = tiny_world(memory)
     data = episode(model, (25.0, -32.0))
-    frames = Frames(
-        data["latents"], relative_to(data["poses"][:, 0], data["poses"]),
-        torch.zeros(2, FRAMES), **{name: data[name] for name in EXTRAS},
-    )
-    surveyor = Surveyor(memory, model.codec, model.config.camera, CHUNK)
     starts = [1, 3, 5, 7]
     given = data["latents"], data["noisy"][:, [0] * 4], data["time"][:, [0] * 4], data["poses"]
     with torch.no_grad():
@@ -48,7 +40,7 @@ def test_training_sees_what_a_stream_sees(name: str) -> None:
             packed(model, data), streamed(model, data), atol=1e-5, rtol=1e-5
         )
         watched = model(*given, starts, extras={name: data[name] for name in EXTRAS})
-        kept = model(*given, starts, surveyed=surveyor.survey(frames))
+        kept = model(*given, starts, surveyed=surveyed(model, data))
     torch.testing.assert_close(kept, watched)
 
 
@@ -108,6 +100,14 @@ def test_what_cannot_be_looked_at_is_refused(name: str) -> None:
     assert same(before, session.snapshot())
     session.write(data["latents"][:, 3:5], data["poses"][:, 3:5])
     assert session.lengths == [5, 5]
+
+
+def test_what_grows_says_so() -> None:
+    """A composition grows as its member that grows most."""
+    for memory in (Map(), Episodic(read="cross"), MEMORIES["as the paper has it"]):
+        assert memory.growth == "linear"
+        assert not memory.bounded
+    assert Map(limit=1000).bounded
 
 
 @pytest.mark.parametrize(

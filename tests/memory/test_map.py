@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from box_walks import CHUNK, EXTRAS, FRAMES, episode, packed, streamed, watch
-from loci.data.survey import Surveyor
+from box_walks import EXTRAS, episode, packed, streamed, surveyed, watch
 from loci.errors import LociError
-from loci.geometry import relative_to
+from loci.geometry.imperfect import IMPERFECT
 from loci.memory import Compose, Hybrid, Map, Memory
-from loci.memory.frames import Frames
 from loci.memory.map import FORMS, READS
 from loci.streaming.session import Session
 from tiny_world import same, tiny_world
@@ -38,19 +36,28 @@ def test_training_sees_what_a_stream_sees(name: str) -> None:
 def test_what_an_episode_shows_can_be_kept(read: str) -> None:
     """Worked out once, beside no model: training from it is training from the frames."""
     model = tiny_world(Map(read=read))
-    data, camera = episode(model), model.config.camera
-    surveyor = Surveyor(Map(read=read), model.codec, camera, CHUNK)
-    frames = Frames(
-        data["latents"], relative_to(data["poses"][:, 0], data["poses"]),
-        torch.zeros(2, FRAMES), **{name: data[name] for name in EXTRAS},
-    )
-    starts = [1, 3, 5, 7]
-    found = surveyor.survey(frames)
+    data, starts = episode(model), [1, 3, 5, 7]
+    found = surveyed(model, data)
     assert set(found) == ({"map.shown"} if read != "none" else set())
     given = data["latents"], data["noisy"][:, [0] * 4], data["time"][:, [0] * 4], data["poses"]
     with torch.no_grad():
         watched = model(*given, starts, extras={name: data[name] for name in EXTRAS})
         torch.testing.assert_close(model(*given, starts, surveyed=found), watched)
+
+
+@pytest.mark.parametrize("memory", [Map(window=3), Hybrid()])
+def test_frames_may_be_said_to_stand_elsewhere(memory: Memory) -> None:
+    """In training as in a stream: chunks stand where they do, what was seen where it is told."""
+    model = tiny_world(memory)
+    data = episode(model)
+    told = torch.stack([
+        IMPERFECT["poses"].apply(depth, poses, str(row))[1]
+        for row, (depth, poses) in enumerate(zip(data["depth"], data["poses"], strict=True))
+    ])
+    off = data | {"told": told}
+    with torch.no_grad():
+        torch.testing.assert_close(packed(model, off), streamed(model, off), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(packed(model, off), packed(model, data), atol=1e-3)
 
 
 @pytest.mark.parametrize("read", READS)

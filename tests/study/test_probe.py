@@ -189,6 +189,9 @@ def test_what_is_read_out_is_what_the_recall_branch_scores(probe: Probe):
 def test_a_map_has_no_fixed_places_to_ask(probe: Probe):
     with pytest.raises(LociError, match="look at it with `loci map`"):
         probe.score(tiny_world(Map()))
+    ragged = {"frames": torch.zeros(3)}
+    with pytest.raises(LociError, match="as many 'frames' as it saw; leave the probe out"):
+        probes.states(probe.rooms[0], lambda latents, poses: ragged, torch.device("cpu"))
 
 
 def test_the_table_fits_eighty_columns():

@@ -14,7 +14,7 @@ from loci.data.truth import Truth, prepare
 from loci.geometry import Camera
 from loci.geometry.imperfect import IMPERFECT
 from loci.geometry.voxels import VoxelMap
-from loci.memory import Compose, Episodic, Map, Memory
+from loci.memory import Compose, Episodic, Hybrid, Map, Memory
 from loci.study.rooms.metrics import psnr
 from loci.study.rooms.renders import RENDERS, render
 from loci.study.rooms.rollouts import rollout
@@ -70,6 +70,16 @@ def test_a_raw_render_knows_what_was_seen_and_nothing_else(name: str, tmp_path: 
     assert 0.3 < covered.mean() < 0.9
     grey = (video[alone.generated] == 128).all(-1).mean()
     assert grey < 0.01 if name.endswith("filled") else grey > 0.1
+
+
+def test_a_rollout_is_told_where_frames_are_said_to_stand(tmp_path: Path) -> None:
+    """Poses that are off reach memories that know nothing of depth, too."""
+    for memory in (Map(), Hybrid()):
+        model = tiny_world(memory)
+        exact = truth_of("out", model.config.camera, tmp_path)
+        off = replace(exact, geometry=IMPERFECT["poses"])
+        videos = [rollout(model, [truth], 0)[0] for truth in (exact, off)]
+        assert not np.array_equal(*videos)
 
 
 def test_renders_are_told_what_a_memory_is_told(tmp_path: Path) -> None:

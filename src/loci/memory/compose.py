@@ -24,7 +24,7 @@ from loci.memory.base import Memory
 from loci.memory.ports import Ports
 from loci.memory.recurrent import RecurrentState
 from loci.memory.stores import Setting, Store
-from loci.rules.rule import Rule
+from loci.rules.rule import CLASSES, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,12 @@ class Compose(Memory, name="compose"):
     @property
     def shrink(self) -> int:
         return 1 if self.beside is None else self.beside.shrink
+
+    @property
+    def growth(self) -> str:
+        """That of the member that grows most, or of their rules together."""
+        classes = [super().growth, *(part.growth for part in self.parts)]
+        return max(classes, key=CLASSES.index)
 
     def mixer(self, channels: int) -> nn.Module | None:
         return None if self.beside is None else self.beside.mixer(channels)

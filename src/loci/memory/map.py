@@ -108,6 +108,11 @@ class Map(Memory, name="map"):
     def wants(self) -> frozenset[str]:
         return frozenset({"depth", "intrinsics", "images"})
 
+    @property
+    def growth(self) -> str:
+        """With the place that is seen, unless the voxels have a limit."""
+        return super().growth if self.limit else "linear"
+
     def ports(self, channels: int) -> Ports:
         return Ports(
             channels={"branch": QUALITY, "channels": channels + QUALITY}.get(self.read, 0),

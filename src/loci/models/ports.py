@@ -41,7 +41,7 @@ class Branch(nn.Module):
     @torch.no_grad()
     def open(self, blocks: nn.ModuleList) -> None:
         """Begin as copies of the transformer's own blocks, and add nothing."""
-        for copy, block in zip(self.blocks, blocks, strict=False):
+        for copy, block in zip(self.blocks, blocks[: len(self.blocks)], strict=True):
             copy.load_state_dict(block.state_dict(), strict=True)
         for layer in self.zeros:
             zero(layer)

@@ -47,9 +47,9 @@ def with_revisit_loss(run: WorldRun, weight: float = 1.0) -> WorldRun:
     return replace(run, objective=WorldObjective(revisit=weight))
 
 
-def with_geometry_off(run: WorldRun, level: str = "stated") -> WorldRun:
-    """The same run with depth and poses that are off by this level of `IMPERFECT`."""
-    return replace(run, data=RoomsData(geometry=IMPERFECT[level]))
+def with_geometry_off(run: WorldRun) -> WorldRun:
+    """The same run with depth and poses that are off by the stated level of `IMPERFECT`."""
+    return replace(run, data=RoomsData(geometry=IMPERFECT["stated"]))
 
 
 def in_flats(run: WorldRun) -> WorldRun:

@@ -79,7 +79,7 @@ BRANCHES: dict[str, Branch] = {
         *(
             Branch(f"off-{level}", "heldout", RECALL_COURSES, "out", RECALL_GROUPS, score_recall,
                    geometry=level, shown=2)
-            for level in ("stated", "drift", "strong")
+            for level in ("stated", "drift")
         ),
         Branch("flats", "heldout", FLAT_COURSES, "out", RECALL_GROUPS, score_recall, shown=5,
                world="flats"),

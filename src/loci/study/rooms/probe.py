@@ -151,6 +151,13 @@ def states(room: Variants, hold: Hold, device: torch.device) -> dict[str, Tensor
 
     def one(latents: Tensor) -> dict[str, Tensor]:
         held = hold(latents.to(device), room.poses.expand(len(latents), -1, -1, -1))
+        ragged = [
+            name for name, value in held.items() if value.is_floating_point()
+            and not name.startswith(ASIDE) and value.shape[:1] != latents.shape[:1]
+        ]
+        if ragged:
+            raise LociError(f"a linear probe asks the same numbers of all streams, and this memory "
+                            f"keeps as many '{ragged[0]}' as it saw; leave the probe out")
         return {
             name: value.reshape(len(value), -1).float().cpu() for name, value in held.items()
             if value.is_floating_point() and not name.startswith(ASIDE)
