@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py [--rows context-20,hybrid] [--lengths 33,65] [--json]
     python benchmarks/training_step.py --policy --rows hybrid --dtypes fp32 --out FILE
+    python benchmarks/training_step.py --rows spmem,map-channels --against context-5
 
 The model is the small world model of the rooms, or with --policy the small world-action model:
 every frame of an episode is also predicted, and a chunk of actions after it.
@@ -11,6 +12,8 @@ process; medians and the spread between the quartiles are printed. "Plain" is wh
 every token through every layer, masked attention over the whole packed sequence, all threads inside
 each operation, AdamW one tensor at a time. "Loci" is what `loci train` does: the windowed form, a
 part of the batch for each thread. Dtypes are fp32, and bf16 where the processor computes in it.
+With --against a step of another row stands in the place of the plain one. What a map shows is drawn
+once an episode, not in a step (`loci.data.survey`), and neither is it here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ import torch
 import tyro
 from torch import Tensor
 
+from loci.data.survey import Surveyor
+from loci.geometry import Camera
+from loci.geometry.depth import intrinsics_of
 from loci.memory import row
+from loci.memory.frames import Frames
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.policy_sizes import policy_config
@@ -45,6 +52,7 @@ class Options(Output):
     dtypes: str = "fp32,auto"
     threads: int = 2
     policy: bool = False
+    against: str = "plain"  # or a row
 
 
 def main(options: Options) -> None:
@@ -60,14 +68,17 @@ def main(options: Options) -> None:
                     torch.manual_seed(SEED)
                     task = build(name, length)
                     models[name] = task.model.config
-                    results[key] = compare(task, dtype, options)
+                    plain = options.against == "plain"
+                    other = None if plain else build(options.against, length)
+                    results[key] = compare(task, other, dtype, options)
         made = protocol(
             options, models, dtypes=dtypes, seed=SEED, repeats=options.repeats,
             model="small policy" if options.policy else "rooms", warm_up="a turn of both",
             spread="medians and quartiles of turns; ratios turn by turn",
         )
+    other = options.against
     save(options, {"protocol": made, "rows": results}, "\n".join(
-        f"{name:28s} plain {r['plain_ms']:.0f} ms  loci {r['loci_ms']:.0f} ms  "
+        f"{name:28s} {other} {r[f'{other}_ms']:.0f} ms  loci {r['loci_ms']:.0f} ms  "
         f"ratio {r['ratio']:.2f} ({r['ratio_lo']:.2f} to {r['ratio_hi']:.2f})  "
         f"{r['tokens_per_second']:.0f} tokens/s"
         for name, r in results.items()
@@ -84,16 +95,17 @@ class Task:
     loss: Callable[[dict[str, Tensor], str], Tensor]
 
 
-def compare(task: Task, dtype: torch.dtype, options: Options) -> dict[str, float]:
-    """Interleaved steps of both forms on one batch."""
-    trained = [p for p in task.model.parameters() if p.requires_grad]
-    plain = torch.optim.AdamW(trained, foreach=False)
-    loci = torch.optim.AdamW(trained, fused=True)
-    alone, ours = Microbatches(trained), Microbatches(trained, options.threads)
-    steps = {
-        "plain": lambda: step(task, "dense", dtype, alone, plain),
-        "loci": lambda: step(task, "windowed", dtype, ours, loci),
-    }
+def compare(
+    task: Task, other: Task | None, dtype: torch.dtype, options: Options
+) -> dict[str, float]:
+    """Interleaved steps of both forms on one batch, or of two tasks."""
+    trained = weights(task)
+    steps = {"loci": as_we_train(task, dtype, options.threads)}
+    if other is None:
+        plain, alone = torch.optim.AdamW(trained, foreach=False), Microbatches(trained)
+        steps["plain"] = lambda: step(task, "dense", dtype, alone, plain)
+    else:
+        steps[options.against] = as_we_train(other, dtype, options.threads)
     times: dict[str, list[float]] = {key: [] for key in steps}
     for repeat in range(options.repeats + 1):
         for key, run in steps.items():
@@ -104,12 +116,24 @@ def compare(task: Task, dtype: torch.dtype, options: Options) -> dict[str, float
     found = {}
     for key, taken in times.items():
         found |= quartiles(f"{key}_ms", [1000 * seconds for seconds in taken])
-    ratios = [a / b for a, b in zip(times["plain"], times["loci"], strict=True)]
+    ours, (theirs,) = times.pop("loci"), times.values()
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     return {
         **found, **quartiles("ratio", ratios),
-        **quartiles("tokens_per_second", [task.tokens / seconds for seconds in times["loci"]]),
+        **quartiles("tokens_per_second", [task.tokens / seconds for seconds in ours]),
         "parameters": sum(p.numel() for p in trained),
     }
+
+
+def weights(task: Task) -> list[torch.nn.Parameter]:
+    return [p for p in task.model.parameters() if p.requires_grad]
+
+
+def as_we_train(task: Task, dtype: torch.dtype, threads: int) -> Callable[[], None]:
+    """A step of `loci train`."""
+    trained = weights(task)
+    parts, optimizer = Microbatches(trained, threads), torch.optim.AdamW(trained, fused=True)
+    return lambda: step(task, "windowed", dtype, parts, optimizer)
 
 
 def rooms(name: str, length: int) -> Task:
@@ -128,16 +152,30 @@ def rooms(name: str, length: int) -> Task:
         "time": flow.sample_times(shape, draw),
         "noise": torch.randn(*shape, span, *model.latent_shape, generator=draw),
     }
+    surveyor = Surveyor(config.world.memory, model.codec, config.world.camera, span)
+    surveyed = surveyor.survey(before_a_wall(held, config.world.camera)) if surveyor.depends else {}
 
     def loss(part: dict[str, Tensor], form: str) -> Tensor:
         latents, time, noise = part["latents"], part["time"], part["noise"]
         target = torch.stack([latents[:, s : s + span] for s in starts], dim=1)
         noisy = flow.path(target, noise, time[:, :, None, None, None, None])
-        output = model(latents, noisy, time, part["poses"], starts, attention=form)
+        found = {key: part[key] for key in surveyed} or None
+        output = model(
+            latents, noisy, time, part["poses"], starts, attention=form, surveyed=found
+        )
         return flow.loss(output, target, noise, time).mean(1)
 
     tokens = length * (model.tokens + config.world.memory.gists)
-    return Task(model, held, batch * (tokens + len(starts) * span * model.tokens), loss)
+    return Task(model, held | surveyed, batch * (tokens + len(starts) * span * model.tokens), loss)
+
+
+def before_a_wall(held: dict[str, Tensor], camera: Camera) -> Frames:
+    """Frames at the poses of a batch that see a wall two metres ahead."""
+    size = (*held["latents"].shape[:2], camera.height, camera.width)
+    return Frames(
+        held["latents"], held["poses"], torch.zeros(size[:2]), torch.full(size, 2.0),
+        intrinsics_of(camera).expand(*size[:2], 3, 3), torch.zeros(*size, 3, dtype=torch.uint8),
+    )
 
 
 def robots(name: str, length: int) -> Task:

@@ -264,12 +264,12 @@ def policies() -> str:
     return _table(["", *heads], [*floors, *map(played, protocol["rows"]), *ceilings])
 
 
-def training_step(name: str) -> str:
-    """Plain steps and Loci's, row by row."""
-    heads = ["row, frames an episode, dtype", "plain, ms", "Loci, ms", "ratio",
+def training_step(name: str, other: str = "plain") -> str:
+    """Steps of another kind and Loci's, row by row."""
+    heads = ["row, frames an episode, dtype", f"{other}, ms", "Loci, ms", "ratio",
              "thousand tokens a second"]
     return _table(heads, [
-        [row, f"{r['plain_ms']:.0f}", f"{r['loci_ms']:.0f}", _ratio(r),
+        [row, f"{r[f'{other}_ms']:.0f}", f"{r['loci_ms']:.0f}", _ratio(r),
          f"{r['tokens_per_second'] / 1000:.1f}"]
         for row, r in _bench(name).items()
     ])
@@ -458,6 +458,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "returns": returns, "policies": policies, "geometry": geometry, "events": events,
     "geometry_costs": geometry_costs,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
+    "training_step_map": partial(training_step, "training_step_map", "context-5"),
     "block_attention": block_attention, "memory": memory, "retrieval": retrieval,
     "retrieval_flats": partial(retrieval, flats=True), "retrieval_queries": retrieval_queries,
     "ragged_streams": ragged_streams, "maps": maps, "map_writes": map_writes,

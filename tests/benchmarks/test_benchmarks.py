@@ -34,7 +34,7 @@ SMALLEST = {
     "render": "--rooms 1 --repeats 1",
     "retrieval": "--cases 1 --flats 1 --counts 4 --frames 120 --around 5",
     "tabletop": "--episodes 1",
-    "training_step": "--rows hybrid --lengths 5 --repeats 1 --dtypes fp32",
+    "training_step": "--rows spmem --against hybrid --lengths 5 --repeats 1 --dtypes fp32",
 }
 FAST = "block_attention"
 

@@ -14,7 +14,7 @@ from loci.commands import map as mapping
 from loci.commands.map import export
 from loci.data.episodes import Episode, EpisodeCache
 from loci.data.kept import keep
-from loci.data.rooms import FORMAT
+from loci.data.walks import FORMAT
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.geometry.depth import intrinsics_of, unproject

@@ -1,16 +1,13 @@
 """Episodes on disk: whole, checked, and the same as when they were rendered."""
 
-import re
-
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from loci.commands.render_room import render_room
-from loci.data import episodes, rooms
+from loci.data import episodes
 from loci.data.episodes import EpisodeCache, render_episode
-from loci.data.rooms import render_training_set
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.captions import BAND
@@ -90,54 +87,7 @@ def test_a_renamed_file_is_refused(tmp_path):
         cache.get("train", 2, "left45-return", SMALL)
 
 
-def test_training_sets_resume_to_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(rooms, "SHARD", 2)
-    seeds = range(5)
-    rgb, poses = render_training_set(seeds, 9, SMALL, tmp_path, workers=1)
-    assert rgb.shape == (5, 9, 16, 16, 3)
-    assert poses.shape == (5, 9, 4, 4)
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 3
-    files[1].unlink()
-    again = render_training_set(seeds, 9, SMALL, tmp_path, workers=1)
-    bare = render_training_set(seeds, 9, SMALL, workers=1)
-    for other in (again, bare):
-        np.testing.assert_array_equal(rgb, other[0])
-        np.testing.assert_array_equal(poses, other[1])
-
-
-def test_what_is_rendered_first_is_said_once_with_time_size_and_place(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setattr(rooms, "SHARD", 2)
-    with caplog.at_level("INFO", logger="loci"):
-        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
-        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
-        next(tmp_path.iterdir()).unlink()
-        render_training_set(range(4), 9, SMALL, tmp_path, workers=1)
-        render_training_set(range(4), 9, SMALL, workers=1)  # nothing is kept
-    whole, part = [m for m in caplog.messages if "first" in m]
-    words = r"rendering 4 training episodes first: about \d+ s; 0 MB are kept in (.*) \(LOCI_CACHE"
-    assert re.match(words, whole)[1] == str(tmp_path)
-    assert part.startswith("rendering 2 training episodes first")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LociError, match="file is a file; choose another folder"):
-        render_training_set(range(4), 9, SMALL, tmp_path / "file", workers=1)
-
-
-def test_two_workers_render_the_same(monkeypatch):
-    monkeypatch.setattr(rooms, "SHARD", 2)
-    one = render_training_set(range(4), 5, SMALL, workers=1)
-    two = render_training_set(range(4), 5, SMALL, workers=2)
-    np.testing.assert_array_equal(one[0], two[0])
-    np.testing.assert_array_equal(one[1], two[1])
-
-
 def test_unusable_requests(tmp_path):
-    with pytest.raises(LociError, match="1 \\+ 4 n"):
-        render_training_set(range(3), 8)
-    with pytest.raises(LociError, match="no seeds"):
-        render_training_set([], 9)
     with pytest.raises(LociError, match="did you mean 'loop360'"):
         EpisodeCache(tmp_path).get("train", 0, "loop36")
     with pytest.raises(LociError, match="did you mean 'open'"):

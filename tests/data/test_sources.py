@@ -261,7 +261,7 @@ def test_walks_are_encoded_once_and_checked_when_they_are_read(tmp_path, monkeyp
     assert made_now.latents.dtype == torch.float16
     assert made_now.latents.shape == (3, 9, 8, 2, 2)
     assert made_now.poses.shape == (3, 9, 4, 4)
-    monkeypatch.setattr(rooms, "render_training_set", None)
+    monkeypatch.setattr(rooms, "render_walks", None)
     same(data.load(wanted), made_now)
     (path,) = (tmp_path / "latents").iterdir()
     content = path.read_bytes()

@@ -21,6 +21,9 @@ MEMORIES: dict[str, Memory] = {
     "context by view": Context(frames=3, retrieval="cascade"),
     "context by surfels": Context(frames=4, retrieval="surfels"),
     "joint by view": Joint(frames=3, retrieval="cascade"),
+    "joint by view and a map": Compose(members=(
+        Map(read="channels", window=0), Joint(frames=3, retrieval="cascade"),
+    )),
     "as the paper has it": Compose(members=(
         Map(window=3), Episodic(frames=3, pick="revealed", read="cross"),
     )),

@@ -165,7 +165,7 @@ def test_a_budget_holds_in_a_stream() -> None:
 @pytest.mark.parametrize(("change", "line"), [
     ({"form": "mesh"}, "a map knows no form 'mesh'; use voxels, tsdf"),
     ({"read": "all"}, "a map knows no read 'all'; use branch, channels, tokens, none"),
-    ({"voxel": 0.0}, "voxels of 0.0 m"), ({"window": 0}, "the window includes the present"),
+    ({"voxel": 0.0}, "voxels of 0.0 m"), ({"window": -1}, "a window counts frames"),
     ({"blocks": 0}, "use 1 or more"), ({"jump": -1.0}, "use 0 or more"),
     ({"patience": 300}, "the patience 0 to 254"),
     ({"form": "tsdf", "limit": 9}, "a tsdf has no limit of voxels"),

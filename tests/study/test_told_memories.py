@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from loci.data.cases import make_cases
 from loci.data.episodes import EpisodeCache
@@ -15,10 +16,12 @@ from loci.geometry import Camera
 from loci.geometry.imperfect import IMPERFECT
 from loci.geometry.voxels import VoxelMap
 from loci.memory import Compose, Episodic, Hybrid, Map, Memory
+from loci.models.text import HashedWords
 from loci.study.rooms.metrics import psnr
 from loci.study.rooms.renders import RENDERS, render
 from loci.study.rooms.rollouts import rollout
 from loci.worlds.rooms.courses import LEFT45
+from loci.worlds.rooms.events import EVENT_COURSES
 from tiny_world import tiny_world
 
 MEMORIES: dict[str, Memory] = {
@@ -88,3 +91,22 @@ def test_renders_are_told_what_a_memory_is_told(tmp_path: Path) -> None:
     scores = [psnr(render("render-2cm", t)[0][t.generated], t.rgb[t.generated])
               for t in (exact, off)]
     assert scores[1] < scores[0] - 5
+
+
+def test_a_rollout_is_told_what_happened_where_the_model_reads(tmp_path: Path) -> None:
+    """After what was observed: the sentence of a case that has one, "" elsewhere."""
+    config = tiny_world(Hybrid(), text_dim=24).config
+    torch.manual_seed(0)
+    model = replace(config, text=HashedWords()).build().eval()
+    for block in model.dit.blocks:
+        torch.nn.init.normal_(block.cross_attn.o.weight)
+        torch.nn.init.normal_(block.modulation)
+    torch.nn.init.normal_(model.dit.head.head.weight)
+    course = next(c for c in EVENT_COURSES if c.event == ("taken", "told"))
+    cases = make_cases("heldout", (course,), 2)
+    told = [prepare(c, EpisodeCache(tmp_path), config.camera, groups=()) for c in cases]
+    assert all(t.sentence.endswith("taken away.") for t in told)
+    heard, silence = rollout(model, told, 0), [replace(t, event=None) for t in told]
+    assert [t.sentence for t in silence] == ["", ""]
+    for a, b in zip(heard, rollout(model, silence, 0), strict=True):
+        assert not np.array_equal(a, b)

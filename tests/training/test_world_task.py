@@ -19,7 +19,7 @@ from loci.io.checkpoint import digest
 from loci.memory import ROWS
 from loci.models.codecs import PixelCodecConfig
 from loci.recipes.registry import recipes
-from loci.recipes.rooms import rooms
+from loci.recipes.rooms import rooms, with_events
 from loci.training.augmentation import WorldAugmentation
 from loci.training.folder import RunFolder
 from loci.training.init_from import Init, Weights
@@ -308,3 +308,32 @@ def test_a_world_model_learns_from_an_expert_at_a_table(tmp_path):
     data = TabletopData(task="put-back-block", episodes=2)
     built = WorldRun(world=world, data=data, stride=16, batch=2, train=run.train).task()
     assert built.loss(built.batch(0))[0].isfinite().all()
+
+
+def test_sentences_reach_the_chunks_that_they_hold_for(task):
+    """Chunks before the sentence read what they would without it, in parts of a batch too."""
+    run = with_events(small(batch=3))
+    built = task(replace(run, data=small().data))
+    with torch.no_grad():
+        for parameter in built.model.dit.parameters():  # some begin at zero
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    built.data = replace(
+        built.data, since=torch.full((EPISODES,), 5, dtype=torch.int32),
+        instructions=("The red cube is taken away.", "", "The blue cone is moved.", "", ""),
+    )
+    step = next(n for n in range(99) if {0, 1} <= set(built.sampler.picks(n)))
+    picks, batch = built.sampler.picks(step), built.batch(step)
+    assert batch["since"] == [5] * 3
+    starts = built.starts(LENGTH)
+    assert starts == [1, 5]
+    losses = built.loss(batch)
+    silent = built.loss(batch | {"since": [LENGTH] * 3})
+    told = torch.tensor([bool(built.data.instructions[pick]) for pick in picks])
+    assert torch.equal(losses[0] != silent[0], told)
+    late = built.loss(batch | {"since": [6] * 3})  # no chunk begins there or later
+    assert torch.equal(late[0], silent[0])
+    losses[0].mean().backward()
+    assert built.model.dit.text_embedding[0].weight.grad.abs().sum() > 0
+    with Microbatches([p for p in built.module.parameters() if p.requires_grad], 2) as parts:
+        found = parts.backward(built.loss, batch)["loss"]
+    torch.testing.assert_close(found, losses[0].mean().detach())

@@ -91,3 +91,16 @@ class CrossTokens:
 
 
 Cross = CrossKV | CrossTokens
+
+
+def read_at(
+    text: Cross | None, since: Sequence[int] | None, frames: Sequence[int]
+) -> Cross | None:
+    """The text that is read at each of some frames of B episodes, rows B * n: its row b from frame
+    since[b] on, and its last row, of B + 1, before. Without `since`, rows B for all frames."""
+    if text is None or since is None:
+        return text
+    silent = len(since)
+    return text.rows([
+        row if frame >= begin else silent for row, begin in enumerate(since) for frame in frames
+    ])

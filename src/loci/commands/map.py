@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loci.data.episodes import Episode, read_episode, render_episode
-from loci.data.rooms import FORMAT as EPISODE
+from loci.data.walks import FORMAT as EPISODE
 from loci.errors import LociError
 from loci.geometry import Camera, relative_to
 from loci.geometry.depth import intrinsics_of

@@ -34,7 +34,8 @@ class Episodes:
     metres; told (E, T, 4, 4), those that the memory is told, if they are others; proprio (E, T, P),
     the robot's state at each frame, and actions (E, T, n, A) that follow it, in the robot's own
     units; valid (E, T, n), where there was an action. instructions: a text an episode, "" where
-    there is none. surveyed: what a `Surveyor` found, STORE.PART (E, G, ...).
+    there is none; since (E,), the frame from which on it holds (None: the first). surveyed: what a
+    `Surveyor` found, STORE.PART (E, G, ...).
     """
 
     latents: Tensor
@@ -45,6 +46,7 @@ class Episodes:
     proprio: Tensor | None = None
     actions: Tensor | None = None
     valid: Tensor | None = None
+    since: Tensor | None = None
     surveyed: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -57,6 +59,7 @@ class Episodes:
         return replace(
             self, frames=self.frames[picks],
             instructions=tuple(self.instructions[pick] for pick in picks),
+            since=None if self.since is None else self.since[picks],
             surveyed={name: part[picks] for name, part in self.surveyed.items()},
             **{name: part[picks, :longest] for name, part in self.parts().items()},
         )
@@ -98,6 +101,10 @@ class Episodes:
         return cls(
             frames=torch.cat([one.frames for one in episodes]),
             instructions=tuple(text for one in episodes for text in one.instructions),
+            since=None if all(one.since is None for one in episodes) else torch.cat([
+                torch.zeros(len(one), dtype=torch.int32) if one.since is None else one.since
+                for one in episodes
+            ]),
             surveyed={
                 name: filled(name, [one.surveyed[name] for one in episodes])
                 for name in episodes[0].surveyed

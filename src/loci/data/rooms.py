@@ -1,14 +1,12 @@
-"""Walks through the train rooms, as training data: rendered, encoded and surveyed once, then kept.
-"""
+"""Walks through train rooms as training data: their latents, and what memories observe on them,
+made once and kept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,23 +16,25 @@ from loci.config import added_field
 from loci.data.base import DEPTH, POSES, DataConfig, Episodes, EpisodeSpec
 from loci.data.kept import keep, name_of, read_kept
 from loci.data.survey import Surveyor
+from loci.data.walks import (
+    FORMAT,
+    SHARD,
+    WALKS,
+    named,
+    render_walks,
+    sentence_of,
+    take_walk,
+)
 from loci.errors import LociError, did_you_mean
-from loci.geometry import Camera, relative_to
+from loci.geometry import relative_to
 from loci.geometry.depth import intrinsics_of
 from loci.geometry.imperfect import Imperfect
 from loci.io.checkpoint import digest
 from loci.io.files import cache_folder, check_writable
 from loci.io.parallel import parallel_map, worker_count
-from loci.io.progress import Progress, announce, tracked
+from loci.io.progress import Progress, tracked
 from loci.memory.frames import Frames
 
-if TYPE_CHECKING:
-    from loci.worlds.render.renderer import Views
-    from loci.worlds.rooms.room import Interior
-
-# Raise it whenever a room, a path or a pixel changes: files of another version are refused.
-FORMAT = "loci-episodes-1"
-SHARD = 64  # rooms a file
 LATENTS = "loci-latents-1"
 # Raise it whenever a store finds something else in the same frames.
 SURVEYS = "loci-surveys-1"
@@ -45,8 +45,9 @@ AT_ONCE = 8  # episodes that are encoded together
 class RoomsData(DataConfig, name="rooms"):
     """One walk of `length` images through each of the train rooms 0 to episodes - 1.
 
-    world: "rooms", or "flats" of two to four rooms. geometry: how far off depth and poses are that
-    the memory is told of clean frames (None: they are exact).
+    world: "rooms", "flats" of two to four rooms, or "events": rooms in which something happens,
+    seen or told or not. geometry: how far off depth and poses are that the memory is told of
+    clean frames (None: they are exact).
     """
 
     episodes: int = 3000
@@ -82,7 +83,7 @@ class RoomsData(DataConfig, name="rooms"):
         key = {
             "rooms": FORMAT, "codec": digest(spec.codec.state_dict()),
             "codec_config": spec.codec.config.hash(), "camera": spec.camera.to_dict(),
-            "episodes": self.episodes, "length": self.length, **_of(self.world),
+            "episodes": self.episodes, "length": self.length, **named(self.world),
         }
         file = cache_folder("latents") / f"rooms-{name_of(key)}.safetensors"
         if not file.exists():
@@ -98,8 +99,7 @@ class RoomsData(DataConfig, name="rooms"):
             ])
         return Episodes(
             latents=latents, poses=poses, told=told,
-            frames=torch.full((len(latents),), latents.shape[1]),
-            instructions=("",) * len(latents),
+            frames=torch.full((len(latents),), latents.shape[1]), **_sentences(found),
             surveyed=self._survey(key, spec.surveyor) if spec.surveyor is not None else {},
         )
 
@@ -133,65 +133,18 @@ class RoomsData(DataConfig, name="rooms"):
         return {} if self.geometry is None else {"geometry": self.geometry.to_dict()}
 
     def _encode(self, spec: EpisodeSpec) -> dict[str, np.ndarray]:
-        images, poses = render_training_set(
+        made = render_walks(
             range(self.episodes), self.length, spec.camera, cache_folder("train"),
             world=self.world,
         )
+        images, poses = made.pop("rgb"), made.pop("poses")
         starts = range(0, len(images), AT_ONCE)
         pieces = [
             spec.codec.encode(torch.from_numpy(images[i : i + AT_ONCE])).half()
             for i in tracked(starts, "encoding episodes", len(starts))
         ]
         every = spec.codec.images_per_frame
-        return {"latents": torch.cat(pieces).numpy(), "poses": poses[:, ::every].copy()}
-
-
-def render_training_set(
-    seeds: Iterable[int],
-    length: int = 65,
-    camera: Camera | None = None,
-    folder: str | Path | None = None,
-    workers: int | None = None,
-    world: str = "rooms",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Walks of `length` = 1 + 4 n images through the train rooms, or flats, `seeds`.
-
-    Returns rgb uint8 (E, T, H, W, 3) and poses float64 (E, T, 4, 4), in the order of `seeds`. With
-    a `folder`, shards of 64 walks are kept there: a killed rendering goes on where it was, and the
-    same seeds are read back the next time. workers: processes (default: one a core, for more than
-    one shard). Raises LociError for another length or a bad shard.
-    """
-    camera = camera or Camera()
-    seeds = list(seeds)
-    if length < 5 or length % 4 != 1:
-        raise LociError(f"episodes of {length} frames; give 1 + 4 n, at least 5")
-    if not seeds:
-        raise LociError("no seeds to render; give one or more")
-    rgb = np.empty((len(seeds), length, camera.height, camera.width, 3), np.uint8)
-    poses = np.empty((len(seeds), length, 4, 4))
-    shards = [seeds[i : i + SHARD] for i in range(0, len(seeds), SHARD)]
-    one = partial(_shard, length=length, camera=camera, folder=folder, world=world)
-    missing = [
-        shard for shard in shards
-        if folder is None or not _file(shard, length, camera, folder, world).exists()
-    ]
-    workers = worker_count(len(missing)) if workers is None else workers
-    if folder is not None:
-        check_writable(folder)
-    if folder is not None and missing:
-        began = time.monotonic()
-        _walk(world, missing[0][0], length, camera)
-        count = sum(map(len, missing))
-        announce(
-            f"rendering {count} training episodes", count,
-            (time.monotonic() - began) / workers, rgb.nbytes // len(seeds), folder,
-        )
-    with Progress("rendering episodes", len(seeds)) as progress:
-        for number, (images, cameras) in enumerate(parallel_map(one, shards, workers)):
-            part = slice(number * SHARD, number * SHARD + len(images))
-            rgb[part], poses[part] = images, cameras
-            progress.advance(len(images))
-    return rgb, poses
+        return {"latents": torch.cat(pieces).numpy(), "poses": poses[:, ::every].copy(), **made}
 
 
 def survey_walks(
@@ -220,8 +173,8 @@ def survey_walks(
 def _seen(seed: int, data: RoomsData, surveyor: Surveyor) -> tuple[Frames, Tensor]:
     """The frames (1, T, ...) of a walk, as a memory is told them, and where they really stood,
     relative to the first."""
-    views, way = _walk(data.world, seed, data.length, surveyor.camera)
-    poses, depth = torch.from_numpy(way), torch.from_numpy(views.depth)
+    views = take_walk(data.world, seed, data.length, surveyor.camera).render(surveyor.camera)
+    poses, depth = torch.from_numpy(views.poses), torch.from_numpy(views.depth)
     images, told = torch.from_numpy(views.rgb)[None], poses
     if data.geometry is not None:
         depth, told = data.geometry.apply(depth, poses, _name(seed))
@@ -232,6 +185,16 @@ def _seen(seed: int, data: RoomsData, surveyor: Surveyor) -> tuple[Frames, Tenso
     return Frames(latents, told, torch.zeros(images.shape[:2]), depth[None], matrix, images), poses
 
 
+def _sentences(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What is told along kept walks, and from which frame on, as `Episodes` have it."""
+    if "sentence" not in found:
+        return {"instructions": ("",) * len(found["latents"])}
+    return {
+        "instructions": tuple(map(sentence_of, found["sentence"])),
+        "since": torch.from_numpy(found["since"]),
+    }
+
+
 def _name(seed: int) -> str:
     """The name of a walk, for the errors of its geometry."""
     return f"train/{seed}"
@@ -240,58 +203,3 @@ def _name(seed: int) -> str:
 def _of(world: str) -> dict[str, str]:
     """What a key says of the world: nothing of rooms, which were there first."""
     return {} if world == "rooms" else {"world": world}
-
-
-def _key(seeds: list[int], length: int, camera: Camera, world: str) -> dict[str, object]:
-    return {
-        "camera": camera.to_dict(), "length": length, "seeds": seeds, "split": "train", **_of(world)
-    }
-
-
-def _file(
-    seeds: list[int], length: int, camera: Camera, folder: str | Path, world: str
-) -> Path:
-    return Path(folder) / f"train-{name_of(_key(seeds, length, camera, world))}.safetensors"
-
-
-def _walk(world: str, seed: int, length: int, camera: Camera) -> tuple[Views, np.ndarray]:
-    interior, poses = WALKS[world](seed, length - 1)
-    return interior.render(poses, camera), poses
-
-
-def _through_a_room(seed: int, steps: int) -> tuple[Interior, np.ndarray]:
-    from loci.worlds.rooms.paths import wander
-    from loci.worlds.rooms.room import sample_room
-
-    room = sample_room(seed, "train")
-    return room, wander(room.start, seed, room, steps).poses
-
-
-def _through_a_flat(seed: int, steps: int) -> tuple[Interior, np.ndarray]:
-    from loci.worlds.rooms.flat import sample_flat
-    from loci.worlds.rooms.flat_paths import wander_flat
-
-    flat = sample_flat(seed, "train")
-    return flat, wander_flat(flat, seed, steps).poses
-
-
-# From a seed and a number of steps.
-WALKS: dict[str, Callable[[int, int], tuple[Interior, np.ndarray]]] = {
-    "rooms": _through_a_room, "flats": _through_a_flat,
-}
-
-
-def _shard(
-    seeds: list[int], length: int, camera: Camera, folder: str | Path | None, world: str
-) -> tuple[np.ndarray, np.ndarray]:
-    key = _key(seeds, length, camera, world)
-    file = None if folder is None else _file(seeds, length, camera, folder, world)
-    if file is not None and file.exists():
-        data = read_kept(file, FORMAT, key)
-        return data["rgb"], data["poses"]
-    walks = [_walk(world, seed, length, camera) for seed in seeds]
-    rgb = np.stack([views.rgb for views, _ in walks])
-    poses = np.stack([where for _, where in walks])
-    if file is not None:
-        keep(file, FORMAT, key, {"rgb": rgb, "poses": poses})
-    return rgb, poses

@@ -57,6 +57,11 @@ class Truth:
         """The frame of the way out whose pose differs most from the first: amid a full turn."""
         return int(np.abs(self.poses[: self.out] - self.poses[0]).sum(axis=(1, 2)).argmax())
 
+    @property
+    def sentence(self) -> str:
+        """What a model may be told of what happened, after the given frames; "" for nothing."""
+        return (self.event and self.event.sentence) or ""
+
     @cached_property
     def told(self) -> tuple[np.ndarray, np.ndarray]:
         """Depth (observed, H, W) and poses (observed, 4, 4) of the given frames, as a memory is

@@ -78,7 +78,7 @@ class ViewIndex:
         if side < 2:
             raise LociError(f"depth images of {side}x{side}; give 2 or more")
         self.side = side
-        self.map = VoxelMap(voxel, channels=0, ring=1, device=device)
+        self.map = VoxelMap(voxel, channels=0, ring=0, device=device)
         self.frames = Sightings(side, voxel, self.map.device)
         # Points and normals of the map, until it changes.
         self._surface: tuple[Tensor, Tensor] | None = None

@@ -25,9 +25,9 @@ FINE, STEPS = 1 << 7, 127
 class VoxelMap(SceneMap):
     """Voxels that were seen.
 
-    ring: frames that a voxel remembers; apart: frames between two of them. limit: voxels that are
-    kept (0: all). patience: views that look through a voxel before it is carved away (0: none is);
-    margin: voxels by which they have to look past it.
+    ring: frames that a voxel remembers (0: none); apart: frames between two of them. limit: voxels
+    that are kept (0: all). patience: views that look through a voxel before it is carved away (0:
+    none is); margin: voxels by which they have to look past it.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class VoxelMap(SceneMap):
     ):
         device = torch.device("cpu") if device is None else device
         super().__init__(size, channels, device)
-        if ring < 1 or apart < 1 or limit < 0 or not 0 <= patience < MOST or margin <= 0:
+        if ring < 0 or apart < 1 or limit < 0 or not 0 <= patience < MOST or margin <= 0:
             raise LociError(
-                "ring and apart count 1 frame or more, the limit is 0 or more, the patience 0 to "
-                f"{MOST - 1}, the margin above 0"
+                "ring counts 0 frames or more, apart 1 or more, the limit is 0 or more, the "
+                f"patience 0 to {MOST - 1}, the margin above 0"
             )
         self.apart, self.limit, self.patience, self.margin = apart, limit, patience, margin
         self.cells = Cells({
@@ -73,12 +73,7 @@ class VoxelMap(SceneMap):
         self.cells["weight"][rows] += 1
         self.cells["last"][rows] = view.frame
         self.cells["through"][rows] = 0
-        newest = self.cells["ring"][rows]
-        due = rows[(newest[:, 0] < 0) | (view.frame - newest[:, 0] >= self.apart)]
-        before = self.cells["ring"][due, :-1]
-        self.cells["ring"][due] = torch.cat(
-            [before.new_full((len(due), 1), view.frame), before], dim=1
-        )
+        self._remember(rows, view.frame)
         if self.limit and len(self.cells) > self.limit:
             self._forget(len(self.cells) - self.limit)
 
@@ -103,6 +98,16 @@ class VoxelMap(SceneMap):
         super().start_over(frames)
         # The frames themselves are no longer there to be found again.
         self.cells["ring"].fill_(-1)
+
+    def _remember(self, rows: Tensor, frame: int) -> None:
+        """Put a frame into the rings of voxels, but where it comes soon after their newest."""
+        ring = self.cells["ring"]
+        if not ring.shape[1]:
+            return
+        newest = ring[rows, 0]
+        due = rows[(newest < 0) | (frame - newest >= self.apart)]
+        before = ring[due, :-1]
+        ring[due] = torch.cat([before.new_full((len(due), 1), frame), before], dim=1)
 
     def _carve(self, view: View, depth: Tensor) -> None:
         """Voxels that a view looks through lose patience; those that it sees get it back."""

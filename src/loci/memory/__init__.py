@@ -79,6 +79,9 @@ ROWS = Rows({
     "spmem-tokens": Compose(members=(
         Map(read="channels", window=5), Episodic(pick="cover", read="tokens"),
     )),
+    "spmem-joint": Compose(members=(
+        Map(read="channels", window=0), Joint(frames=5, retrieval="cascade"),
+    )),
     "spmem-no-map": Compose(members=(
         SlidingWindow(window=5), Episodic(pick="revealed", read="cross"),
     )),

@@ -61,7 +61,7 @@ AGE = 32.0
 @dataclass(frozen=True, kw_only=True)
 class Map(Memory, name="map"):
     """A map with voxels of `voxel` metres, and the last `window` frames R, the present one
-    included.
+    included (0: none, beside a memory that shows it anyway).
 
     form: "voxels", or "tsdf" as in the paper. read: how renders enter. blocks: that are copied for
     the branch; every: tokens are read in every so many-th block. limit: voxels that are kept (0:
@@ -85,8 +85,8 @@ class Map(Memory, name="map"):
         for name, value, known in (("form", self.form, FORMS), ("read", self.read, READS)):
             if value not in known:
                 raise LociError(f"a map knows no {name} '{value}'; use {', '.join(known)}")
-        if self.window < 1:
-            raise LociError("map: the window includes the present frame; use 1 or more")
+        if self.window < 0:
+            raise LociError("map: a window counts frames; use 1 or more, or 0 for none")
         if self.blocks < 1 or self.every < 1:
             raise LociError("map: blocks and every count blocks; use 1 or more")
         if self.form == "tsdf" and self.limit:
@@ -99,10 +99,13 @@ class Map(Memory, name="map"):
         """An empty map of this kind. LociError for sizes that are none."""
         if self.form == "tsdf":
             return TSDF(self.voxel, device=device)
-        return VoxelMap(self.voxel, limit=self.limit, patience=self.patience, device=device)
+        # Which frames saw a voxel is asked of view indexes alone: a third of a map's bytes.
+        return VoxelMap(
+            self.voxel, ring=0, limit=self.limit, patience=self.patience, device=device
+        )
 
     def rule(self) -> Rule:
-        return key(Kind.CLEAN) & recent(self.window) | together
+        return key(Kind.CLEAN) & recent(self.window) | together if self.window else together
 
     @property
     def wants(self) -> frozenset[str]:

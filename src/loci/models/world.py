@@ -16,8 +16,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from loci.attention.cross import Cross, CrossKV
-from loci.config import Config
+from loci.attention.cross import Cross, CrossKV, read_at
+from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.errors.module import Module
 from loci.flow import Flow
@@ -30,6 +30,7 @@ from loci.models.codecs import CodecConfig
 from loci.models.mot import run
 from loci.models.positions import Positions
 from loci.models.rope import token_rays
+from loci.models.text import TextEncoder
 from loci.models.trunk import TokenStream
 from loci.models.wan import Wan, WanConfig
 from loci.rules.rule import Coords, Kind
@@ -45,7 +46,8 @@ KIND = "world-model"
 class WorldConfig(Config):
     """Everything that a world model is. Rows of a study differ in `memory` alone.
 
-    `chunk`: frames that are generated together; `steps`: Euler steps for each chunk.
+    `chunk`: frames that are generated together; `steps`: Euler steps for each chunk; `text`: how a
+    sentence becomes tokens that `dit` reads (None: only embeddings can be told).
     """
 
     memory: Memory
@@ -55,10 +57,13 @@ class WorldConfig(Config):
     camera: Camera
     chunk: int = 4
     steps: int = 10
+    text: TextEncoder | None = added_field(None)  # noqa: RUF009 (a field)
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.steps < 1:
             raise LociError("chunk and steps must be 1 or more")
+        if self.text is not None and not self.dit.text_dim:
+            raise LociError("sentences for a transformer without text; set dit.text_dim")
         if self.dit.patch[0] != 1:
             raise LociError("a latent frame is one step of time; use a patch of 1 in time")
         if self.memory.joint and self.dit.camera == "rotary" and self.memory.placement != "suffix":
@@ -176,7 +181,7 @@ class WorldModel(Module):
     def forward(
         self, clean: Tensor, noisy: Tensor, time: Tensor, poses: Tensor, starts: Sequence[int], *,
         clean_time: Tensor | None = None, dropped: Tensor | None = None,
-        attention: str = "windowed", text: Cross | None = None,
+        attention: str = "windowed", text: Cross | None = None, since: Sequence[int] | None = None,
         extras: Mapping[str, Tensor] | None = None, surveyed: Mapping[str, Tensor] | None = None,
         told: Tensor | None = None,
     ) -> Tensor:
@@ -185,11 +190,12 @@ class WorldModel(Module):
         clean (B, T, C, h, w); noisy (B, G, n, C, h, w), chunk g covering the frames from starts[g];
         time (B, G) its noise level; poses (B, T, 4, 4) camera-to-world; clean_time (B, T) the noise
         level of the clean frames where they were noised (default 0); dropped (B,) booleans, the
-        episodes that retrieve nothing. attention: "windowed", "dense" or "flex". extras: what the
-        memory asks for besides (`Memory.wants`), (B, T, ...); surveyed: in their place what
-        a `Surveyor` made of them. told (B, T, 4, 4): poses of the clean frames, where the memory is
-        told others than those of the chunks, the first of them the same. Returns the network's
-        output, the shape of `noisy`.
+        episodes that retrieve nothing. attention: "windowed", "dense" or "flex". text: rows B, what
+        each episode is told; since (B): the frame from which on, and before it the text's last row,
+        of B + 1. extras: what the memory asks for besides (`Memory.wants`), (B, T, ...); surveyed:
+        in their place what a `Surveyor` made of them. told (B, T, 4, 4): poses of the clean frames,
+        where the memory is told others than those of the chunks, the first of them the same.
+        Returns the network's output, the shape of `noisy`.
         """
         span = noisy.shape[2]
         if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
@@ -211,9 +217,10 @@ class WorldModel(Module):
 
         e, six = self.dit.modulate(time)
         layout = self.chunk_layout(chunks.poses, drawn, evidence)
-        streams = [self.chunk_stream(noisy, layout, six, text)]
+        streams = [self.chunk_stream(noisy, layout, six, read_at(text, since, starts))]
         if written is not None:
-            streams.insert(0, self.clean_stream(frames, written, text))
+            read = read_at(text, since, range(clean.shape[1]))
+            streams.insert(0, self.clean_stream(frames, written, read))
         tokens = run(streams, evidence.attend, evidence.states)[-1]
         return self.predict(tokens, e, span)
 
@@ -241,6 +248,13 @@ class WorldModel(Module):
         for store in self.stores(len(episode.frames.latents), memory=memory):
             evidence = store.packed(episode, evidence)
         return evidence
+
+    def embed(self, sentences: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Embeddings (B, S, text_dim) of sentences and their lengths, as `dit.encode_text` and
+        `Session.tell` take them. LociError for a model that reads none."""
+        if self.config.text is None:
+            raise LociError("this model reads no sentences (its `text` is None); leave them out")
+        return self.config.text.encode(sentences, self.config.dit.text_dim)
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:

@@ -80,6 +80,8 @@ class WorldActionConfig(Config):
             raise LociError(f"temperature {self.temperature} scales noise; use 0 to 1")
         if self.world.chunk != 1:
             raise LociError("between two chunks of actions lies one frame: set world.chunk to 1")
+        if self.world.text is not None:
+            raise LociError("instructions are read by both transformers: set text, not world.text")
         if self.world.dit.camera != "none":
             raise LociError("a robot's cameras have no poses here: set dit.camera to none")
         if self.embodiment is not None:

@@ -6,6 +6,7 @@
     loci train returns-hybrid --out runs/hybrid    the same with the revisit loss
     loci train stated-hybrid-map --out runs/stated   with depth and poses that are off
     loci train flats-hybrid --out runs/flats         in flats of two to four rooms
+    loci train events-hybrid --out runs/events       where things happen, and sentences tell some
 
     loci train cover-blocks-hybrid --out runs/cover    a policy for a task of the tabletop
 
@@ -28,6 +29,7 @@ from loci.recipes.rooms import (
     image_codec,
     in_flats,
     rooms,
+    with_events,
     with_geometry_off,
     with_revisit_loss,
 )
@@ -37,9 +39,12 @@ from loci.training.trainer import Summary
 from loci.training.world import WorldRun
 from loci.worlds.tabletop.tasks import TASKS
 
-# Before a row's name: its recipe with the revisit loss, with geometry that is off, in flats.
-REVISIT, STATED, FLATS = "returns-", "stated-", "flats-"
-CHANGES = {REVISIT: with_revisit_loss, STATED: with_geometry_off, FLATS: in_flats}
+# Before a row's name: its recipe with the revisit loss, with geometry that is off, in flats, with
+# events.
+REVISIT, STATED, FLATS, EVENTS = "returns-", "stated-", "flats-", "events-"
+CHANGES = {
+    REVISIT: with_revisit_loss, STATED: with_geometry_off, FLATS: in_flats, EVENTS: with_events,
+}
 PREFIXES = tuple(CHANGES)
 
 
@@ -48,7 +53,7 @@ def _changed(prefix: str, memory: Memory) -> WorldRun:
 
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
-    """All recipes by name: the codec's, four for each memory row that is known by now, and one for
+    """All recipes by name: the codec's, five for each memory row that is known by now, and one for
     each task of the tabletop and row of the study of policies."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
     changed = {
@@ -68,7 +73,7 @@ Recipe = Callable[[], RunConfig]
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, or the function of a file given as `path/to/file.py:function`.
 
-    Raises LociError that names the did_you_mean recipe, or what is wrong with the file.
+    Raises LociError that names the nearest recipe, or what is wrong with the file.
     """
     known = recipes()
     if name in known:

@@ -11,6 +11,7 @@ from loci.geometry.imperfect import IMPERFECT
 from loci.io.checkpoint import load_checkpoint
 from loci.memory import Memory
 from loci.models.codecs import CodecConfig
+from loci.models.text import HashedWords
 from loci.models.wan import WanConfig
 from loci.models.world import WorldConfig
 from loci.training.augmentation import WorldAugmentation
@@ -55,6 +56,15 @@ def with_geometry_off(run: WorldRun) -> WorldRun:
 def in_flats(run: WorldRun) -> WorldRun:
     """The same run in flats: fewer and longer walks."""
     return replace(run, data=RoomsData(world="flats", episodes=1500, length=97))
+
+
+def with_events(run: WorldRun) -> WorldRun:
+    """The same run in rooms in which something happens, seen or told, with a model that reads."""
+    dit = replace(run.world.dit, text_dim=64, text_len=24)
+    return replace(
+        run, data=RoomsData(world="events"),
+        world=replace(run.world, dit=dit, text=HashedWords()),
+    )
 
 
 def image_codec() -> CodecRun:

@@ -63,23 +63,48 @@ class Session:
         self.model, self.batch = model, batch
         self.stream = Stream(model, batch, capacity, gradients, scratch=scratch)
         self._coords: dict[int, Coords] = {}  # of chunks of so many frames
+        self.tell(None)
 
-    def init(self, text: Tensor | None = None, lengths: Sequence[int] | None = None) -> Session:
-        """Start all streams over, with text embeddings (B, S, text_dim) of the given lengths.
+    def init(
+        self, text: Tensor | str | Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Session:
+        """Start all streams over, and `tell` them a text."""
+        self.tell(text, lengths)
+        self.reset()
+        return self
 
-        Their keys and values are computed here, once for the whole stream; lengths default to S.
-        Raises LociError for other rows, and for a model without text. Without text the model runs
-        without its cross-attention.
+    def tell(
+        self, text: Tensor | str | Sequence[str] | None, lengths: Sequence[int] | None = None
+    ) -> Session:
+        """From here on all streams read another text; what was written stays as it is.
+
+        text: a sentence for all, or a list of one a stream, where the model reads sentences (its
+        `text`); or embeddings (B, S, text_dim) of the given lengths, S by default. Their keys and
+        values are computed here, once. None: "" where the model reads sentences, otherwise it runs
+        without its cross-attention. Raises LociError, with nothing changed, for other rows, and for
+        a model without text.
         """
-        encoded = None
         if text is None and lengths is not None:
             raise LociError("lengths of no text; give its embeddings too")
-        if text is not None:
+        if text is None and self.model.config.text is not None:
+            text = ""
+        if text is not None and not isinstance(text, Tensor):
+            sentences = [text] * self.batch if isinstance(text, str) else list(text)
+            if len(sentences) != self.batch:
+                raise LociError(
+                    f"{len(sentences)} sentences for {self.batch} streams; give one each"
+                )
+            if lengths is not None:
+                raise LociError("sentences have their own lengths; give lengths with embeddings")
+            text, lengths = self.model.embed(sentences)
+        elif text is not None:
             check_tensor(text, "text", (self.batch, "S", "C"), note="a row a stream")
+        encoded = None
+        if text is not None:
             lengths = [text.shape[1]] * self.batch if lengths is None else lengths
             with self.stream.graph():
                 encoded = self.model.dit.encode_text(text.to(self.stream.device), lengths)
-        self.reset()
         self.stream.text = encoded
         return self
 

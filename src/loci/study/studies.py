@@ -52,12 +52,14 @@ class Study:
 SHARED = ("none", "context-5", "context-20", "full", "hybrid")
 # What only the study of geometry compares.
 OF_GEOMETRY = (
-    "map", "map-channels", "map-tokens",
-    "map-none", "map-tsdf", "working", "episodic", "episodic-cover", "episodic-tokens", "spmem",
-    "spmem-tokens", "spmem-no-map", "spmem-no-window", "spmem-no-key-frames", "context-5-cascade",
-    "context-5-surfels", "hybrid-map", "stated-context-20", "stated-map-channels",
-    "stated-hybrid-map", "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels",
-    "flats-hybrid-map",
+    "map", "map-channels", "map-tokens", "map-none", "map-tsdf",
+    "working", "episodic", "episodic-cover", "episodic-tokens",
+    "spmem", "spmem-tokens", "spmem-joint", "spmem-no-map", "spmem-no-window",
+    "spmem-no-key-frames", "hybrid-map", "context-5-cascade", "context-5-surfels",
+    "stated-context-20", "stated-map-channels", "stated-hybrid-map", "stated-spmem-joint",
+    "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels", "flats-hybrid-map",
+    "flats-spmem-joint", "events-context-20", "events-hybrid", "events-map-channels",
+    "events-spmem-joint",
 )
 
 STUDIES = {

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from loci.attention.cross import Cross
 from loci.data.base import DEPTH, POSES, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig, RoomsData
 from loci.data.survey import Surveyor
@@ -140,8 +142,9 @@ class WorldTask(Task):
         latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
         time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval,
         valid (B, G) chunks that are an episode's own, with the revisit loss revisit (B, G), the
-        weights of chunks in it, survey.STORE.PART (B, G, ...), what the memory observes, and told
-        (B, T, 4, 4), the poses that it is told, if they are others.
+        weights of chunks in it, survey.STORE.PART (B, G, ...), what the memory observes, told
+        (B, T, 4, 4), the poses that it is told, if they are others, and where the model reads
+        sentences text (B, S, text_dim), text_lengths, and the frames `since` which they hold.
         """
         config = self.config
         part = self.data.rows(self.sampler.picks(step))
@@ -164,6 +167,9 @@ class WorldTask(Task):
         }
         if part.told is not None:
             batch["told"] = part.told
+        if config.world.text is not None:
+            batch["text"], batch["text_lengths"] = self.model.embed(part.instructions)
+            batch["since"] = [0] * rows if part.since is None else part.since.tolist()
         for name, found in part.surveyed.items():
             batch[f"survey.{name}"] = found[:, : len(starts)]
         if config.objective.revisit:
@@ -184,6 +190,7 @@ class WorldTask(Task):
         output = self.model(
             clean, noisy, time, batch["poses"], starts,
             clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
+            text=self._text(batch), since=batch.get("since"),
             surveyed=below(batch, "survey"), told=batch.get("told"),
         )
         chunks = flow.loss(output, target, noise, time)  # (B, G)
@@ -194,3 +201,10 @@ class WorldTask(Task):
         # How well it does when there is much noise left says how much of the past it uses.
         half = len(starts) // 2
         return losses, {"late": weighted_mean(chunks.detach()[:, half:], valid[:, half:])}
+
+    def _text(self, batch: Batch) -> Cross | None:
+        """What episodes are told, and nothing, in a row more."""
+        if "text" not in batch:
+            return None
+        text = F.pad(batch["text"], (0, 0, 0, 0, 0, 1))
+        return self.model.dit.encode_text(text, [*batch["text_lengths"], 0])

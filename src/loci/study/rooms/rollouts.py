@@ -50,6 +50,7 @@ def rollout(
     comes last in all of them, so that the continuation starts from the same picture. `advance`
     hears how many cases are done.
 
+    What happened while nobody looked is told between the two, where a model reads sentences.
     Memories that ask for depth get that of the frames that are given. Frames that were generated
     have none, unless all but the first one are: then it is the world's, as if of an estimator that
     makes no mistake, and the picture is the model's own.
@@ -88,6 +89,8 @@ def rollout(
             model.codec.encode(video), torch.from_numpy(where),
             **told(model, video, torch.from_numpy(np.ascontiguousarray(depth))),
         )
+        if model.config.text is not None:
+            session.tell([t.sentence for t in given])
         chunks = roll_out(
             session, poses[:, observed:], chunk, noise, model.config.steps, observe=observe
         )
