@@ -33,7 +33,7 @@ class FakeWorld:
     def __init__(self, answer, camera: Camera | None = None):
         self.answer = answer
         self.config = SimpleNamespace(
-            memory=FullHistory(), camera=camera or Camera(), chunk=4, steps=2
+            memory=FullHistory(), camera=camera or Camera(), chunk=4, steps=2, text=None
         )
         self.codec = PixelCodec()
         self.latent_shape = (3, self.config.camera.height, self.config.camera.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,25 @@ def test_a_killed_study_goes_on_to_the_same_result(done, tmp_path: Path) -> None
     assert without_wall(made_again) == without_wall(results)
     with pytest.raises(AssertionError, match="again"):
         evaluate([fake_entry("all-views", never, "1" * 64)], tmp_path, CASES, 0, ("loop",))
+
+
+def test_a_row_whose_weights_are_gone_keeps_what_it_scored(done, tmp_path: Path) -> None:
+    """On a branch that came later it has no cell; all others go on."""
+    out, results = done
+    for name in ("episodes", "parts", "cost"):
+        shutil.copytree(out / name, tmp_path / name)
+    gone = [replace(entry, load=None) if entry.name == "noise" else entry for entry in entries()]
+    suite = Rooms("ground", CASES, 0, branches=("recall", "open-recall"))
+    suite.admit({entry.name: entry for entry in gone}, Store(tmp_path))
+    rows = write(run(suite, Store(tmp_path)), tmp_path)["rows"]
+    assert rows["noise"].keys() == {"recall"}
+    assert rows["none"].keys() == rows["all-views"].keys() == {"recall", "open-recall"}
+    assert rows["noise"]["recall"] == results["rows"]["noise"]["recall"]
+    # Without any score it is refused: there is nothing to show.
+    suite = Rooms("ground", CASES, 0, branches=("open-recall",))
+    suite.admit({entry.name: entry for entry in gone}, Store(tmp_path / "other"))
+    with pytest.raises(LociError, match="weights are gone; delete"):
+        run(suite, Store(tmp_path / "other"))
 
 
 def test_what_was_made_for_another_key_stays(done, tmp_path: Path) -> None:
