@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loci.recipes.registry import PREFIXES, STATED
+from loci.recipes.registry import PREFIXES
 from loci.report.texts import TEXTS
 from loci.study.estimates import percent
 from loci.study.rooms.renders import RENDERS
@@ -205,34 +205,6 @@ def geometry() -> str:
     rows = [
         row for row in results["rows"] if row != "first-frame" and not row.startswith(PREFIXES)
     ]
-    return _studied(results, rows, columns)
-
-
-def geometry_off() -> str:
-    """Rows that were trained with geometry that is off, each below the one that was not."""
-    results = _results("geometry")
-    columns = (
-        _short(SEEN, "exact, dB"),
-        *(score(f"{level}, dB", f"off-{level}", "psnr_seen") for level in ("stated", "drift")),
-        *(score(f"identity, {level}, %", f"off-{level}", "identity_later")
-          for level in ("stated", "drift")),
-    )
-    trained = [row for row in results["rows"] if row.startswith(STATED)]
-    rows = [name for row in trained for name in (row.removeprefix(STATED), row)]
-    return _studied(results, rows, columns)
-
-
-def flats() -> str:
-    """Rows that were trained in flats, and what maps show there."""
-    results = _results("geometry")
-    columns = (
-        score("PSNR, seen, dB", "flats", "psnr_seen"),
-        score("PSNR, new, dB", "flats", "psnr_revealed"),
-        score("identity, later, %", "flats", "identity_later"),
-        score("identity, first, %", "flats", "identity_first"),
-        held("kB at 40 frames", "bytes", 1000), held("kB at 400", "bytes_at_400", 1000),
-    )
-    rows = [row for row, found in results["rows"].items() if "flats" in found]
     return _studied(results, rows, columns)
 
 
@@ -487,7 +459,6 @@ def map_writes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
     "returns": returns, "policies": policies, "geometry": geometry, "events": events,
-    "geometry_off": geometry_off, "flats": flats,
     "geometry_costs": geometry_costs,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "training_step_map": partial(training_step, "training_step_map", "context-5"),

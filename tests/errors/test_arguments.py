@@ -25,6 +25,7 @@ MODEL = tiny_world(ROWS["hybrid"])
 POSES, FRAME, NOISE = walk(2, 5), torch.ones(2, 1, 8, 4, 4), torch.zeros(2, 2, 8, 4, 4)
 WHOLE: dict[str, Callable[[Session], dict[str, Any]]] = {
     "init": lambda s: {"text": None, "lengths": None},
+    "tell": lambda s: {"text": None, "lengths": None},
     "write": lambda s: {
         "latents": FRAME, "poses": POSES[:, 1:2], "streams": None, "depth": None,
         "intrinsics": None, "images": None, "gauge": 0,

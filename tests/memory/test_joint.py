@@ -19,7 +19,7 @@ from loci.models.world import WorldConfig
 from oracles import store
 from tiny_world import data, tiny_world, walk
 
-JOINT = [name for name, memory in ROWS.items() if memory.joint]
+JOINT = [name for name, memory in ROWS.items() if memory.joint and not memory.wants]
 
 
 def frames(count: int, rows: int = 2, channels: int = 3, seed: int = 0) -> Frames:
