@@ -53,7 +53,7 @@ def study(
     killed, the same command goes on.
 
     Args:
-        name: ground, families or returns, of world models in rooms; wam, of policies at tasks.
+        name: ground, families, returns or geometry, of world models in rooms; wam, of policies.
         out: Folder of the results. What is finished there is not made again.
         rows: Only these rows, separated by commas.
         tasks: wam: only these tasks, separated by commas.

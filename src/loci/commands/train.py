@@ -28,6 +28,7 @@ def train(
     seed: Annotated[int | None, maybe("S", "the recipe's")] = None,
     threads: Annotated[int | None, maybe("N", "all cores")] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, maybe("{cpu,cuda}", "cuda if usable")] = None,
+    parallel: Literal["shard", "replicate"] = "shard",
 ) -> None:
     """Train a recipe to a checkpoint, DIR/model.safetensors.
 
@@ -45,16 +46,23 @@ def train(
         seed: Seed of weights, data and noise.
         threads: On a CPU, each takes a part of the batch.
         device: Where to train.
+        parallel: With several processes, which torchrun starts, each holds a part of the weights,
+            or all of them.
     """
     from loci.recipes.registry import build_recipe
+    from loci.training.distributed import joined
+    from loci.training.numerics import pick_device
     from loci.training.run import run
     from loci.training.trainer import Stopped
 
     config = build_recipe(recipe, small, steps, seed)
-    try:
-        summary = run(config, out, resume, threads, device)
-    except Stopped as stop:
-        raise Stopped(f"{stop}; continue with --resume") from None
+    with joined(pick_device(device), parallel) as processes:
+        try:
+            summary = run(config, out, resume, threads, device, processes)
+        except Stopped as stop:
+            raise Stopped(f"{stop}; continue with --resume") from None
+    if not processes.first:
+        return
     print(
         f"{out}: {summary.steps} steps in {summary.minutes:.1f} min, loss {summary.loss:.4f}, "
         f"weights {summary.weights}"

@@ -256,6 +256,10 @@ class WorldModel(Module):
             raise LociError("this model reads no sentences (its `text` is None); leave them out")
         return self.config.text.encode(sentences, self.config.dit.text_dim)
 
+    def read_text(self, text: Tensor, lengths: Sequence[int], cached: bool = True) -> Cross:
+        """As `dit.encode_text`."""
+        return self.dit.encode_text(text, lengths, cached)
+
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """Latents (R, C, h, w) of pictures (R, H, W, 3) uint8, each as if it began a video."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from loci.training.distributed import local, lying_as
+
 
 class Ema:
     """The running average of a module's trainable parameters.
@@ -19,8 +21,8 @@ class Ema:
         self.decay = decay
         self._own = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.tensors: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._own.items()}
-        self._averages = list(self.tensors.values())
-        self._weights = [p.detach() for p in self._own.values()]
+        self._averages = [local(average) for average in self.tensors.values()]
+        self._weights = [local(p.detach()) for p in self._own.values()]
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
@@ -32,7 +34,7 @@ class Ema:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a saved average; the names are those of `tensors`."""
         for name, average in self.tensors.items():
-            average.copy_(tensors[name])
+            average.copy_(lying_as(tensors[name], average))
 
     @torch.no_grad()
     def copy_to_module(self) -> None:

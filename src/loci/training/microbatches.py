@@ -39,9 +39,11 @@ class Microbatches:
             else None
         )
 
-    def backward(self, loss: Callable[[Batch], Losses], batch: Batch) -> dict[str, Tensor]:
+    def backward(
+        self, loss: Callable[[Batch], Losses], batch: Batch, weight: float = 1.0
+    ) -> dict[str, Tensor]:
         """The means over the batch of the loss, as "loss", and of each metric: scalars without
-        gradient, on the device of the batch."""
+        gradient, on the device of the batch. weight: multiplies the gradient, and nothing else."""
         for parameter in self.parameters:
             parameter.grad = None
         count = samples(batch)
@@ -51,7 +53,7 @@ class Microbatches:
             with self.turns.turn(place) if self.turns else contextlib.nullcontext():
                 losses, metrics = loss(part)
                 total = losses.sum() / count
-                total.backward()
+                (total * weight if weight != 1.0 else total).backward()
             sums = {name: values.sum() / count for name, values in metrics.items()}
             return {"loss": total.detach(), **sums}
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.memory.newton_schulz import orthogonalise
+from loci.training.distributed import local, lying_as, whole
 
 if TYPE_CHECKING:
     from loci.training.train_config import TrainConfig
@@ -64,11 +65,14 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 shapes[tuple(parameter.shape)].append(parameter)
         for (rows, cols), matrices in shapes.items():
-            steps = torch.stack([self._nesterov(p, p.grad) for p in matrices])
+            # Of a matrix that is shared, every process makes the whole step and takes its part.
+            steps = torch.stack([whole(self._nesterov(p, p.grad)) for p in matrices])
             # The RMS of an orthogonal matrix is 1 / sqrt(longer side), that of AdamW's about 0.2.
             rate = group["lr"] * 0.2 * max(rows, cols) ** 0.5
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(matrices, list(orthogonalise(steps).unbind(0)), alpha=-rate)
+            own = [local(matrix.detach()) for matrix in matrices]
+            parts = zip(orthogonalise(steps).unbind(0), matrices, strict=True)
+            torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(own, [local(lying_as(u, p)) for u, p in parts], alpha=-rate)
 
     def _nesterov(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[parameter]

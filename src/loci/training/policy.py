@@ -177,7 +177,7 @@ class PolicyTask(Task):
             extra = {"noisy": mixed, "time": levels, "ahead": ahead}
         texts = NO_TEXT
         if "text" in batch:
-            texts = model.read_text(batch["text"], batch["text_lengths"])
+            texts = model.read_text(batch["text"], batch["text_lengths"], cached=False)
         output, guess = model(
             clean, flow.path(target, noise, time[:, :, None, None]), time,
             model.proprio(batch["proprio"]),

@@ -18,6 +18,7 @@ from loci.errors import LociError
 from loci.io.checkpoint import save_checkpoint
 from loci.io.migrations import migrate
 from loci.seeds import seed_for
+from loci.training.distributed import ALONE, Processes, threads_each
 from loci.training.folder import RunFolder
 from loci.training.numerics import pick_device, thread_count
 from loci.training.task import Task
@@ -75,14 +76,17 @@ def run(
     resume: bool = False,
     threads: int | None = None,
     device: str | None = None,
+    processes: Processes = ALONE,
 ) -> Summary:
     """Train what `config` describes in the folder `out`, and let it write its result.
 
-    Everything is checked, and the data are there, before the folder is made.
+    Everything is checked, and the data are there, before the folder is made. processes: those that
+    train together, all of which call this (`loci.training.distributed.joined`).
     """
     folder = RunFolder.open(out, config, resume)
     pick_device(device)
-    with thread_count(threads):
+    # What the first one makes of the data, the others find.
+    with thread_count(threads_each(threads)), processes.first_alone():
         config = folder.settings
         torch.manual_seed(seed_for(config.train.seed, "weights"))
         task = config.task()
@@ -91,4 +95,5 @@ def run(
     return fit(
         task, config.train, folder, threads, device,
         finish=lambda summary: config.finish(task.module, folder.path, summary),
+        processes=processes,
     )

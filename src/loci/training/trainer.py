@@ -27,6 +27,14 @@ from loci.errors import LociError
 from loci.io.checkpoint import commit, digest
 from loci.io.progress import Progress
 from loci.io.user_code import source_files
+from loci.training.distributed import (
+    ALONE,
+    Processes,
+    shard,
+    threads_each,
+    unshard,
+    whole,
+)
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
 from loci.training.meter import Meter
@@ -92,14 +100,16 @@ def fit(
     threads: int | None = None,
     device: str | None = None,
     finish: Callable[[Summary], None] = lambda summary: None,
+    processes: Processes = ALONE,
 ) -> Summary:
     """`train` in a folder that was opened before, maybe for settings that include `config`.
 
-    finish: writes what the run is for, while the folder is still this run's.
+    finish: writes what the run is for, while the folder is still this run's; called by the first
+    of the processes.
     """
     place = pick_device(device)
     with (
-        thread_count(threads) as count,
+        thread_count(threads_each(threads)) as count,
         matmul_precision(config.matmul, place) as matmul,
         reproducible(place),
     ):
@@ -109,13 +119,17 @@ def fit(
             "threads": count, "dtype": "bf16" if dtype == torch.bfloat16 else "fp32",
             "matmul": matmul, "seed": config.seed,
             "torch": torch.__version__, "python": platform.python_version(),
+            **({"processes": processes.count} if processes.count > 1 else {}),
             **source_files(folder.settings),
         }
-        apart = count if place.type == "cpu" and task.splits else 1
-        trainer = Trainer(task, config, folder, place, protocol, apart)
-        with trainer.microbatches, folder.claim():
+        apart = count if place.type == "cpu" and task.splits and processes.count == 1 else 1
+        trainer = Trainer(task, config, folder, place, protocol, apart, processes)
+        processes.wait()  # all have looked at the folder before it changes
+        with trainer.microbatches, folder.claim() if processes.first else contextlib.nullcontext():
+            processes.wait()
             summary = trainer.run()
-            finish(summary)
+            if processes.first:
+                finish(summary)
         return summary
 
 
@@ -130,9 +144,13 @@ class Trainer:
         device: torch.device,
         protocol: dict[str, Any],
         threads: int,
+        processes: Processes = ALONE,
     ):
         self.task, self.config, self.folder, self.device = task, config, folder, device
+        self.processes = processes
         self.module = task.module.to(device).train()
+        if processes.mesh is not None:
+            shard(self.module, processes.mesh)
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
         if not self.trained:
             raise LociError("the task has no parameters that need a gradient; nothing to train")
@@ -145,7 +163,9 @@ class Trainer:
         self.protocol = protocol
         self.optimizer = build_optimizer(self.module, config)
         self.ema = Ema(self.module, config.ema)
-        self.state = TrainingState(folder, self.module, self.ema, self.optimizer)
+        self.state = TrainingState(
+            folder, self.module, self.ema, self.optimizer, processes
+        )
         self.microbatches = Microbatches(self.trained, threads, config.accumulate)
         self.step = 0
         self.seconds = 0.0
@@ -162,13 +182,13 @@ class Trainer:
             self._steps()
         self.ema.copy_to_module()
         self.module.eval()
+        if self.processes.mesh is not None:
+            unshard(self.module)
         weights = digest(dict(self.module.state_dict()))
         losses = [line["loss"] for line in self.folder.lines() if "loss" in line]
         if not ended:
             seconds = round(self.seconds, 3)
-            self.folder.log(
-                {"event": "end", "step": self.step, "seconds": seconds, "weights": weights}
-            )
+            self._write({"event": "end", "step": self.step, "seconds": seconds, "weights": weights})
         loss = losses[-1] if losses else math.nan
         return Summary(self.step, self.seconds / 60, loss, weights, self.protocol)
 
@@ -182,7 +202,7 @@ class Trainer:
         if self.step:
             self._compare()
             event = "extend" if self.step in self.config.extended else event
-        self.folder.log({"event": event, "step": self.step, **self.protocol})
+        self._write({"event": event, "step": self.step, **self.protocol})
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
         self.throughput = Throughput()
@@ -196,10 +216,14 @@ class Trainer:
                 progress.advance(1, self.throughput.text())
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     self._log()
-                if stop.is_set() or time.monotonic() - saved >= self.config.save_every:
+                due = time.monotonic() - saved >= self.config.save_every
+                stopped, due = self.processes.agree(
+                    stop.is_set(), due and self.processes.first, device=self.device
+                )
+                if stopped or due:
                     self.save()
                     saved = time.monotonic()
-                if stop.is_set():
+                if stopped:
                     raise Stopped(
                         f"stopped at step {self.step} of {self.config.steps}, saved in "
                         f"{self.folder.path}"
@@ -219,12 +243,16 @@ class Trainer:
     def _one(self) -> None:
         """One step of the optimizer."""
         config = self.config
+        made = self.task.batch(self.step)
+        part, weight = self.processes.share(made)
         batch = {
             name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in self.task.batch(self.step).items()
+            for name, value in part.items()
         }
-        values = self.microbatches.backward(self._loss, batch)
-        values["norm"] = nn.utils.clip_grad_norm_(self.trained, config.clip).detach()
+        values = self.microbatches.backward(self._loss, batch, weight)
+        values = self.processes.mean(values, weight)
+        norm = nn.utils.clip_grad_norm_(self.trained, config.clip)
+        values["norm"] = whole(norm.detach())
         self.meter.add(self.step, values)
         if self.device.type == "cpu":
             # Numbers are there already, and a bad one is noticed before it reaches the weights.
@@ -234,7 +262,7 @@ class Trainer:
         self.optimizer.step()
         self.ema.update(self.step)
         self.step += 1
-        self.throughput.step(samples(batch))
+        self.throughput.step(samples(made))
 
     def _loss(self, batch: Batch) -> Losses:
         # Threads share autocast's cache of weights in half precision, and each empties it: what is
@@ -263,7 +291,11 @@ class Trainer:
         self.meter.read(self._check)
         line: dict[str, Any] = {"step": self.step, **self.meter.line()}
         line |= {"lr": self.config.rate(self.step - 1), "seconds": round(self.seconds, 3)}
-        self.folder.log(line)
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.processes.first:
+            self.folder.log(line)
 
 
 @contextlib.contextmanager

@@ -207,4 +207,4 @@ class WorldTask(Task):
         if "text" not in batch:
             return None
         text = F.pad(batch["text"], (0, 0, 0, 0, 0, 1))
-        return self.model.dit.encode_text(text, [*batch["text_lengths"], 0])
+        return self.model.read_text(text, [*batch["text_lengths"], 0], cached=False)

@@ -1,0 +1,5 @@
+"""The command, as `python -m loci`: for what starts modules, torchrun say."""
+
+from loci.commands.main import main
+
+main()
