@@ -337,3 +337,16 @@ def test_sentences_reach_the_chunks_that_they_hold_for(task):
     with Microbatches([p for p in built.module.parameters() if p.requires_grad], 2) as parts:
         found = parts.backward(built.loss, batch)["loss"]
     torch.testing.assert_close(found, losses[0].mean().detach())
+
+
+@pytest.mark.parametrize("name", ["hybrid", "ssm-joint-5", "delta", "spmem"])
+def test_recomputed_blocks_give_the_same(task, name):
+    """The gradients of everything, with nothing kept inside a block."""
+    found = []
+    for recompute in (False, True):
+        built = task(small(name, recompute=recompute))
+        built.loss(built.batch(0))[0].mean().backward()
+        found.append({n: p.grad for n, p in built.module.named_parameters() if p.requires_grad})
+    for part, grad in found[0].items():
+        if grad is not None:
+            torch.testing.assert_close(found[1][part], grad, msg=part)

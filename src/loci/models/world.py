@@ -183,7 +183,7 @@ class WorldModel(Module):
         clean_time: Tensor | None = None, dropped: Tensor | None = None,
         attention: str = "windowed", text: Cross | None = None, since: Sequence[int] | None = None,
         extras: Mapping[str, Tensor] | None = None, surveyed: Mapping[str, Tensor] | None = None,
-        told: Tensor | None = None,
+        told: Tensor | None = None, recompute: bool = False,
     ) -> Tensor:
         """Predict every chunk of an episode at once, each from the clean frames before it.
 
@@ -195,7 +195,7 @@ class WorldModel(Module):
         of B + 1. extras: what the memory asks for besides (`Memory.wants`), (B, T, ...); surveyed:
         in their place what a `Surveyor` made of them. told (B, T, 4, 4): poses of the clean frames,
         where the memory is told others than those of the chunks, the first of them the same.
-        Returns the network's output, the shape of `noisy`.
+        recompute: as for `mot.run`. Returns the network's output, the shape of `noisy`.
         """
         span = noisy.shape[2]
         if len(starts) != noisy.shape[1] or min(starts) < 1 or max(starts) + span > clean.shape[1]:
@@ -221,7 +221,7 @@ class WorldModel(Module):
         if written is not None:
             read = read_at(text, since, range(clean.shape[1]))
             streams.insert(0, self.clean_stream(frames, written, read))
-        tokens = run(streams, evidence.attend, evidence.states)[-1]
+        tokens = run(streams, evidence.attend, evidence.states, recompute)[-1]
         return self.predict(tokens, e, span)
 
     def write(

@@ -24,7 +24,6 @@ from loci.io.user_code import describe_sources
 from loci.training.distributed import ALONE, Processes, lying_as
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder, same_run
-from loci.training.meter import Meter
 
 KIND = "training-state"
 NOTES = "notes.json"
@@ -32,8 +31,8 @@ WHOLE = ".metadata"  # torch writes it last
 
 
 class TrainingState:
-    """Saves and restores the weights, their average, the optimizer, the step and the open line of
-    the log, in the folder."""
+    """Saves and restores the weights, their average, the optimizer and the trainer's notes, in the
+    folder."""
 
     def __init__(
         self, folder: RunFolder[Any], module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer,
@@ -42,9 +41,9 @@ class TrainingState:
         self.folder, self.module, self.ema, self.optimizer = folder, module, ema, optimizer
         self.processes = processes
 
-    def save(self, step: int, seconds: float, meter: Meter) -> None:
-        """Write it whole or not at all. The log reaches the disk first."""
-        notes = {"step": step, "seconds": seconds, "window": meter.state()}
+    def save(self, **notes: Any) -> None:
+        """Write it whole or not at all, with notes as JSON has them, the `step` among them. The log
+        reaches the disk first."""
         if self.processes.first:
             self.folder.sync()
         if self.processes.count == 1:
@@ -54,7 +53,7 @@ class TrainingState:
             )
             self._forget(None)
             return
-        place = self.folder.path / f"state-{step:09d}"
+        place = self.folder.path / f"state-{notes['step']:09d}"
         if self.processes.first:
             shutil.rmtree(place, ignore_errors=True)  # what a kill left of it
             place.mkdir()
@@ -66,8 +65,8 @@ class TrainingState:
         if self.processes.first:
             self._forget(place)
 
-    def restore(self, protocol: Mapping[str, Any]) -> tuple[int, float, Meter]:
-        """Take up the saved state, if there is one: the step, the seconds so far, the open line.
+    def restore(self, protocol: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take up the saved state, if there is one: its notes.
 
         Forgets what the log says beyond it. Raises LociError for a state of another run, or of the
         same run with another version of the user's own files.
@@ -76,7 +75,7 @@ class TrainingState:
         path = found[-1].parent if found else self.folder.state_path
         if not path.exists():
             self._rewind(-1)
-            return 0, 0.0, Meter()
+            return None
         config, tensors, notes = self._read(path)
         if not same_run(config, json.loads(self.folder.settings.to_json())):
             raise LociError(f"{path} is from other settings; choose another folder")
@@ -96,7 +95,7 @@ class TrainingState:
         self.ema.load(parts["ema"])
         self._restore_optimizer(parts["optimizer"])
         self._rewind(notes["step"])
-        return notes["step"], notes["seconds"], Meter(*notes["window"])
+        return notes
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}

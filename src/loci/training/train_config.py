@@ -18,11 +18,12 @@ class TrainConfig(Config):
     steps: updates of the weights. lr: the highest learning rate, which falls to `final` times
     itself. muon: the learning rate of Muon for the matrices inside `blocks`, which then do without
     AdamW (None: AdamW everywhere). warmup: steps in which the rate rises. weight_decay: on matrices
-    only. clip: largest norm of the gradient. ema: decay of the average of the weights. accumulate:
-    microbatches that a step computes one after the other, for less memory. dtype: bf16 is autocast,
-    the weights stay fp32; auto is bf16 where the device computes in it. matmul: see
-    `matmul_precision`. log_every: steps. save_every: seconds. extended: numbers of steps after
-    which the run was finished before it was made longer.
+    only. clip: largest norm of the gradient. spike: a step whose loss is above so many times its
+    running average is left out (None: none is; see `spikes.py`). ema: decay of the average of the
+    weights. accumulate: microbatches that a step computes one after the other, for less memory.
+    dtype: bf16 is autocast, the weights stay fp32; auto is bf16 where the device computes in it.
+    matmul: see `matmul_precision`. log_every: steps. save_every: seconds. extended: numbers of
+    steps after which the run was finished before it was made longer.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
+    spike: float | None = added_field(None)
     ema: float = 0.999
     seed: int = 0
     accumulate: int = added_field(1)
@@ -53,6 +55,7 @@ class TrainConfig(Config):
             "betas": (all(0 <= b < 1 for b in self.betas), "two numbers from 0 up to below 1"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
             "clip": (self.clip > 0, "a number above 0"),
+            "spike": (self.spike is None or self.spike > 1, "a number above 1, or None"),
             "ema": (0 <= self.ema < 1, "0 up to below 1"),
             "accumulate": (self.accumulate >= 1, "1 or more"),
             "log_every": (self.log_every >= 1, "1 or more"),

@@ -48,6 +48,7 @@ from loci.training.numerics import (
     reproducible,
     thread_count,
 )
+from loci.training.spikes import Spikes
 from loci.training.state import TrainingState
 from loci.training.task import Batch, Losses, Task, samples
 from loci.training.throughput import Throughput
@@ -169,11 +170,15 @@ class Trainer:
         self.microbatches = Microbatches(self.trained, threads, config.accumulate)
         self.step = 0
         self.seconds = 0.0
-        self.meter = Meter()
+        self.meter, self.spikes = Meter(), Spikes(config.spike)
 
     def run(self) -> Summary:
         """Make the steps that are left, leave the averaged weights in the module."""
-        self.step, self.seconds, self.meter = self.state.restore(self.protocol)
+        there = self.state.restore(self.protocol)
+        if there is not None:
+            self.step, self.seconds = there["step"], there["seconds"]
+            self.meter = Meter(*there["window"])
+            self.spikes = Spikes(self.config.spike, *there.get("spikes", ()))
         ended = any(
             line.get("event") == "end" and line["step"] == self.config.steps
             for line in self.folder.lines()
@@ -195,7 +200,10 @@ class Trainer:
     def save(self) -> None:
         """Write the whole state, atomically; numbers that are pending come first."""
         self.meter.read(self._check)
-        self.state.save(self.step, self.seconds, self.meter)
+        spikes = {} if self.config.spike is None else {"spikes": self.spikes.state()}
+        self.state.save(
+            step=self.step, seconds=self.seconds, window=self.meter.state(), **spikes
+        )
 
     def _steps(self) -> None:
         event = "resume" if self.step else "start"
@@ -257,10 +265,14 @@ class Trainer:
         if self.device.type == "cpu":
             # Numbers are there already, and a bad one is noticed before it reaches the weights.
             self.meter.read(self._check)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.rate(self.step) * group["scale"]
-        self.optimizer.step()
-        self.ema.update(self.step)
+        # Asked only where it matters: on a GPU the answer is a wait.
+        if config.spike is not None and self.spikes.leaps(self.step, loss := float(values["loss"])):
+            self._write({"event": "spike", "step": self.step + 1, "left_out": loss})
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.rate(self.step) * group["scale"]
+            self.optimizer.step()
+            self.ema.update(self.step)
         self.step += 1
         self.throughput.step(samples(made))
 

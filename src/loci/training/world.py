@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loci.attention.cross import Cross
+from loci.config import added_field
 from loci.data.base import DEPTH, POSES, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig, RoomsData
 from loci.data.survey import Surveyor
@@ -37,8 +38,8 @@ class WorldRun(RunConfig, name="world"):
     """A world model trained on episodes.
 
     data: walks through rooms, or any episodes that have the camera poses which the model needs.
-    stride: steps of the data between two latent frames. batch: episodes a step. attention: see
-    `WorldModel.forward`.
+    stride: steps of the data between two latent frames. batch: episodes a step. attention,
+    recompute: see `WorldModel.forward`.
     """
 
     kind: ClassVar[str] = KIND
@@ -50,6 +51,7 @@ class WorldRun(RunConfig, name="world"):
     batch: int = 4
     stride: int = 1
     attention: str = "windowed"
+    recompute: bool = added_field(False)
 
     def __post_init__(self) -> None:
         chunk = self.world.chunk
@@ -190,7 +192,7 @@ class WorldTask(Task):
         output = self.model(
             clean, noisy, time, batch["poses"], starts,
             clean_time=clean_time, dropped=batch["dropped"], attention=config.attention,
-            text=self._text(batch), since=batch.get("since"),
+            text=self._text(batch), since=batch.get("since"), recompute=config.recompute,
             surveyed=below(batch, "survey"), told=batch.get("told"),
         )
         chunks = flow.loss(output, target, noise, time)  # (B, G)
