@@ -32,7 +32,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     faster one, it computes this: on other devices than a CPU, and in fp32 with exact products.
     """
     device = q.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         kind = torch.get_autocast_dtype(device)
         q, k, v = q.to(kind), k.to(kind), v.to(kind)
     exact = torch.get_float32_matmul_precision() == "highest"

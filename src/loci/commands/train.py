@@ -21,7 +21,7 @@ def train(
     recipe: Positional[Annotated[str, named("RECIPE")]],
     /,
     *,
-    out: Annotated[Path, named("DIR")],
+    out: Annotated[Path | None, maybe("DIR", "needed, but for --dry-run")] = None,
     resume: bool = False,
     small: bool = False,
     steps: Annotated[int | None, maybe("N", "the recipe's")] = None,
@@ -29,6 +29,10 @@ def train(
     threads: Annotated[int | None, maybe("N", "all cores")] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, maybe("{cpu,cuda}", "cuda if usable")] = None,
     parallel: Literal["shard", "replicate"] = "shard",
+    dry_run: bool = False,
+    processes: Annotated[int, named("N")] = 1,
+    frames: Annotated[int | None, maybe("N", "as the recipe's data say")] = None,
+    rate: Annotated[float | None, maybe("TFLOPS", "measured here")] = None,
 ) -> None:
     """Train a recipe to a checkpoint, DIR/model.safetensors.
 
@@ -48,6 +52,12 @@ def train(
         device: Where to train.
         parallel: With several processes, which torchrun starts, each holds a part of the weights,
             or all of them.
+        dry_run: Train nothing: say how large the model is, what a step computes and holds, and
+            how long the run takes at least.
+        processes: --dry-run: as if it trained in so many processes.
+        frames: --dry-run: latent frames of an episode.
+        rate: --dry-run: 10^12 operations a second that a process makes. Measured, it is that of
+            large products of matrices; a small model makes less.
     """
     from loci.recipes.registry import build_recipe
     from loci.training.distributed import joined
@@ -56,6 +66,11 @@ def train(
     from loci.training.trainer import Stopped
 
     config = build_recipe(recipe, small, steps, seed)
+    if dry_run:
+        print(foretold(recipe, config, processes, parallel, frames, rate, device))
+        return
+    if out is None:
+        raise LociError("a training needs a folder; give --out DIR, or --dry-run to see its size")
     with joined(pick_device(device), parallel) as processes:
         try:
             summary = run(config, out, resume, threads, device, processes)
@@ -70,6 +85,36 @@ def train(
     show(config, out)
     if small:
         print(f"next: {_next(config, recipe, out)}")
+
+
+def foretold(
+    recipe: str, config: RunConfig, processes: int, form: str, frames: int | None,
+    rate: float | None, device: str | None,
+) -> str:
+    """What a run takes, in a few lines."""
+    from loci.training.estimate import estimate, measured_rate
+    from loci.training.numerics import pick_device, pick_dtype
+
+    place = pick_device(device)
+    dtype = pick_dtype(config.train.dtype, place)
+    if processes < 1 or (rate is not None and rate <= 0) or (frames is not None and frames < 2):
+        raise LociError("--processes counts 1 or more, --frames 2 or more, --rate is above 0")
+    found = estimate(config, dtype, processes, form, frames)
+    known = "given" if rate is not None else "products of matrices here"
+    speed = measured_rate(place, dtype) if rate is None else rate * 1e12
+    seconds = found.seconds(speed)
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in found.memory.items())
+    return "\n".join([
+        f"{recipe}: {found.parameters:,} parameters, {found.trained:,} of them trained",
+        f"a step: {found.samples} samples, {found.flops / 1e12:,.3f} TFLOP",
+        f"a process, of {processes}: {_size(found.bytes)} ({parts})",
+        f"{found.steps:,} steps: {seconds / 3600:,.2f} hours at {speed / 1e12:.3g} TFLOP/s a "
+        f"process ({known})",
+    ])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def show(config: RunConfig, out: Path) -> None:

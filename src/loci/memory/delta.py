@@ -16,6 +16,7 @@ with their tokens; no short convolution, which would have to be carried too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.full_precision import full_precision
 from loci.memory.associative import Associative, AssociativeState, exact, normed
 from loci.memory.recurrent import RecurrentState, State
 
@@ -53,7 +55,7 @@ class DeltaState(AssociativeState):
         self.open = nn.Linear(width, width, bias=False)  # the output gates
         self.rates = nn.Linear(width, 2 * heads)  # of a and b
         self.decay = nn.Parameter(torch.zeros(heads))  # A
-        frames = torch.logspace(*torch.tensor(FADES).log10().tolist(), heads)
+        frames = torch.logspace(*map(math.log10, FADES), heads)
         with torch.no_grad():
             # At birth softplus(c) = 1 / (frames x tokens), whatever the token, and b is about 1/2.
             self.rates.weight[:heads].zero_()
@@ -70,7 +72,7 @@ class DeltaState(AssociativeState):
         tokens, kind, y = x.shape[2], exact(x), normed(x)
         q, (k, v), rates = self.queries(y, rotary), self.keys_values(y, rotary), self.rates(y)
         a, b = rates.to(kind).transpose(1, 2).chunk(2, dim=1)  # (B, N, S)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             log_a = -self.decay.to(kind).exp()[:, None] * F.softplus(a)
             parts = (q, k, v, log_a, b.sigmoid())
             start, ends = state["S"].to(kind), [(frame + 1) * tokens for frame in at]
@@ -84,7 +86,7 @@ class DeltaState(AssociativeState):
     def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         y = normed(x)
         q = self.queries(y, rotary)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             found = q @ state["S"].to(q.dtype)
         return self._gated(found, y, x, rotary)
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.full_precision import full_precision
 from loci.attention.norms import RMSNorm
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
@@ -91,7 +92,7 @@ class Grid(RecurrentState):
     def write(
         self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             pooled = torch.einsum("gp,bfpd->bfgd", self.pool.float(), x.float())
             total = (state["sum"][:, None] + pooled.cumsum(1)).unbind(1)
         states = [{"sum": total[t], "count": state["count"] + (t + 1)} for t in at]
@@ -114,7 +115,7 @@ class Mix(nn.Module):
         mean = state["sum"] / state["count"].clamp(min=1)[:, None, None]
         if self.logits is None:
             return mean
-        with torch.autocast(mean.device.type, enabled=False):
+        with full_precision(mean):
             return self.logits.float().softmax(dim=-1) @ mean
 
 

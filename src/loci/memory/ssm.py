@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.full_precision import full_precision
 from loci.errors import LociError, did_you_mean
 from loci.memory.base import Memory, together
 from loci.memory.recurrent import RecurrentState, State
@@ -109,7 +110,7 @@ class StateSpace(RecurrentState):
         self, x: Tensor, state: State, at: Sequence[int], rotary: Tensor
     ) -> tuple[Tensor, list[State]]:
         u, g = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             s = scan(u.float().tanh(), self.decay_logit.float(), state["s"])
         y = self.out_proj((g.float().sigmoid() * s).to(x.dtype))
         scale = self.gate.tanh() if self.gated else 0.1 + 0.1 * self.residual_logit.sigmoid()

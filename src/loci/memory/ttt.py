@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loci.attention.full_precision import full_precision
 from loci.config import added_field
 from loci.errors import LociError
 from loci.memory.associative import Associative, AssociativeState, exact, normed
@@ -114,7 +115,7 @@ class FastWeights(AssociativeState):
         shape, y = x.shape[1:3], normed(x)
         q, (k, v) = self.queries(y, rotary), self.keys_values(y, rotary)
         rates, kept = self._pace(y, shape)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             tokens = torch.stack([k, k, v], dim=2).unflatten(3, shape)  # (B, N, 3, F, P, d)
             tokens = tokens.permute(3, 0, 1, 2, 4, 5).contiguous()
             start = {name: part.to(tokens.dtype) for name, part in state.items()}
@@ -124,7 +125,7 @@ class FastWeights(AssociativeState):
 
     def read(self, x: Tensor, state: State, rotary: Tensor) -> Tensor:
         q = self.queries(normed(x), rotary)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             found = apply(self.born.to(q.dtype) + state["moved"].to(q.dtype), q)
         return self.output(found, x, rotary)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Cross, CrossKV, CrossTokens
 from loci.attention.dense import QKV
+from loci.attention.full_precision import full_precision
 from loci.attention.norms import RMSNorm
 from loci.attention.rotary import rotate
 from loci.errors import LociError
@@ -136,7 +137,7 @@ class Trunk(nn.Module):
         # Wan counts time in thousandths; near 1000 bfloat16 is four apart: never in half precision.
         angles = 1000.0 * time.double()[..., None] * torch.exp(-math.log(1e4) * steps)
         wave = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        with torch.autocast(time.device.type, enabled=False):
+        with full_precision(time):
             e = self.time_embedding(wave.to(self.time_embedding[0].weight.dtype))
             return e.unsqueeze(-2), self.time_projection(e).unflatten(-1, (6, self.sizes.dim))
 

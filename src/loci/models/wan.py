@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from loci.attention.cross import Cross
 from loci.attention.dense import QKV
+from loci.attention.full_precision import full_precision
 from loci.attention.rotary import as_rotary
 from loci.config import Config
 from loci.errors import LociError
@@ -204,6 +205,6 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, F, P, D), e (B, F, 1, D)."""
         shift, scale = (m.unsqueeze(-2) for m in (self.modulation + e).unbind(-2))
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             x = x.to(self.head.weight.dtype)
             return self.head(modulated_norm(x, shift.to(x.dtype), scale.to(x.dtype), self.eps))

@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from loci.data.base import ACTIONS, EpisodeSpec
+from loci.data.base import ACTIONS, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig
 from loci.errors import LociError
 from loci.memory import Memory
@@ -23,6 +23,7 @@ from loci.seeds import seed_for
 from loci.training.augmentation import PolicyAugmentation, repeat_first, with_window
 from loci.training.init_from import Init
 from loci.training.initialise import initialise_policy
+from loci.training.made_up import made_up
 from loci.training.objectives import PolicyObjective, weighted_mean
 from loci.training.run import RunConfig
 from loci.training.sampler import Sampler
@@ -66,6 +67,19 @@ class PolicyRun(RunConfig, name="policy"):
     def task(self) -> PolicyTask:
         return PolicyTask(self)
 
+    def sketch(self, frames: int | None = None) -> PolicyTask:
+        if frames is None:
+            raise LociError("how long episodes are is known when they are read; give --frames")
+        expert = self.model.expert
+        episodes = made_up(self.model.world, self.batch, frames)
+        episodes = replace(
+            episodes, poses=None, proprio=torch.zeros(self.batch, frames, expert.proprio),
+            actions=torch.zeros(self.batch, frames, expert.horizon, expert.actions),
+            valid=torch.ones(self.batch, frames, expert.horizon, dtype=torch.bool),
+        )
+        with torch.device("meta"):
+            return PolicyTask(self, episodes)
+
     def small(self) -> Self:
         """Without what makes it remember for longer than a demonstration lasts, which doubles the
         length of episodes."""
@@ -93,21 +107,26 @@ class PolicyRun(RunConfig, name="policy"):
 class PolicyTask(Task):
     """Demonstrations in, the flow-matching losses of all their chunks and frames out."""
 
-    def __init__(self, config: PolicyRun):
+    def __init__(self, config: PolicyRun, episodes: Episodes | None = None):
+        """episodes: in place of the data's, for a model without weights (`PolicyRun.sketch`)."""
         self.config = config
-        self.model = self.module = config.embodied().build()
+        built = config.embodied() if episodes is None else config.model
+        self.model = self.module = built.build()
         initialise_policy(self.model)
-        config.init.fill_policy(self.model)
+        if episodes is None:
+            config.init.fill_policy(self.model)
         config.init.freeze(self.module, "world.codec.")
         spec = EpisodeSpec(
             codec=self.model.world.codec.eval(), camera=config.model.world.camera,
             stride=config.model.expert.horizon, actions=True,
         )
-        self.data = config.data.load(spec)
-        self.model.actions.fit(self.data.all_actions())
-        self.model.proprio.fit(self.data.all_proprio())
-        # Batches are made on the host, wherever the model goes.
-        self.scale = self.model.actions.scale.clone()
+        self.data = config.data.load(spec) if episodes is None else episodes
+        self.scale = torch.ones(config.model.expert.actions, device="cpu")
+        if episodes is None:
+            self.model.actions.fit(self.data.all_actions())
+            self.model.proprio.fit(self.data.all_proprio())
+            # Batches are made on the host, wherever the model goes.
+            self.scale = self.model.actions.scale.clone()
         self.sampler = Sampler(
             config.train.seed, config.batch, self.data.frames.tolist(), config.buckets
         )

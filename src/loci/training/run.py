@@ -43,6 +43,11 @@ class RunConfig(Config, family=True):
         """The task, with fresh weights; torch's generator was seeded with the run's seed."""
         raise NotImplementedError(f"{type(self).__name__} must build its task: define task()")
 
+    def sketch(self, frames: int | None = None) -> Task:
+        """The task on the meta device, without weights, with a batch of episodes of so many frames
+        that nobody recorded: for estimates. LociError where it is not known how long they are."""
+        raise LociError(f"{type(self).__name__} has no sketch; leave --dry-run out")
+
     def small(self) -> Self:
         """The same with less data and fewer steps, for a first try of minutes."""
         raise LociError(f"{type(self).__name__} has no small form; leave --small out")

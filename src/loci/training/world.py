@@ -27,6 +27,7 @@ from loci.seeds import seed_for
 from loci.training.augmentation import WorldAugmentation
 from loci.training.init_from import Init
 from loci.training.initialise import initialise_world
+from loci.training.made_up import made_up
 from loci.training.objectives import WorldObjective, returns, revisit_shares, weighted_mean
 from loci.training.run import RunConfig
 from loci.training.sampler import Sampler
@@ -84,6 +85,20 @@ class WorldRun(RunConfig, name="world"):
     def task(self) -> WorldTask:
         return WorldTask(self)
 
+    def sketch(self, frames: int | None = None) -> WorldTask:
+        episodes = made_up(self.world, self.batch, self.frames(frames))
+        with torch.device("meta"):
+            return WorldTask(self, episodes)
+
+    def frames(self, asked: int | None = None) -> int:
+        """Latent frames of an episode: as asked, or as the data say."""
+        if asked is not None:
+            return asked
+        length = getattr(self.data, "length", None)
+        if length is None:
+            raise LociError("how long episodes are is known when they are read; give --frames")
+        return 1 + (length - 1) // self.stride
+
     def small(self) -> Self:
         return replace(self, data=self.data.small(), train=self.train.shortened(400))
 
@@ -118,11 +133,13 @@ def _with_chunks(episodes: Episodes, chunk: int) -> Episodes:
 class WorldTask(Task):
     """Latent episodes in, the flow-matching loss of all their chunks out."""
 
-    def __init__(self, config: WorldRun):
+    def __init__(self, config: WorldRun, episodes: Episodes | None = None):
+        """episodes: in place of the data's, for a model without weights (`WorldRun.sketch`)."""
         self.config = config
         self.model = self.module = config.world.build()
         initialise_world(self.model)
-        config.init.fill(self.model)
+        if episodes is None:
+            config.init.fill(self.model)
         config.init.freeze(self.module, "codec.")
         world, codec = config.world, self.model.codec.eval()
         surveyor = Surveyor(world.memory, codec, world.camera, world.chunk)
@@ -130,7 +147,8 @@ class WorldTask(Task):
             codec=codec, camera=world.camera, stride=config.stride,
             surveyor=surveyor if surveyor.depends else None,
         )
-        self.data = _with_chunks(config.data.load(spec), config.world.chunk)
+        loaded = config.data.load(spec) if episodes is None else episodes
+        self.data = _with_chunks(loaded, config.world.chunk)
         self.sampler = Sampler(config.train.seed, config.batch, self.data.frames.tolist())
 
     def starts(self, frames: int) -> list[int]:

@@ -1,0 +1,220 @@
+"""What a run takes, before it begins: its model on the meta device, one step of which is gone
+through and computed by nobody. Sizes are those of the run, counted; nothing is extrapolated but
+time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from loci.errors import LociError
+from loci.models.trunk import Trunk
+from loci.training.microbatches import split
+from loci.training.muon import build_optimizer
+from loci.training.run import RunConfig
+from loci.training.task import samples
+
+# What autocast computes in half precision, of what is used here.
+HALVED = (
+    torch.nn.functional.linear, torch.matmul, torch.bmm, torch.Tensor.matmul,
+    torch.Tensor.__matmul__, torch.einsum, torch.nn.functional.conv2d, torch.nn.functional.conv3d,
+    torch.conv3d, torch.nn.functional.scaled_dot_product_attention,
+)
+attention = torch.nn.functional.scaled_dot_product_attention
+# What is retrieved follows from these: their numbers count, not their sizes alone.
+ASKED = ("poses", "told", "dropped")
+PRODUCT, PATIENCE = 1024, 0.3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one step, and of each process.
+
+    parameters, trained; samples: of the whole batch; flops: of a step, forward and backward, all
+    processes together; memory: bytes of a process, by what they are for.
+    """
+
+    parameters: int
+    trained: int
+    samples: int
+    steps: int
+    processes: int
+    flops: int
+    memory: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """Of a process, all together."""
+        return sum(self.memory.values())
+
+    def seconds(self, rate: float) -> float:
+        """Of the run, where each process makes `rate` FLOP/s."""
+        return self.steps * self.flops / self.processes / rate
+
+
+def estimate(
+    config: RunConfig, dtype: torch.dtype, processes: int = 1, form: str = "shard",
+    frames: int | None = None,
+) -> Estimate:
+    """What a run takes. dtype: bf16 is autocast. form: how weights are shared among `processes`.
+    frames: latent frames of an episode, where the data do not say.
+
+    Raises LociError for a kind of run without a sketch, and fewer samples than processes.
+    """
+    again = getattr(config, "recompute", False)
+    plain = replace(config, **{"recompute": False}) if again else config
+    step = counted(plain, dtype, processes, frames)
+    module, activations, flops = step.module, step.kept, step.flops
+    if again:
+        # Beside what is kept, a block's own while it is computed again.
+        least = counted(config, dtype, processes, frames, backward=False).kept
+        blocks = max(len(trunk.blocks) for trunk in module.modules() if isinstance(trunk, Trunk))
+        activations = least + (activations - least) // blocks
+        flops += step.forward
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = build_optimizer(module, config.train)
+    moments = sum(
+        size_of(p) * (1 if group.get("muon") else 2)
+        for group in optimizer.param_groups for p in group["params"]
+    )
+    shares = processes if form == "shard" else 1
+    weights, learnt = (sum(map(size_of, ps)) for ps in (module.parameters(), trained))
+    memory = {
+        "weights": weights // shares, "gradients": learnt // shares, "average": learnt // shares,
+        "moments": moments // shares, "activations": activations,
+    }
+    if shares > 1:
+        memory["gathered"] = gathered_at_once(module)
+    return Estimate(
+        sum(p.numel() for p in module.parameters()), sum(p.numel() for p in trained), step.samples,
+        config.train.steps, processes, flops, memory,
+    )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A step that was gone through: the module, samples of the whole batch, bytes that a process
+    keeps for its backward pass, operations of all processes forward, and in all."""
+
+    module: nn.Module
+    samples: int
+    kept: int
+    forward: int
+    flops: int
+
+
+def counted(
+    config: RunConfig, dtype: torch.dtype, processes: int, frames: int | None,
+    backward: bool = True,
+) -> Counted:
+    """A step of the largest part of a batch that a process computes at once."""
+    task = config.sketch(frames)
+    module = task.module.train()
+    made = task.batch(0)
+    whole = samples(made)
+    if whole < processes:
+        raise LociError(
+            f"a batch of {whole} for {processes} processes; use a larger batch, or fewer"
+        )
+    part = split(split(made, processes)[0], min(config.train.accumulate, whole // processes))[0]
+    batch = {
+        name: value.to("meta") if isinstance(value, Tensor) and name not in ASKED else value
+        for name, value in part.items()
+    }
+    kept = Kept(module)
+    with FlopCounterMode(display=False) as counter, kept, HalfPrecision(dtype):
+        losses, _ = task.loss(batch)
+        forward = counter.get_total_flops()
+        if backward:
+            losses.sum().backward()
+    share = whole / samples(part)
+    total = counter.get_total_flops()
+    return Counted(module, whole, kept.bytes, round(forward * share), round(total * share))
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Bytes that the backward pass waits for, parameters left out."""
+
+    def __init__(self, module: nn.Module):
+        self.own = {p.untyped_storage()._cdata for p in module.parameters()}
+        self.there: dict[int, torch.UntypedStorage] = {}
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.own:
+            self.there[storage._cdata] = storage
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.there.values())
+
+
+class HalfPrecision(TorchFunctionMode):
+    """Autocast for the meta device, which has none of its own. A weight is cast once."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.cast: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.dtype != torch.float32 and function in HALVED:
+            args, kwargs = tree_map(self._lower, (args, kwargs))
+        if function is attention and args[0].device.type == "meta":
+            return self._fused(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Attention that keeps no weights, as fused kernels do; meta tensors get none by default.
+        """
+        bias = attn_mask
+        if bias is not None:
+            bias = bias.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)[0]
+
+    def _lower(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not value.is_leaf or not value.requires_grad:
+            return value.to(self.dtype)
+        return self.cast.setdefault(id(value), value.to(self.dtype))
+
+
+def gathered_at_once(module: nn.Module) -> int:
+    """Bytes of the weights that a process has whole at a time: what lies outside of blocks, a
+    block, and the next one, which is on its way."""
+    blocks = [
+        sum(map(size_of, block.parameters()))
+        for trunk in module.modules() if isinstance(trunk, Trunk) for block in trunk.blocks
+    ]
+    return sum(map(size_of, module.parameters())) - sum(blocks) + sum(sorted(blocks)[-2:])
+
+
+def size_of(tensor: Tensor) -> int:
+    """Bytes."""
+    return tensor.numel() * tensor.element_size()
+
+
+def measured_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of large products of matrices on this machine, all threads together."""
+    a, b = (torch.randn(PRODUCT, PRODUCT, device=device, dtype=dtype) for _ in range(2))
+    float((a @ b)[0, 0])
+    began, count = time.monotonic(), 0
+    while time.monotonic() - began < PATIENCE:
+        c = a @ b
+        count += 1
+    float(c[0, 0])
+    return count * 2 * PRODUCT**3 / (time.monotonic() - began)
