@@ -69,8 +69,9 @@ def estimate(
 
     Raises LociError for a kind of run without a sketch, and fewer samples than processes.
     """
-    again = getattr(config, "recompute", False)
-    plain = replace(config, **{"recompute": False}) if again else config
+    settings: Any = config
+    again = getattr(settings, "recompute", False)
+    plain = replace(settings, recompute=False) if again else config
     step = counted(plain, dtype, processes, frames)
     module, activations, flops = step.module, step.kept, step.flops
     if again:
