@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.io.extras import extra
 from loci.models.codecs.base import Codec, CodecConfig, to_float
-from loci.models.weights.shards import read_weights
+from loci.models.weights.shards import open_weights
 
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
 # is an empty tensor, so that state stays a plain map of tensors.
@@ -140,7 +140,7 @@ class WanCodec(Codec):
         config = read_diffusers_config(folder / "config.json")
         codec = cls(config)
         try:
-            codec.vae.load_state_dict(read_weights(folder))
+            codec.vae.load_state_dict(dict(open_weights(folder).check()))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise LociError(f"the weights in {folder} do not fit config.json: {reason}") from error
