@@ -31,8 +31,11 @@ from loci.models import world, world_action
 from loci.models.action import mirror
 from loci.models.codecs import Codec
 from loci.models.weights import wan
+from loci.models.weights.layout import is_checkpoint
 from loci.models.weights.shards import open_weights
-from loci.models.weights.wan import is_checkpoint, open_wan
+from loci.models.weights.torch_file import SUFFIXES
+from loci.models.weights.vae import load_vae
+from loci.models.weights.wan import open_wan
 from loci.models.world_action import WorldActionModel
 
 if TYPE_CHECKING:
@@ -70,9 +73,10 @@ class Init(Config):
     """What a model starts from.
 
     weights: a world model, a policy, or Wan's released weights (None: at random). codec: where the
-    codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or a folder
-    with diffusers' Wan VAE. trains: patterns of the names of the parameters that are trained, with
-    `*` for anything; the others stay as they start. The codec is never trained here.
+    codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or Wan's
+    VAE, a folder of diffusers or a .pth file. trains: patterns of the names of the parameters that
+    are trained, with `*` for anything; the others stay as they start. The codec is never trained
+    here.
     """
 
     weights: Weights | None = None
@@ -170,12 +174,10 @@ def read_world(source: str) -> Mapping[str, Tensor]:
 
 
 def read_codec(source: str) -> Mapping[str, Tensor]:
-    """The tensors of a codec: of a checkpoint, or of a folder with diffusers' Wan VAE."""
+    """The tensors of a codec: of a checkpoint, or of Wan's VAE as others have it (`open_vae`)."""
     path = resolve_checkpoint(source)
-    if path.is_dir():
-        from loci.models.codecs import WanCodec
-
-        return WanCodec.from_folder(path).state_dict()
+    if path.is_dir() or path.suffix in SUFFIXES:
+        return load_vae(path).state_dict()
     return load_checkpoint(path, "codec").tensors
 
 

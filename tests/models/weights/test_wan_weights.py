@@ -192,6 +192,21 @@ def test_all_that_is_wrong_is_one_message(original):
     assert "lacks 2" not in message
 
 
+def test_files_that_are_damaged_are_named(tmp_path, theirs):
+    """The only file, without an index, and the shard that tells what config.json leaves out."""
+    folder = made.original_folder(tmp_path / "one", theirs, shards=1)
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(LociError, match=rf"{file.name} is damaged .*fetch what is broken again"):
+        load_wan(folder)
+    folder = made.original_folder(tmp_path / "three", theirs)
+    for file in folder.glob("*.safetensors"):
+        if "patch_embedding.weight" in load_file(file):
+            file.unlink()
+    with pytest.raises(LociError, match=r"a shard is missing: [^;]*: fetch what is broken again"):
+        load_wan(folder)
+
+
 def test_names_in_a_message_are_bounded(original):
     settings = json.loads((original / "config.json").read_text())
     (original / "config.json").write_text(json.dumps(settings | {"num_layers": 5, "ffn_dim": 97}))

@@ -6,22 +6,20 @@ transformer's, or the pipeline's around it), and checkpoints of Loci.
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
-from loci.io.checkpoint import FORMAT, checkpoint_kind, load_checkpoint
+from loci.io.checkpoint import checkpoint_kind, load_checkpoint
 from loci.models import world, world_action
 from loci.models.wan import Wan, WanConfig
 from loci.models.weights.diffusers import CLASS as DIFFUSERS_CLASS
 from loci.models.weights.diffusers import config_from_diffusers, from_diffusers
 from loci.models.weights.fill import fill, shapes_of
+from loci.models.weights.layout import PIPELINE, Layout, is_checkpoint, read_settings
 from loci.models.weights.original import PATCH, TEXT, config_from_original
 from loci.models.weights.shards import StoredTensors, open_weights
 
@@ -34,17 +32,9 @@ PLACES = {
 }
 # What the released code computes in fp32 whatever the weights are.
 FP32 = ("time_embedding.*", "time_projection.*", "*modulation", "head.*")
-PIPELINE, TRANSFORMER, CONFIG = "model_index.json", "transformer", "config.json"
+FOLDER = "transformer"
 # For the account of a download that lacks the shards with these tensors, which tell sizes.
 _UNTOLD = {PATCH: (0, 0, *WanConfig.patch), TEXT: (0, WanConfig.text_dim)}
-
-
-class Layout(StrEnum):
-    """How weights are stored."""
-
-    ORIGINAL = "original"
-    DIFFUSERS = "diffusers"
-    LOCI = "loci"
 
 
 class WanWeights(NamedTuple):
@@ -62,18 +52,19 @@ def open_wan(path: str | Path) -> WanWeights:
     path = resolve_checkpoint(path)
     if is_checkpoint(path):
         return _of_checkpoint(path)
-    folder = path / TRANSFORMER if (path / PIPELINE).is_file() else path
+    folder = path / FOLDER if (path / PIPELINE).is_file() else path
     stored = open_weights(folder)
     names = [*stored, *stored.absent]
     layout = Layout.ORIGINAL
     if any(from_diffusers(name) != name for name in names):
         stored, layout = stored.renamed(from_diffusers), Layout.DIFFUSERS
-    settings = _settings(folder if folder.is_dir() else folder.parent)
+    settings = read_settings(folder if folder.is_dir() else folder.parent)
     if settings is None:
         return WanWeights(stored, layout, None)
     if layout is Layout.DIFFUSERS or settings.get("_class_name") == DIFFUSERS_CLASS:
         return WanWeights(stored, layout, config_from_diffusers(settings))
-    untold = {name: shape for name, shape in _UNTOLD.items() if name in stored.absent}
+    lost = [name for name in _UNTOLD if name not in stored] if stored.faults else []
+    untold = {name: _UNTOLD[name] for name in lost}
     return WanWeights(stored, layout, config_from_original(settings, stored.shapes | untold))
 
 
@@ -98,17 +89,6 @@ def load_wan(
     return model.eval()
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of Loci. LociError for a damaged .safetensors file."""
-    if not path.is_file() or path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError) as error:
-        raise LociError(f"weights in {path} cannot be read ({error}); fetch them again") from error
-
-
 def _of_checkpoint(path: Path) -> WanWeights:
     kind = checkpoint_kind(path)
     if kind not in PLACES:
@@ -120,16 +100,3 @@ def _of_checkpoint(path: Path) -> WanWeights:
     stored = open_weights(path).some(lambda name: name.startswith(prefix))
     renamed = stored.renamed(lambda name: name.removeprefix(prefix))
     return WanWeights(renamed, Layout.LOCI, WanConfig.from_dict(tree))
-
-
-def _settings(folder: Path) -> dict[str, Any] | None:
-    file = folder / CONFIG
-    if not file.is_file():
-        return None
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LociError(f"{file} cannot be read ({error}); fetch it again") from error
-    if not isinstance(settings, dict):
-        raise LociError(f"{file} holds no settings; fetch it again")
-    return settings
