@@ -220,7 +220,7 @@ def test_a_pickle_is_never_run(tmp_path):
     torch.save({"encoder.conv1.weight": Harmful(trap)}, tmp_path / "vae.pth")
     with pytest.raises(LociError, match="reading it would run code of its maker"):
         load_vae(tmp_path / "vae.pth")
-    (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": Harmful(trap)}))
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": Harmful(trap)}, 2))
     with pytest.raises(LociError, match=r"old\.pth"):
         load_vae(tmp_path / "old.pth")
     assert not trap.exists()

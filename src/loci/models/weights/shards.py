@@ -159,7 +159,8 @@ def open_weights(path: str | Path) -> StoredTensors:
     lost = [file.name for file in files if not file.is_file()]
     if lost:
         count = "a shard is" if len(lost) == 1 else f"{len(lost)} shards are"
-        faults.append(f"{count} missing: {quoted(lost)}")
+        held = sum(where in lost for where in wanted.values())
+        faults.append(f"{count} missing: {quoted(lost)}, with {held} tensors")
     absent = [name for name in wanted if name not in places]
     lacking = [n for n in absent if path / wanted[n] not in broken]
     if lacking:
