@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import tiny_umt5 as tiny
 import wan_downloads as made
 from loci.commands.main import main
 from loci.errors import LociError
+from loci.models.weights import vae
 from loci.models.weights.verify import verify_block
 
 diffusers = pytest.importorskip("diffusers")
+ROOT = Path(__file__).resolve().parents[2]
 SHARD = "diffusion_pytorch_model-0000{}-of-00003.safetensors"
 
 
@@ -132,3 +136,26 @@ def test_only_the_block_and_what_stands_around_it_is_read(original):
     (original / "config.json").unlink()
     with pytest.raises(LociError, match=r"no config\.json beside"):
         verify_block(original)
+
+
+def test_what_the_page_shows_runs(tmp_path, theirs, monkeypatch, capsys):
+    """Its commands and its loading, with a tiny download under the name that it uses."""
+    made.original_folder(tmp_path / "Wan2.1-T2V-1.3B", theirs)
+    small = dataclasses.replace(vae.wan_vae_2_1(), base_dim=4)
+    monkeypatch.setattr(vae, "wan_vae_2_1", lambda: small)
+    names = vae.names_to_original(small)
+    tensors = {names[n]: t for n, t in small.build().vae.state_dict().items()}
+    torch.save(tensors, tmp_path / "Wan2.1-T2V-1.3B/Wan2.1_VAE.pth")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    loci (weights .*?)(?:  +#.*)?$", page, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert ending(*line.split()) == 0, line
+    assert "wan-2.1-vae" in capsys.readouterr().out
+    assert {"wan-diffusers", "vae"} <= {path.name for path in tmp_path.iterdir()}
+    program = next(p for p in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dit" in p)
+    found: dict[str, Any] = {}
+    exec(program, found)
+    assert found["dit"].config.num_layers == 3
+    assert found["codec"].config == small

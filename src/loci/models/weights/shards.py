@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,15 +51,16 @@ class StoredTensors(Mapping[str, Tensor]):
     ):
         self.path, self.places = path, dict(places)
         self.faults, self.absent = tuple(faults), tuple(absent)
-        # Tensors of a .pth file, mapped as a whole; and the one shard that is open.
-        self._loaded, self._shard = loaded, (Path(), None)
+        self._loaded = loaded  # of a .pth file, mapped as a whole
 
     def __getitem__(self, name: str) -> Tensor:
         place = self.places[name]
         if self._loaded is not None:
             return self._loaded[place.name]
         try:
-            return self._open(place.file).get_tensor(place.name)
+            # Opened anew: the pages of a mapped file count as ours as long as it is open.
+            with safe_open(place.file, "pt") as file:
+                return file.get_tensor(place.name)
         except (SafetensorError, OSError) as error:
             raise LociError(f"{place.file} is damaged ({error}); fetch it again") from error
 
@@ -119,11 +120,6 @@ class StoredTensors(Mapping[str, Tensor]):
             )
             raise LociError(f"{self.path}: {'; '.join(told)}: {fix}")
         return self
-
-    def _open(self, file: Path) -> Any:
-        if self._shard[0] != file:
-            self._shard = file, safe_open(file, "pt")
-        return self._shard[1]
 
 
 def open_weights(path: str | Path) -> StoredTensors:
