@@ -82,6 +82,19 @@ def test_each_part_of_a_download_of_wan_is_told(original, capsys):
     assert said.count("whole: ") == 2
 
 
+def test_two_experts_and_checkpoints_of_ours_are_told(tmp_path, theirs, capsys):
+    """The high and the low noise model of 2.2 14B lie beside each other; what ships has names."""
+    for name in ("high_noise_model", "low_noise_model"):
+        made.original_folder(tmp_path / name, theirs)
+    assert ending("weights", "inspect", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert said.count("transformer, original layout") == said.count("whole: ") == 2
+    assert ending("weights", "inspect", "hybrid") == 0
+    assert "transformer, loci layout" in capsys.readouterr().out
+    assert ending("weights", "inspect", "codec") == 0
+    assert "something else" in capsys.readouterr().out
+
+
 def test_what_is_no_model_of_wan_is_said_to_be_something_else(tmp_path, capsys):
     save_file({"a": torch.zeros(3), "b": torch.zeros(2).bfloat16()}, tmp_path / "x.safetensors")
     assert ending("weights", "inspect", tmp_path / "x.safetensors") == 0

@@ -177,7 +177,7 @@ def read_codec(source: str) -> Mapping[str, Tensor]:
     """The tensors of a codec: of a checkpoint, or of Wan's VAE as others have it (`open_vae`)."""
     path = resolve_checkpoint(source)
     if path.is_dir() or path.suffix in SUFFIXES:
-        return load_vae(path).state_dict()
+        return load_vae(path, torch.float32).state_dict()
     return load_checkpoint(path, "codec").tensors
 
 

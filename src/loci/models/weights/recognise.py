@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
-from loci.io.checkpoint import checkpoint_kind
+from loci.io.checkpoint import checkpoint_kind, load_checkpoint
 from loci.models.weights import vae, wan
 from loci.models.weights.layout import PIPELINE, is_checkpoint
 from loci.models.weights.shards import open_weights
@@ -28,7 +28,8 @@ def recognise(path: Path) -> Part:
         kind = checkpoint_kind(path)
         if kind in wan.PLACES:
             return Part.TRANSFORMER
-        return Part.VAE if kind == vae.KIND else Part.OTHER
+        wans = kind == vae.KIND and load_checkpoint(path, kind).config.get("type") == "wan"
+        return Part.VAE if wans else Part.OTHER
     if (path / PIPELINE).is_file():
         return Part.TRANSFORMER
     stored = open_weights(path)
