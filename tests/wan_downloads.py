@@ -34,11 +34,11 @@ NAMES = (
 )
 
 
-def transformer(seed: int = 0) -> Any:
+def transformer(**changes: Any) -> Any:
     import diffusers
 
-    torch.manual_seed(seed)
-    model = diffusers.WanTransformer3DModel(**SETTINGS).eval()
+    torch.manual_seed(0)
+    model = diffusers.WanTransformer3DModel(**SETTINGS | changes).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

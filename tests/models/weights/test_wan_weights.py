@@ -152,6 +152,8 @@ def test_the_released_settings_are_read(theirs):
               "text_embedding.0.weight": (1536, 4096)}
     config = config_from_original(settings, shapes)
     assert config == released.wan_2_1_t2v_1_3b()
+    with torch.device("meta"):
+        assert len(Wan(config).state_dict()) == 825  # as many as are published
     assert released.released_name(config) == "wan-2.1-t2v-1.3b"
     assert released.released_name(config_from_diffusers(theirs.config)) is None
     with pytest.raises(LociError, match="kind 'vace'"):
