@@ -13,11 +13,11 @@ from torch import Tensor
 from loci.commands import map as mapping
 from loci.commands.map import export
 from loci.data.episodes import Episode, EpisodeCache
-from loci.data.kept import keep
 from loci.data.walks import FORMAT
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.geometry.depth import intrinsics_of, unproject
+from loci.io.kept import keep
 from loci.memory import Map
 from ply_file import read_ply
 from tiny_world import tiny_world

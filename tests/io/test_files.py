@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loci.errors import LociError
-from loci.io.files import atomic_write
+from loci.io.files import atomic_write, new_folder
 
 
 def test_bytes_text_and_functions_are_written(tmp_path: Path) -> None:
@@ -81,3 +81,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(LociError, match="cannot write"):
         atomic_write(tmp_path / "folder", "x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("a")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out/a").read_text() == "a"
+    with pytest.raises(LociError, match="out exists; nothing is overwritten"):
+        new_folder(tmp_path / "out").__enter__()
+
+    def half(error: BaseException) -> None:
+        with new_folder(tmp_path / "other") as folder:
+            (folder / "half").write_text("x")
+            raise error
+
+    with pytest.raises(LociError, match=r"cannot write .*other: No space left"):
+        half(OSError(errno.ENOSPC, "No space left"))
+    with pytest.raises(KeyboardInterrupt):
+        half(KeyboardInterrupt())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

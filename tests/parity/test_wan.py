@@ -7,8 +7,9 @@ import torch
 
 from loci.io.checkpoint import load_into
 from loci.models.trunk import padding_bias
-from loci.models.wan import WAN_2_1_T2V_1_3B, WAN_2_2_TI2V_5B, Wan
+from loci.models.wan import Wan
 from loci.models.weights.diffusers import config_from_diffusers, from_diffusers
+from loci.models.weights.released import wan_2_1_t2v_1_3b, wan_2_2_ti2v_5b, wan_14b
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -24,7 +25,7 @@ def both(channels: int, heads: int = 3, width: int = 24):
         for parameter in theirs.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     ours = Wan(config_from_diffusers(theirs.config)).eval()
-    load_into(ours, from_diffusers(theirs.state_dict()), "diffusers")
+    load_into(ours, {from_diffusers(k): t for k, t in theirs.state_dict().items()}, "diffusers")
     return theirs, ours
 
 
@@ -90,8 +91,10 @@ def test_padding_weighs_the_same_in_half_precision(dtype):
 
 
 def test_published_sizes():
-    """2.1 T2V 1.3B and 2.2 TI2V 5B have the published parameter counts."""
-    for config, count in ((WAN_2_1_T2V_1_3B, 1.4189e9), (WAN_2_2_TI2V_5B, 4.9998e9)):
+    """2.1 T2V 1.3B, 2.2 TI2V 5B and 14B have the published parameter counts."""
+    for config, count in (
+        (wan_2_1_t2v_1_3b(), 1.4189e9), (wan_2_2_ti2v_5b(), 4.9998e9), (wan_14b(), 14.288e9)
+    ):
         with torch.device("meta"):
             model = Wan(config)
         total = sum(p.numel() for p in model.parameters())

@@ -173,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder, tmp_path):
         ({"dit.blocks.1.ffn.0.bias": torch.zeros(25)}, r"'dit.blocks.1.ffn.0.bias' is \(25,\)"),
         ({"dit.blocks.2.ffn.0.bias": torch.zeros(24)}, "has a tensor 'dit.blocks.2.ffn.0.bias'"),
     ):
-        found = {k: v + 1 for k, v in (there | change).items() if v is not None}
+        found = {k: v + 1 for k, v in ({**there, **change}).items() if v is not None}
         with pytest.raises(LociError, match=message):
             take_over(world, found, "weights")
         assert all(torch.equal(world.state_dict()[name], kept[name]) for name in kept)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -35,6 +36,25 @@ class CrossKV:
         names = list(names)
         return CrossKV(
             [k[names] for k in self.keys], [v[names] for v in self.values], self.bias[names]
+        )
+
+    @staticmethod
+    def cat(texts: Sequence[CrossKV]) -> CrossKV:
+        """The rows of several, one after the other; shorter ones are filled up with keys that have
+        no weight."""
+        most = max(text.bias.shape[-1] for text in texts)
+
+        def joined(parts: Sequence[Tensor], dim: int, fill: float) -> Tensor:
+            sizes = [0, 0] * (parts[0].dim() - 1 - dim)
+            return torch.cat([
+                F.pad(part, (*sizes, 0, most - part.shape[dim]), value=fill) for part in parts
+            ])
+
+        layers = range(len(texts[0].keys))
+        return CrossKV(
+            [joined([text.keys[layer] for text in texts], 2, 0.0) for layer in layers],
+            [joined([text.values[layer] for text in texts], 2, 0.0) for layer in layers],
+            joined([text.bias for text in texts], 3, -torch.inf),
         )
 
     def read(self, layer: int, attention: KeysValues) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 
 from loci import __version__
 from loci.commands import closed_loop_options as evaluation
-from loci.commands import data, worlds
+from loci.commands import data, weights, worlds
 from loci.commands.messages import messages_shown
 from loci.commands.options import listed, maybe, named
 from loci.commands.spelling import CommandGroup, check_spelling
@@ -245,6 +245,7 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 
 app.command(evaluation.app, name="eval", help="Policies at work.")
 app.command(data.app, name="data", help="Datasets of demonstrations, in LeRobot's format.")
+app.command(weights.app, name="weights", help="Weights of Wan: inspect, convert, verify.")
 app.command(
     worlds.app,
     name="worlds",

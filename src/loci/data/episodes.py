@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loci.data.kept import keep, read_any, read_kept
 from loci.data.walks import FORMAT
 from loci.errors import LociError
 from loci.geometry import Camera
+from loci.io.kept import keep, read_any, read_kept
 from loci.worlds.rooms.courses import interior_of, way_through
 
 

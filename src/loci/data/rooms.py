@@ -14,7 +14,6 @@ from torch import Tensor
 
 from loci.config import added_field
 from loci.data.base import DEPTH, POSES, DataConfig, Episodes, EpisodeSpec
-from loci.data.kept import keep, name_of, read_kept
 from loci.data.survey import Surveyor
 from loci.data.walks import (
     FORMAT,
@@ -31,6 +30,7 @@ from loci.geometry.depth import intrinsics_of
 from loci.geometry.imperfect import Imperfect
 from loci.io.checkpoint import digest
 from loci.io.files import cache_folder, check_writable
+from loci.io.kept import keep, name_of, read_kept
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import Progress, tracked
 from loci.memory.frames import Frames

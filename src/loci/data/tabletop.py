@@ -14,10 +14,10 @@ import torch
 
 from loci.config import added_field
 from loci.data.base import ACTIONS, DataConfig, Episodes, EpisodeSpec, demonstration
-from loci.data.kept import keep, name_of, read_kept
 from loci.errors import LociError, did_you_mean
 from loci.geometry import Camera
 from loci.io.files import cache_folder, check_writable
+from loci.io.kept import keep, name_of, read_kept
 from loci.io.mosaic import mosaic
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import announce, tracked

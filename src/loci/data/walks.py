@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from loci.data.kept import keep, name_of, read_kept
 from loci.errors import LociError
 from loci.geometry import Camera
 from loci.io.files import check_writable
+from loci.io.kept import keep, name_of, read_kept
 from loci.io.parallel import parallel_map, worker_count
 from loci.io.progress import Progress, announce
 

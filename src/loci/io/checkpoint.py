@@ -29,6 +29,7 @@ from loci.errors import LociError, check_type
 from loci.io.bundled import bundled_names, resolve_checkpoint
 from loci.io.files import atomic_write
 from loci.io.migrations import migrate
+from loci.io.mismatch import Mismatch
 
 FORMAT = "loci-checkpoint"
 VERSION = "1"
@@ -133,21 +134,16 @@ def checkpoint_kind(path: str | Path) -> str:
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path = "") -> None:
     """Copy `tensors` into `module`, all of them, in the module's own dtype and device.
 
-    Raises LociError naming the first tensor that is missing, unknown, or of another shape;
-    `where` names the file in that message. Nothing is copied then.
+    Raises LociError that lists what is missing, unknown, or of another shape; `where` names the
+    file in that message. Nothing is copied then.
     """
-    own = module.state_dict()
-    source = str(where) or "the checkpoint"
-    fix = "it was made by another configuration; load it with its own"
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise LociError(f"{source} lacks the tensor '{name}': {fix}")
-        if tensors[name].shape != tensor.shape:
-            there, here = tuple(tensors[name].shape), tuple(tensor.shape)
-            raise LociError(f"{source}: '{name}' is {there}, the model wants {here}: {fix}")
-    for name in tensors:
-        if name not in own:
-            raise LociError(f"{source} has a tensor '{name}' that the model has not: {fix}")
+    wrong = Mismatch.between(
+        {name: tensor.shape for name, tensor in tensors.items()},
+        {name: tensor.shape for name, tensor in module.state_dict().items()},
+    )
+    if wrong:
+        fix = "it was made by another configuration; load it with its own"
+        raise LociError(f"{str(where) or 'the checkpoint'}: {wrong}: {fix}")
     module.load_state_dict(dict(tensors), strict=True)
 
 

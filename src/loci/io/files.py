@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from loci.errors import LociError
@@ -93,3 +95,26 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends: whole or not at all.
+
+    It lies beside `path` until then, hidden; a process that is killed leaves it behind. Raises
+    LociError where `path` exists, and for a full disk or a place that cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise LociError(f"{path} exists; nothing is overwritten: choose another, or take it away")
+    check_writable(path.parent)
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LociError(f"cannot write {path}: {reason}; make room or choose another") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

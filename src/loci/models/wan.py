@@ -76,14 +76,6 @@ class WanConfig(Config):
         )
 
 
-WAN_2_1_T2V_1_3B = WanConfig(
-    in_channels=16, out_channels=16, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30
-)
-WAN_2_2_TI2V_5B = WanConfig(
-    in_channels=48, out_channels=48, dim=3072, ffn_dim=14336, num_heads=24, num_layers=30
-)
-
-
 class Wan(Trunk):
     """Wan's diffusion transformer. Latents (B, T, C, H, W) in, a prediction of that shape out.
 

@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+import loci.models.umt5  # noqa: F401 (a choice of text encoder)
 from loci.attention.cross import Cross, CrossKV, read_at
 from loci.config import Config, added_field
 from loci.errors import LociError

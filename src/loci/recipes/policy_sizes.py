@@ -15,7 +15,8 @@ from loci.geometry import Camera
 from loci.memory import TTT, FullHistory, GatedDelta, Hybrid, Memory, SlidingWindow, Tower
 from loci.models.action import ActionConfig
 from loci.models.codecs import CodecConfig, ImageCodecConfig, PixelCodecConfig
-from loci.models.wan import WAN_2_2_TI2V_5B, WanConfig
+from loci.models.wan import WanConfig
+from loci.models.weights.released import wan_2_2_ti2v_5b
 from loci.models.world import WorldConfig
 from loci.models.world_action import WorldActionConfig
 
@@ -45,7 +46,7 @@ def policy_config(size: str, mechanism: str) -> WorldActionConfig:
             raise LociError(f"unknown {what} '{given}'{did_you_mean(given, there)}")
     if size == "paper":
         rows = memories(anchors=2, window=4, gists=8)
-        dit = replace(WAN_2_2_TI2V_5B, num_layers=1)
+        dit = replace(wan_2_2_ti2v_5b(), num_layers=1)
         expert = ActionConfig(dim=1024, ffn_dim=4096)
         # Of the codec only the shape of its latents counts: 48 x 24 x 20, as the video VAE's.
         codec: CodecConfig = ImageCodecConfig(channels=48)

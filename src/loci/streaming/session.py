@@ -6,6 +6,7 @@ against that and never changes the memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +19,12 @@ from torch import Tensor
 from loci.attention.cross import CrossKV
 from loci.errors import LociError
 from loci.errors.arguments import check_tensor, checked_arguments
+from loci.flow import times
 from loci.geometry import checked_poses
 from loci.memory.stores import Evidence, Tree
 from loci.rules.rule import Coords
 from loci.streaming import files
+from loci.streaming.guidance import Guidance
 from loci.streaming.place import Place
 from loci.streaming.stream import Stream, modulation
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 class Reading:
     """What the chunk of some streams may see of the past. It holds until one of them is next
     written, reset or restored; `versions` tell. modulations: what the network makes of the times
-    that the chunk is known to be denoised at."""
+    that the chunk is known to be denoised at. guidance: its rows are then 2 B, see `Guidance`."""
 
     streams: list[int]
     versions: list[object]
@@ -41,6 +44,7 @@ class Reading:
     evidence: Evidence
     text: CrossKV | None
     modulations: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    guidance: Guidance | None = None
 
 
 @checked_arguments
@@ -63,6 +67,7 @@ class Session:
         self.model, self.batch = model, batch
         self.stream = Stream(model, batch, capacity, gradients, scratch=scratch)
         self._coords: dict[int, Coords] = {}  # of chunks of so many frames
+        self.guidance: Guidance | None = None
         self.tell(None)
 
     def init(
@@ -89,23 +94,27 @@ class Session:
             raise LociError("lengths of no text; give its embeddings too")
         if text is None and self.model.config.text is not None:
             text = ""
-        if text is not None and not isinstance(text, Tensor):
-            sentences = [text] * self.batch if isinstance(text, str) else list(text)
-            if len(sentences) != self.batch:
-                raise LociError(
-                    f"{len(sentences)} sentences for {self.batch} streams; give one each"
-                )
-            if lengths is not None:
-                raise LociError("sentences have their own lengths; give lengths with embeddings")
-            text, lengths = self.model.embed(sentences)
-        elif text is not None:
-            check_tensor(text, "text", (self.batch, "S", "C"), note="a row a stream")
-        encoded = None
-        if text is not None:
-            lengths = [text.shape[1]] * self.batch if lengths is None else lengths
-            with self.stream.graph():
-                encoded = self.model.dit.encode_text(text.to(self.stream.device), lengths)
-        self.stream.text = encoded
+        self.stream.text = None if text is None else self._encoded(text, lengths)
+        return self
+
+    def guide(
+        self, scale: float | None, away: Tensor | str | Sequence[str] = "",
+        lengths: Sequence[int] | None = None,
+    ) -> Session:
+        """From here on what is read is denoised with classifier-free guidance: the network's output
+        under the text `away` plus `scale` times what the told text changes in it.
+
+        scale: 1 and None are none. away: the negative text, as `tell` takes texts; it is no part of
+        the memory, which is written under the told text alone. A chunk is read once, and both texts
+        go through the network together. Raises LociError, with nothing changed, for a scale that is
+        no number, for other rows, and for a model without text.
+        """
+        if scale is None or scale == 1:
+            self.guidance = None
+            return self
+        if not math.isfinite(scale):
+            raise LociError(f"guidance of {scale}; give a number, 1 for none")
+        self.guidance = Guidance(float(scale), self._encoded(away, lengths))
         return self
 
     @property
@@ -173,19 +182,26 @@ class Session:
         """
         poses = checked_poses(poses)
         stream, model = self.stream, self.model
-        names = stream.names(streams, len(poses))
+        names, guidance = stream.names(streams, len(poses)), self.guidance
         stream.check_begun(names, "nothing to continue from: write a first frame before generating")
-        relative = stream.relative(names, poses, gauge)
+        relative, rows, text = stream.relative(names, poses, gauge), names, stream.text_of(names)
+        if guidance is not None:
+            if text is None:
+                raise LociError("guidance towards no text; tell one, or guide(None)")
+            relative, rows = torch.cat([relative, relative]), names * 2
+            text = guidance.texts(text, names)
         span = poses.shape[1]
         if span not in self._coords:
             self._coords[span] = model.positions.chunks(torch.zeros(1, dtype=torch.long), span)
         coords = self._coords[span]
         with stream.graph():
-            evidence = stream.query(names, coords, relative)
+            evidence = stream.query(rows, coords, relative)
             layout = model.chunk_layout(
-                relative[:, None], stream.shifted(coords, names), evidence
+                relative[:, None], stream.shifted(coords, rows), evidence
             )
-        return Reading(names, stream.versions(names), layout, evidence, stream.text_of(names))
+        return Reading(
+            names, stream.versions(names), layout, evidence, text, guidance=guidance
+        )
 
     def denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
         """The network's output for a noisy chunk x (B, n, C, h, w) at a time in 0..1, one or (B,).
@@ -194,11 +210,11 @@ class Session:
         that is out of date, and for a time that is no number from 0 to 1.
         """
         self.stream.check_latents(x, "x", finite=False)
-        shape = reading.layout.poses.shape
-        if x.shape[:2] != (shape[0], shape[2]):
+        shape = len(reading.streams), reading.layout.poses.shape[2]
+        if x.shape[:2] != shape:
             raise LociError(
-                f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of "
-                f"{(shape[0], shape[2])}; read the poses of this chunk"
+                f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of {shape}; read "
+                "the poses of this chunk"
             )
         self.stream.check_version(reading.streams, reading.versions)
         return self._denoise(reading, x, time)
@@ -243,6 +259,7 @@ class Session:
     def fork(self, capacity: int | None = None) -> Session:
         """An independent session with the same past; capacity as for a new one."""
         fork = Session(self.model, self.batch, capacity, self.stream.gradients)
+        fork.guidance = self.guidance
         return fork.restore(self.snapshot())
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
@@ -272,10 +289,34 @@ class Session:
 
     def _denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
         """`denoise`, for arguments that are known to be right."""
+        guidance, noisy = reading.guidance, x
+        if guidance is not None:
+            noisy = torch.cat([x, x])
+            if isinstance(time, Tensor):
+                time = times(time, len(x), time.device).repeat(2)
         with self.stream.graph():
-            known = modulation(self.model.dit, reading.modulations, time, len(x))
-            noisy = x.to(self.stream.device, self.stream.dtype)[:, None]
+            known = modulation(self.model.dit, reading.modulations, time, len(noisy))
+            noisy = noisy.to(self.stream.device, self.stream.dtype)[:, None]
             out = self.model.denoise(
                 noisy, reading.layout, known, reading.evidence, reading.text
-            )
-            return out[:, 0].to(x.dtype)
+            )[:, 0].to(x.dtype)
+            return out if guidance is None else guidance.combine(out)
+
+    def _encoded(
+        self, text: Tensor | str | Sequence[str], lengths: Sequence[int] | None
+    ) -> CrossKV:
+        """Keys and values of a text, a row a stream; see `tell`."""
+        if isinstance(text, Tensor):
+            check_tensor(text, "text", (self.batch, "S", "C"), note="a row a stream")
+            lengths = [text.shape[1]] * self.batch if lengths is None else lengths
+        else:
+            sentences = [text] * self.batch if isinstance(text, str) else list(text)
+            if len(sentences) != self.batch:
+                raise LociError(
+                    f"{len(sentences)} sentences for {self.batch} streams; give one each"
+                )
+            if lengths is not None:
+                raise LociError("sentences have their own lengths; give lengths with embeddings")
+            text, lengths = self.model.embed(sentences)
+        with self.stream.graph():
+            return self.model.dit.encode_text(text.to(self.stream.device), lengths)

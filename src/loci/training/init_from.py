@@ -12,24 +12,30 @@ interpolation (`models.action.mirror`), which is MemoryWAM's way from a video mo
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor, nn
 
 from loci.config import Config
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
-from loci.io.checkpoint import FORMAT, digest, load_checkpoint, load_into
+from loci.io.checkpoint import checkpoint_kind, digest, load_checkpoint, load_into
+from loci.io.mismatch import Mismatch
 from loci.models import world, world_action
 from loci.models.action import mirror
 from loci.models.codecs import Codec
-from loci.models.weights.diffusers import from_diffusers
-from loci.models.weights.shards import read_weights
+from loci.models.weights import wan
+from loci.models.weights.layout import is_checkpoint
+from loci.models.weights.shards import open_weights
+from loci.models.weights.torch_file import SUFFIXES
+from loci.models.weights.vae import load_vae
+from loci.models.weights.wan import open_wan
 from loci.models.world_action import WorldActionModel
 
 if TYPE_CHECKING:
@@ -67,9 +73,10 @@ class Init(Config):
     """What a model starts from.
 
     weights: a world model, a policy, or Wan's released weights (None: at random). codec: where the
-    codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or a folder
-    with diffusers' Wan VAE. trains: patterns of the names of the parameters that are trained, with
-    `*` for anything; the others stay as they start. The codec is never trained here.
+    codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or Wan's
+    VAE, a folder of diffusers or a .pth file. trains: patterns of the names of the parameters that
+    are trained, with `*` for anything; the others stay as they start. The codec is never trained
+    here.
     """
 
     weights: Weights | None = None
@@ -79,13 +86,14 @@ class Init(Config):
     def fill(self, model: world.WorldModel) -> None:
         """Fill in a world model's weights, over random ones. LociError for a codec that needs
         weights and gets none, and for weights that do not fit."""
-        found: dict[str, Tensor] = {}
+        found: Mapping[str, Tensor] = {}
         if self.weights is not None:
             found = read_world(self.weights.path)
             self.weights.check(found)
         if self.codec is not None:
             self.fill_codec(model.codec)
-            found |= {f"codec.{k}": v for k, v in model.codec.state_dict().items()}
+            codec = {f"codec.{k}": v for k, v in model.codec.state_dict().items()}
+            found = ChainMap(codec, found)  # pyrefly: ignore (it is only read)
         elif self.weights is None and list(model.codec.parameters()):
             raise LociError(
                 "the codec has weights, and this run says none: give init.codec (`codec` ships), "
@@ -146,38 +154,30 @@ def init_from(
     return replace(run, init=Init(weights=start, codec=source, trains=tuple(trains)))
 
 
-def read_world(source: str) -> dict[str, Tensor]:
-    """The tensors of a world model in `source`, by their names there: `dit.` and the rest.
+def read_world(source: str) -> Mapping[str, Tensor]:
+    """The tensors of a world model in `source`, by their names there: `dit.` and the rest. They are
+    read when they are asked for.
 
-    Raises LociError where there are none, and for a damaged file.
+    Raises LociError where there are none, and for damaged and missing files.
     """
     path = resolve_checkpoint(source)
-    if path.is_file():
-        try:
-            with safe_open(path, "pt") as file:
-                notes = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise LociError(f"weights in {path} cannot be read ({error}); fetch them") from error
-        if notes.get("format") == FORMAT:
-            return _of_checkpoint(path, notes.get("kind", ""))
-    # Names that are the released ones already stay as they are.
-    return {f"dit.{name}": tensor for name, tensor in from_diffusers(read_weights(path)).items()}
-
-
-def _of_checkpoint(path: Path, kind: str) -> dict[str, Tensor]:
-    if kind not in PLACES:
-        raise LociError(f"{path} holds a {kind}; start from a world model or a policy")
-    tensors, place = load_checkpoint(path, kind).tensors, PLACES[kind]
-    return {name.removeprefix(place): t for name, t in tensors.items() if name.startswith(place)}
+    if is_checkpoint(path):
+        kind = checkpoint_kind(path)
+        if kind in PLACES:
+            load_checkpoint(path, kind)  # whole, undamaged and of this version
+            place = PLACES[kind]
+            stored = open_weights(path).some(lambda name: name.startswith(place))
+            return stored.renamed(lambda name: name.removeprefix(place))
+        if kind != wan.KIND:
+            raise LociError(f"{path} holds a {kind}; start from a world model or a policy")
+    return open_wan(path).tensors.check().renamed(lambda name: f"dit.{name}")
 
 
 def read_codec(source: str) -> Mapping[str, Tensor]:
-    """The tensors of a codec: of a checkpoint, or of a folder with diffusers' Wan VAE."""
+    """The tensors of a codec: of a checkpoint, or of Wan's VAE as others have it (`open_vae`)."""
     path = resolve_checkpoint(source)
-    if path.is_dir():
-        from loci.models.codecs import WanCodec
-
-        return WanCodec.from_folder(path).state_dict()
+    if path.is_dir() or path.suffix in SUFFIXES:
+        return load_vae(path, torch.float32).state_dict()
     return load_checkpoint(path, "codec").tensors
 
 
@@ -189,22 +189,26 @@ def take_over(model: world.WorldModel, found: Mapping[str, Tensor], source: str)
     belongs to a deeper transformer. A head that the model does not have is left.
     """
     own = model.state_dict()
-    fix = "start from weights of the same sizes, or give the model theirs"
-    taken = {}
-    for name, tensor in own.items():
-        if name in found and found[name].shape == tensor.shape:
-            taken[name] = found[name]
-        elif name not in found and name.startswith("codec."):
-            raise LociError(f"{source} has no weights of the codec; say where they are: init.codec")
-        elif name not in found and name.startswith("dit.") and ".camera." not in name:
-            raise LociError(f"{source} lacks the tensor '{name}': {fix}")
-        elif name in found and name.startswith(("codec.", "dit.")):
-            there, here = tuple(found[name].shape), tuple(tensor.shape)
-            raise LociError(f"{source}: '{name}' is {there}, the model wants {here}: {fix}")
-    for name in found:
-        if name.startswith("dit.") and not name.startswith("dit.head.") and name not in own:
-            raise LociError(f"{source} has a tensor '{name}' that the model has not: {fix}")
-    model.load_state_dict(taken, strict=False)
+    there = {name: found[name].shape for name in found}
+    codecs = [any(name.startswith("codec.") for name in names) for names in (own, there)]
+    if codecs == [True, False]:
+        raise LociError(f"{source} has no weights of the codec; say where they are: init.codec")
+    wanted = {
+        name: tensor.shape for name, tensor in own.items()
+        if name.startswith(("codec.", "dit.")) and (name in there or ".camera." not in name)
+    }
+    given = {
+        name: shape for name, shape in there.items()
+        if name in wanted or (name.startswith("dit.") and not name.startswith("dit.head."))
+    }
+    wrong = Mismatch.between(given, wanted)
+    if wrong:
+        fix = "start from weights of the same sizes, or give the model theirs"
+        raise LociError(f"{source}: {wrong}: {fix}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if there.get(name) == tensor.shape:
+                tensor.copy_(found[name])
 
 
 def shipped_codec() -> Weights:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from loci.errors import LociError
 from loci.io.extras import extra
 from loci.models.codecs.base import Codec, CodecConfig, to_float
-from loci.models.weights.shards import read_weights
 
 # What a cache says that has seen one frame but kept none of it, in diffusers' words. As state it
 # is an empty tensor, so that state stays a plain map of tensors.
@@ -87,14 +86,21 @@ class WanCodec(Codec):
             raise LociError(
                 f"this diffusers cannot build the Wan VAE ({error}); update it"
             ) from error
+        except ValueError as error:
+            raise LociError(f"no Wan VAE has these settings: {error}") from error
         self.patch = config.patch_size or 1
         self.channels = config.z_dim
         self.stride = self.patch * 2 ** (len(config.dim_mult) - 1)
         self.images_per_frame = 2 ** sum(config.temperal_downsample)
         self._check_scales()
-        shape = (1, config.z_dim, 1, 1, 1)
-        self.register_buffer("mean", torch.tensor(config.latents_mean).view(shape))
-        self.register_buffer("std", torch.tensor(config.latents_std).view(shape))
+        self.set_statistics()
+
+    def set_statistics(self, device: torch.device | str | None = None) -> None:
+        """Mean and standard deviation of latents, from the settings; of a codec that was built on
+        the meta device they hold no numbers before."""
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.config, f"latents_{name}"), device=device)
+            self.register_buffer(name, values.view(1, -1, 1, 1, 1))
 
     def push(self, state: Caches | None, video: Tensor) -> tuple[Tensor, Caches]:
         """As `Codec.push`: 1 + 4 n images at the start, 4 n after it.
@@ -129,22 +135,6 @@ class WanCodec(Codec):
             images.append(self.vae.decoder(piece, feat_cache=caches, feat_idx=[0], **first))
         video = _unpatchify(torch.cat(images, dim=2), self.patch).float().clamp(-1.0, 1.0)
         return video.permute(0, 2, 3, 4, 1), _close(caches)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> WanCodec:
-        """The codec in a local diffusers folder (config.json and its safetensors); no download.
-
-        Raises LociError for a folder that is not one, or whose weights do not fit its settings.
-        """
-        folder = Path(folder)
-        config = read_diffusers_config(folder / "config.json")
-        codec = cls(config)
-        try:
-            codec.vae.load_state_dict(read_weights(folder))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise LociError(f"the weights in {folder} do not fit config.json: {reason}") from error
-        return codec
 
     def _pieces(self, images: int, start: bool) -> list[int]:
         """Images of each latent frame; LociError when some are left over."""

@@ -1,6 +1,7 @@
-"""Names of Wan weights: from diffusers' to the released ones, which are ours.
+"""Wan's transformer as diffusers has it: names of tensors and settings, both ways.
 
-Source: the parameter names of diffusers' `WanTransformer3DModel` and of the Wan repository.
+Source: the parameter names and the config.json of diffusers' `WanTransformer3DModel`. Our names are
+those of the Wan repository.
 """
 
 from __future__ import annotations
@@ -9,44 +10,51 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from loci.errors import LociError
 from loci.models.wan import WanConfig
+from loci.models.weights.original import refuse_ours
 
-_RENAMES = (
-    (r"^condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
-    (r"^condition_embedder\.time_embedder\.linear_2\.", "time_embedding.2."),
-    (r"^condition_embedder\.time_proj\.", "time_projection.1."),
-    (r"^condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
-    (r"^condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
-    (r"^scale_shift_table$", "head.modulation"),
-    (r"^proj_out\.", "head.head."),
-    (r"^(blocks\.\d+)\.scale_shift_table$", r"\1.modulation"),
-    (r"^(blocks\.\d+)\.attn1\.", r"\1.self_attn."),
-    (r"^(blocks\.\d+)\.attn2\.", r"\1.cross_attn."),
-    (r"^(blocks\.\d+\.(?:self|cross)_attn)\.to_([qkv])\.", r"\1.\2."),
-    (r"^(blocks\.\d+\.(?:self|cross)_attn)\.to_out\.0\.", r"\1.o."),
-    (r"^(blocks\.\d+)\.norm2\.", r"\1.norm3."),
-    (r"^(blocks\.\d+)\.ffn\.net\.0\.proj\.", r"\1.ffn.0."),
-    (r"^(blocks\.\d+)\.ffn\.net\.2\.", r"\1.ffn.2."),
+CLASS = "WanTransformer3DModel"
+# How names begin, outside the blocks and inside one: ours, theirs.
+_OURS, _THEIRS = 0, 1
+_OUTSIDE = (
+    ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
+    ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
+    ("time_projection.1.", "condition_embedder.time_proj."),
+    ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
+    ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
+    ("head.modulation", "scale_shift_table"),
+    ("head.head.", "proj_out."),
 )
-
-
+_INSIDE = (
+    ("modulation", "scale_shift_table"),
+    ("norm3.", "norm2."),
+    ("ffn.0.", "ffn.net.0.proj."),
+    ("ffn.2.", "ffn.net.2."),
+    *(
+        (f"{ours}.{part}.", f"{theirs}.{their_part}.")
+        for ours, theirs in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+        for part, their_part in (
+            ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"),
+            ("norm_q", "norm_q"), ("norm_k", "norm_k"),
+        )
+    ),
+)
+_BLOCK = re.compile(r"(blocks\.\d+\.)(.*)", re.DOTALL)
 _SETTINGS = {
     "in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "ffn_dim",
     "num_layers", "patch_size", "freq_dim", "text_dim", "eps",
 }
 
 
-def from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a diffusers Wan transformer under the released names."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+def from_diffusers(name: str) -> str:
+    """Our name of a tensor of diffusers. One that is none of theirs stays as it is."""
+    return _renamed(name, _THEIRS, _OURS)
+
+
+def to_diffusers(name: str) -> str:
+    """diffusers' name of a tensor of ours."""
+    return _renamed(name, _OURS, _THEIRS)
 
 
 def config_from_diffusers(settings: Mapping[str, Any]) -> WanConfig:
@@ -73,3 +81,36 @@ def config_from_diffusers(settings: Mapping[str, Any]) -> WanConfig:
         text_dim=settings["text_dim"],
         eps=settings["eps"],
     )
+
+
+def config_to_diffusers(config: WanConfig) -> dict[str, Any]:
+    """The settings that diffusers builds the same transformer from. LociError for what only ours
+    has: cameras, other positions, no head."""
+    refuse_ours(config)
+    return {
+        "_class_name": CLASS,
+        "added_kv_proj_dim": None,
+        "attention_head_dim": config.head_dim,
+        "cross_attn_norm": True,
+        "eps": config.eps,
+        "ffn_dim": config.ffn_dim,
+        "freq_dim": config.freq_dim,
+        "image_dim": None,
+        "in_channels": config.in_channels,
+        "num_attention_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "out_channels": config.out_channels,
+        "patch_size": list(config.patch),
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 1024,
+        "text_dim": config.text_dim,
+    }
+
+
+def _renamed(name: str, old: int, new: int) -> str:
+    block = _BLOCK.fullmatch(name)
+    head, tail = block.groups() if block else ("", name)
+    for pair in _INSIDE if block else _OUTSIDE:
+        if tail.startswith(pair[old]):
+            return head + pair[new] + tail.removeprefix(pair[old])
+    return name

@@ -1,0 +1,123 @@
+"""`loci weights`: weights of Wan, from its own layout, diffusers' and Loci's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from loci.commands.options import named
+from loci.commands.spelling import CommandGroup
+from loci.errors import LociError
+
+if TYPE_CHECKING:
+    from loci.models.weights.inspect import Inspection
+
+BROKEN = 1
+GB = 1_000_000_000
+# Of a configuration, what tells models apart.
+SHOWN = (
+    "dim", "num_layers", "num_heads", "ffn_dim", "in_channels", "text_dim", "patch", "z_dim",
+    "base_dim", "is_residual", "d_model", "d_ff", "vocab_size",
+)
+
+app = CommandGroup()
+
+
+@app.command
+def inspect(
+    path: Positional[Annotated[str, named("PATH")]],
+    /,
+    *,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what weights are, in which layout, and what is missing. Nothing is changed.
+
+    Only the heads of files are read. Ends with 1 where something is missing or does not fit.
+
+    Args:
+        path: A file, a folder, a download of Wan or a pipeline of diffusers.
+        as_json: Print JSON instead of lines.
+    """
+    from loci.models.weights.inspect import inspect_weights
+
+    found = inspect_weights(path)
+    if as_json:
+        print(json.dumps([each.to_dict() for each in found], indent=2))
+    else:
+        print("\n".join(line for each in found for line in lines(each)))
+    if any(each.wrong for each in found):
+        raise SystemExit(BROKEN)
+
+
+@app.command
+def convert(
+    source: Positional[Annotated[str, named("SRC")]],
+    target: Positional[Annotated[Path, named("DST")]],
+    /,
+    *,
+    to: Literal["original", "diffusers", "loci"],
+    shard: Annotated[float, named("GB")] = 5.0,
+) -> None:
+    """Write a transformer or a VAE of Wan in another layout, whole or not at all.
+
+    Tensors stay as they are. Loci's layout is one file, and so is an original VAE (.pth).
+
+    Args:
+        source: A file or folder of weights; a world model's or a policy's checkpoint, for its
+            transformer.
+        target: What to write; it must not be there.
+        to: The layout.
+        shard: Gigabytes of a file at most, where the layout has several.
+    """
+    from loci.models.weights.convert import convert as write
+    from loci.models.weights.layout import Layout
+
+    if not shard > 0:
+        raise LociError(f"files of {shard:g} GB; give --shard more than 0")
+    for file in write(source, target, Layout(to), int(shard * GB)):
+        print(f"{file}  {file.stat().st_size / GB:.2f} GB")
+
+
+@app.command
+def verify(
+    path: Positional[Annotated[str, named("PATH")]],
+    /,
+    *,
+    block: Annotated[int, named("N")] = 0,
+    seed: Annotated[int, named("S")] = 0,
+) -> None:
+    """Compute one block of a transformer with Loci and with diffusers, in fp32, and compare.
+
+    Ends with 1 where they differ.
+
+    Args:
+        path: A file or folder of a transformer's weights.
+        block: Number of the block; the embeddings and the head come along.
+        seed: Of the input.
+    """
+    from loci.models.weights.verify import TOLERANCE, verify_block
+
+    found = verify_block(path, block, seed)
+    verdict = "the same" if found.same else f"not the same: more than {TOLERANCE:g} of it"
+    print(f"block {block}: differs by {found.difference:.2e} of {found.scale:.2e}; {verdict}")
+    if not found.same:
+        raise SystemExit(BROKEN)
+
+
+def lines(found: Inspection) -> list[str]:
+    """An inspection in words."""
+    layout = f", {found.layout} layout" if found.layout else ""
+    model = f", {found.model}" if found.model else ""
+    dtypes = ", ".join(f"{count} in {name}" for name, count in found.dtypes.items())
+    sizes = ", ".join(f"{name} {found.sizes[name]}" for name in SHOWN if name in found.sizes)
+    return [
+        f"{found.path}: {found.part}{layout}{model}",
+        f"  {found.parameters:,} parameters, {found.tensors} tensors ({dtypes}), "
+        f"{found.bytes / GB:.3f} GB in {found.files} file{'s' * (found.files != 1)}",
+        *([f"  {sizes}"] if sizes else []),
+        *[f"  wrong: {line}" for line in found.wrong or ()],
+        *([] if found.wrong or not sizes else ["  whole: nothing is missing, nothing is too much"]),
+    ]
