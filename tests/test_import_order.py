@@ -29,6 +29,7 @@ FLOORS = (
     ("study",),
     ("report",),
     ("commands",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = {

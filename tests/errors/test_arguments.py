@@ -79,8 +79,9 @@ def parameters() -> list[Any]:
 def test_every_public_method_is_here() -> None:
     public = {name for name, value in vars(Session).items()
               if not name.startswith("_") and not isinstance(value, property)}
-    # Places take a memory that knows some: `streaming/test_place.py`.
-    assert public == {*WHOLE, "place", "begin_in"}
+    # Places take a memory that knows some (`streaming/test_place.py`), guidance a model that reads
+    # (`streaming/test_guidance.py`).
+    assert public == {*WHOLE, "place", "begin_in", "guide"}
 
 
 @pytest.mark.parametrize(("method", "name", "wrong"), parameters())
