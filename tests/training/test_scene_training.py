@@ -1,0 +1,72 @@
+"""Episodes from disk in training: what is given is not learnt, and a recipe trains on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loci.commands import main as cli
+from loci.data.sources import ContextAsMemoryData
+from loci.data.stored import StoredEpisodes
+from loci.data.tiny_scenes import make_tiny
+from loci.geometry import Camera
+from loci.memory import ROWS
+from loci.recipes.rooms import rooms
+from loci.training.world import WorldRun, WorldTask
+from tiny_set import TINY
+
+
+def small(folder: Path, **options) -> WorldRun:
+    run = rooms(ROWS["context-5"])
+    dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
+    return replace(
+        run,
+        world=replace(run.world, dit=dit, chunk=2, camera=Camera(height=32, width=32, fov=52.67)),
+        data=ContextAsMemoryData(folder=str(folder), length=9, split="all", **options),
+        batch=2, train=replace(run.train, steps=2, warmup=1, dtype="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "tiny"
+    make_tiny(out, 1, TINY, workers=1)
+    return out
+
+
+def test_chunks_of_given_frames_are_not_learnt(folder: Path) -> None:
+    task = small(folder, context=3).task()
+    assert isinstance(task, WorldTask)
+    assert isinstance(task.data, StoredEpisodes)
+    assert task.data.given is not None
+    picks = task.sampler.picks(1)
+    batch = task.batch(1)
+    assert max(int(task.data.given[pick]) for pick in picks) == 3
+    for row, pick in enumerate(picks):
+        frames, given = int(task.data.frames[pick]), int(task.data.given[pick])
+        assert batch["valid"][row].tolist() == [
+            given < start <= frames - 2 for start in task.starts(batch["latents"].shape[1])
+        ]
+    # What stands in a chunk that does not count changes nothing.
+    torch.manual_seed(0)
+    loss = task.loss(batch)[0].detach()
+    spoilt = batch | {"noise": torch.where(
+        batch["valid"][:, :, None, None, None, None], batch["noise"], 9.0)}
+    torch.testing.assert_close(task.loss(spoilt)[0].detach(), loss)
+
+
+def test_a_recipe_trains_on_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from pathlib import Path\nfrom test_scene_training import small\n"
+        f"def mine():\n    return small(Path({str(folder)!r}), context=2)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    cli.main(["train", f"{recipe}:mine", "--out", str(tmp_path / "run"), "--threads", "1"])
+    assert "2 steps in" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").exists()
