@@ -16,6 +16,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loci.data.base import POSES, DataConfig, Episodes, EpisodeSpec, demonstration
 from loci.data.stored import Shard, StoredEpisodes, content_of, encoding_key, stored
@@ -186,13 +187,18 @@ class ScenesData(DataConfig):
     def _episodes(self, scene: Scene, starts: Sequence[int], spec: EpisodeSpec) -> list[Episodes]:
         where = f"{Path(self.folder).name}/{scene.name}"
         view = Viewport.of(scene.intrinsics, scene.size, spec.camera, where)
-        return [self._episode(scene, start, spec, view, where) for start in starts]
+        try:
+            poses = checked_poses(torch.from_numpy(scene.poses)[None])[0]
+        except LociError as error:
+            raise LociError(f"{where}: {error}") from error
+        return [self._episode(scene, poses, start, spec, view, where) for start in starts]
 
     @torch.no_grad()
     def _episode(
-        self, scene: Scene, start: int, spec: EpisodeSpec, view: Viewport, where: str
+        self, scene: Scene, poses: Tensor, start: int, spec: EpisodeSpec, view: Viewport,
+        where: str,
     ) -> Episodes:
-        def show(moments: Sequence[int]) -> torch.Tensor:
+        def show(moments: Sequence[int]) -> Tensor:
             pictures = zip(moments, scene.pictures(moments), strict=True)
             return torch.from_numpy(np.stack([
                 view.show(picture, f"picture {moment} of {where}") for moment, picture in pictures
@@ -200,10 +206,9 @@ class ScenesData(DataConfig):
 
         moments = self._moments(start, spec)
         before = scene.earlier(moments, self.context) if self.context else []
-        poses = checked_poses(torch.from_numpy(scene.poses[[*before, *moments]])[None])[0]
         one = demonstration(
             show(moments), spec, self.length, scene.text(start, start + self.length),
-            poses=poses[len(before) :],
+            poses=poses[moments],
         )
         if not before or one.poses is None:
             return one
@@ -211,7 +216,7 @@ class ScenesData(DataConfig):
         latents = spec.codec.encode(show(before)[:, None])[:, 0].half()
         return replace(
             one, latents=torch.cat([latents[None], one.latents], dim=1),
-            poses=torch.cat([poses[None, : len(before)], one.poses], dim=1),
+            poses=torch.cat([poses[None, before], one.poses], dim=1),
             frames=one.frames + len(before), given=torch.tensor([len(before)]),
         )
 

@@ -8,5 +8,8 @@ from loci.data.context_as_memory import ContextAsMemoryData
 from loci.data.lerobot.episodes import LeRobotData
 from loci.data.rooms import RoomsData
 from loci.data.tabletop import TabletopData
+from loci.data.videos import VideosData
 
-__all__ = ["ContextAsMemoryData", "DataConfig", "LeRobotData", "RoomsData", "TabletopData"]
+__all__ = [
+    "ContextAsMemoryData", "DataConfig", "LeRobotData", "RoomsData", "TabletopData", "VideosData",
+]
