@@ -7,7 +7,6 @@ encoded and kept is here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from loci.data.base import POSES, DataConfig, Episodes, EpisodeSpec, demonstration
+from loci.data.split import split_draw
 from loci.data.stored import Shard, StoredEpisodes, content_of, encoding_key, stored
 from loci.data.viewport import Viewport
 from loci.errors import LociError, did_you_mean
@@ -116,7 +116,7 @@ class ScenesData(DataConfig):
         """The names of the scenes of this split. LociError where there are none."""
         names = self.names()
         if isinstance(self.heldout, float):
-            out = {name for name in names if _draw(name) < self.heldout}
+            out = {name for name in names if split_draw(name) < self.heldout}
         else:
             out = set(self.heldout)
             for name in self.heldout:
@@ -219,8 +219,3 @@ class ScenesData(DataConfig):
             poses=torch.cat([poses[None, before], one.poses], dim=1),
             frames=one.frames + len(before), given=torch.tensor([len(before)]),
         )
-
-
-def _draw(name: str) -> float:
-    """A number in 0..1 that a scene's name alone decides."""
-    return int(hashlib.sha256(f"loci split {name}".encode()).hexdigest()[:8], 16) / 16**8
