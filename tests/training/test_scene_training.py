@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from loci.commands import main as cli
-from loci.data.sources import ContextAsMemoryData
 from loci.data.stored import StoredEpisodes
 from loci.data.tiny_scenes import make_tiny
-from loci.geometry import Camera
-from loci.memory import ROWS
-from loci.recipes.rooms import rooms
-from loci.training.world import WorldRun, WorldTask
-from tiny_set import TINY
-
-
-def small(folder: Path, **options) -> WorldRun:
-    run = rooms(ROWS["context-5"])
-    dit = replace(run.world.dit, dim=16, ffn_dim=24, num_heads=2, num_layers=2, freq_dim=8)
-    return replace(
-        run,
-        world=replace(run.world, dit=dit, chunk=2, camera=Camera(height=32, width=32, fov=52.67)),
-        data=ContextAsMemoryData(folder=str(folder), length=9, split="all", **options),
-        batch=2, train=replace(run.train, steps=2, warmup=1, dtype="fp32"),
-    )
+from loci.training.world import WorldTask
+from tiny_set import TINY, scene_run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_chunks_of_given_frames_are_not_learnt(folder: Path) -> None:
-    task = small(folder, context=3).task()
+    task = scene_run(folder, context=3).task()
     assert isinstance(task, WorldTask)
     assert isinstance(task.data, StoredEpisodes)
     assert task.data.given is not None
@@ -59,14 +43,13 @@ def test_chunks_of_given_frames_are_not_learnt(folder: Path) -> None:
 
 
 def test_a_recipe_trains_on_a_folder(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "mine.py"
     recipe.write_text(
-        "from pathlib import Path\nfrom test_scene_training import small\n"
-        f"def mine():\n    return small(Path({str(folder)!r}), context=2)\n"
+        "from pathlib import Path\nfrom tiny_set import scene_run\n"
+        f"def mine():\n    return scene_run(Path({str(folder)!r}), context=2)\n"
     )
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     cli.main(["train", f"{recipe}:mine", "--out", str(tmp_path / "run"), "--threads", "1"])
     assert "2 steps in" in capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").exists()
