@@ -67,9 +67,11 @@ class Shard:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Those of its arrays that it has. LociError for a file that cannot be read."""
         try:
-            with safe_open(self.file, "pt") as file:
+            # As arrays, which are copies: a tensor would keep all of its file mapped.
+            with safe_open(self.file, "np") as file:
                 there = set(file.keys())
-                return {name: file.get_tensor(name) for name in names if name in there}
+                found = {name: file.get_tensor(name) for name in names if name in there}
+            return {name: torch.from_numpy(array) for name, array in found.items()}
         except (OSError, SafetensorError) as error:
             raise LociError(
                 f"{WHAT} {self.file} is truncated or no {WHAT}; delete {self.file}; it is made "
