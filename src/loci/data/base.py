@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from loci.config import Config
+from loci.data.encoding import encode
 from loci.data.survey import Surveyor
 from loci.errors import LociError
 from loci.geometry import Camera
@@ -255,7 +256,7 @@ def demonstration(
             "valid": pad(torch.ones(steps, dtype=torch.bool), (0, missing)).view(1, frames, -1),
         }
     return Episodes(
-        latents=spec.codec.encode(video[None, :last]).half(), frames=torch.tensor([frames]),
+        latents=encode(spec.codec, video[None, :last]), frames=torch.tensor([frames]),
         instructions=(instruction,), poses=None if poses is None else poses[None, :last:joined],
         **parts,
     )

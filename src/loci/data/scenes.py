@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from loci.data.base import POSES, DataConfig, Episodes, EpisodeSpec, demonstration
+from loci.data.encoding import encode
 from loci.data.split import split_draw
 from loci.data.stored import Shard, StoredEpisodes, content_of, encoding_key, stored
 from loci.data.viewport import Viewport
@@ -153,7 +154,7 @@ class ScenesData(DataConfig):
             raise LociError(
                 f"no scene of {self.folder} has {self.length} pictures; choose a smaller length"
             )
-        return stored(self._work(names, spec), "encoding episodes", total)
+        return stored(self._work(names, spec), spec.codec, total)
 
     def _work(
         self, names: Sequence[str], spec: EpisodeSpec
@@ -193,7 +194,6 @@ class ScenesData(DataConfig):
             raise LociError(f"{where}: {error}") from error
         return [self._episode(scene, poses, start, spec, view, where) for start in starts]
 
-    @torch.no_grad()
     def _episode(
         self, scene: Scene, poses: Tensor, start: int, spec: EpisodeSpec, view: Viewport,
         where: str,
@@ -213,7 +213,7 @@ class ScenesData(DataConfig):
         if not before or one.poses is None:
             return one
         # Every one by itself: between two of them there is no motion that a codec could follow.
-        latents = spec.codec.encode(show(before)[:, None])[:, 0].half()
+        latents = encode(spec.codec, show(before)[:, None])[:, 0]
         return replace(
             one, latents=torch.cat([latents[None], one.latents], dim=1),
             poses=torch.cat([poses[None, before], one.poses], dim=1),

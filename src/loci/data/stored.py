@@ -6,6 +6,7 @@ compared when the first of them is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -21,11 +22,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loci.data.base import PARTS, Demonstrated, Episodes, EpisodeSpec
+from loci.data.encoding import lent
 from loci.data.kept import Key, keep, name_of, read_kept
 from loci.errors import LociError
 from loci.io.checkpoint import digest
 from loci.io.files import cache_folder, check_writable
 from loci.io.progress import Progress, announce
+from loci.models.codecs import Codec
 
 FORMAT = "loci-shards-1"
 WHAT = "shard"
@@ -162,28 +165,31 @@ class StoredEpisodes:
 
 
 def stored(
-    work: Iterable[tuple[Shard, Callable[[], list[Episodes]], int]], title: str, total: int
+    work: Iterable[tuple[Shard, Callable[[], list[Episodes]], int]], codec: Codec, total: int
 ) -> StoredEpisodes:
     """The episodes of shards, those that are missing made first, one shard after the other.
 
-    work: a shard, what makes its episodes, and their number; total: of all. A run that is killed
-    goes on with the shard that it was at.
+    work: a shard, what makes its episodes, and their number; codec: makes their latents, on the
+    device of `encoding_on`; total: the number of all. A run that is killed goes on with the shard
+    that it was at.
     """
-    folder = cache_folder("latents")
+    folder, title = cache_folder("latents"), "encoding episodes"
     check_writable(folder)
     shards: list[Shard] = []
-    announced, done = False, 0
-    with Progress(title, total) as progress:
+    begun, done = False, 0
+    with Progress(title, total) as progress, contextlib.ExitStack() as stack:
         for shard, make, count in work:
             if not shard.file.exists():
+                if not begun:
+                    stack.enter_context(lent(codec))
                 began = time.monotonic()
                 episodes = make()
                 shard.write(episodes)
-                if not announced and done + count < total:
+                if not begun and done + count < total:
                     each = (time.monotonic() - began) / count
                     size = shard.file.stat().st_size // count
                     announce(title, total - done - count, each, size, folder)
-                    announced = True
+                begun = True
             shards.append(shard)
             done += count
             progress.advance(count)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loci.config import Config
+from loci.data.encoding import encoding_on
 from loci.errors import LociError
 from loci.io.checkpoint import save_checkpoint
 from loci.io.migrations import migrate
@@ -81,8 +82,8 @@ def run(
     Everything is checked, and the data are there, before the folder is made.
     """
     folder = RunFolder.open(out, config, resume)
-    pick_device(device)
-    with thread_count(threads):
+    place = pick_device(device)
+    with thread_count(threads), encoding_on(place):
         config = folder.settings
         torch.manual_seed(seed_for(config.train.seed, "weights"))
         task = config.task()

@@ -100,7 +100,7 @@ class LeRobotData(DataConfig, name="lerobot"):
         dataset = Dataset.open(self.folder)
         numbers = self._numbers(dataset)
         pieces = [piece for number in numbers for piece in self._pieces(dataset, number)]
-        return stored(self._work(dataset, pieces, spec), "encoding episodes", len(pieces))
+        return stored(self._work(dataset, pieces, spec), spec.codec, len(pieces))
 
     def _numbers(self, dataset: Dataset) -> list[int]:
         """The episodes that are meant."""
@@ -157,7 +157,6 @@ class LeRobotData(DataConfig, name="lerobot"):
     ) -> list[Episodes]:
         return [self._one(dataset.episode(piece.number), piece, spec) for piece in pieces]
 
-    @torch.no_grad()
     def _one(self, episode: Episode, piece: Piece, spec: EpisodeSpec) -> Episodes:
         from loci.data.lerobot.record import ACTION, STATE
 
