@@ -10,6 +10,7 @@ import torch
 from loci.commands import main as cli
 from loci.data.stored import StoredEpisodes
 from loci.data.tiny_scenes import make_tiny
+from loci.io.pictures import read_picture
 from loci.training.world import WorldTask
 from tiny_set import TINY, scene_run
 
@@ -50,6 +51,12 @@ def test_a_recipe_trains_on_a_folder(
         "from pathlib import Path\nfrom tiny_set import scene_run\n"
         f"def mine():\n    return scene_run(Path({str(folder)!r}), context=2)\n"
     )
-    cli.main(["train", f"{recipe}:mine", "--out", str(tmp_path / "run"), "--threads", "1"])
-    assert "2 steps in" in capsys.readouterr().out
+    cli.main(["train", f"{recipe}:mine", "--out", str(tmp_path / "run"), "--threads", "1",
+              "--small"])
+    said = capsys.readouterr().out
+    assert "2 steps in" in said
+    assert "sample.png: the second half of an episode of a scene of its training" in said
+    assert f"loci eval scenes {tmp_path / 'run'}" in said
     assert (tmp_path / "run" / "model.safetensors").exists()
+    # Four pictures are generated, and so many were.
+    assert read_picture(tmp_path / "run" / "sample.png").shape[1] > 4 * 2 * 32

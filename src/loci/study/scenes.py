@@ -61,7 +61,7 @@ def score_scenes(
     picks = np.unique(np.linspace(0, len(episodes) - 1, min(cases, len(episodes))).astype(int))
     lines = []
     for pick in tracked(picks.tolist(), "playing episodes", len(picks)):
-        truth, shown = _play(model, episodes, pick, seed, steps)
+        truth, shown = play_episode(model, episodes, pick, seed, steps)
         scores = {
             row: {"psnr": psnr(video, truth), "ssim": ssim(video, truth)}
             for row, video in shown.items()
@@ -94,10 +94,13 @@ def observed_frames(frames: int, given: int, chunk: int) -> int:
 
 
 @torch.no_grad()
-def _play(
-    model: WorldModel, episodes: EpisodeSet, pick: int, seed: int, steps: int | None
+def play_episode(
+    model: WorldModel, episodes: EpisodeSet, pick: int, seed: int = 0, steps: int | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What the camera saw after the observed part, uint8 (T, H, W, 3), and what each row shows."""
+    """What the camera saw after the observed part, uint8 (T, H, W, 3), and what each row shows.
+
+    LociError for an episode that is too short for a chunk.
+    """
     one, chunk = episodes.rows([pick]), model.config.chunk
     assert one.poses is not None
     given = 0 if one.given is None else int(one.given[0])
