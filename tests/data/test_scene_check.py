@@ -115,6 +115,14 @@ def test_every_damage_has_its_line(
     assert len(broken) <= 3
 
 
+@pytest.mark.slow
+def test_processes_find_the_same(tiny_copy: Path) -> None:
+    picture(lambda f: f.write_bytes(f.read_bytes()[:120]))(tiny_copy)
+    one, two = (check_scenes(scenes_in(tiny_copy, {}), workers=n) for n in (1, 2))
+    assert one.to_dict() == two.to_dict()
+    assert one.broken
+
+
 def test_what_is_merely_missing_is_a_note(tiny_copy: Path) -> None:
     (tiny_copy / "captions.txt").unlink()
     (tiny_copy / "overlap_labels" / "room_0001" / "7.json").unlink()

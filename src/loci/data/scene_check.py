@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,46 +27,62 @@ from loci.data.turn_check import side_votes, turning_pairs
 from loci.data.videos import VideosData
 from loci.errors import LociError
 from loci.geometry import checked_poses
+from loci.io.parallel import parallel_map, worker_count
+from loci.io.progress import Progress
 
 # Metres. A camera that is carried steps a few centimetres between two frames; one whose steps are
 # longer, or that never leaves a hand's breadth, was written in another unit.
 LONGEST_STEP, LEAST_EXTENT = 3.0, 0.1
 WALK = 30  # frames of which the latter is said
 ENOUGH, SURE = 6, 0.75  # pairs of pictures, and the share of them that turn the other way
-
-Show = Callable[[str], None]
+MANY = 20  # scenes for which processes are worth starting
 
 
 def check_scenes(
-    data: ContextAsMemoryData | VideosData, quick: bool = False, progress: Show = lambda _: None
+    data: ContextAsMemoryData | VideosData, quick: bool = False, workers: int | None = None
 ) -> SceneReport:
     """Read all of a folder and report what is wrong with it.
 
     data: the folder, and what is to be known of it (unit, names, axes). quick: pictures are not
-    decoded, only their sizes and number are read. progress: called with the name of what is read.
-    Raises LociError where the folder has no scenes at all.
+    decoded, only their sizes and number are read. workers: processes (default: one a core where
+    there are many scenes). Raises LociError where the folder has no scenes at all.
     """
-    folder = Path(data.folder)
-    report = SceneReport(folder=folder, layout=data.type_name or "")
+    report = SceneReport(folder=Path(data.folder), layout=data.type_name or "")
     names = data.names()
-    for name in names:
-        progress(name)
-        scene = data.open(name)
-        try:
-            poses = scene.poses
-        except LociError as error:
-            report.broken.append(str(error))
-            continue
-        report.scenes[name] = len(poses)
-        _check_motion(report, name, poses, data.unit)
-        pictures = _cam_pictures if isinstance(scene, CamScene) else _video_pictures
-        if pictures(report, scene, quick) and not quick:
-            _check_side(report, scene)
-        if isinstance(scene, CamScene):
-            _check_labels(report, scene)
+    if workers is None:
+        workers = worker_count(len(names)) if len(names) >= MANY else 1
+    with Progress("checking scenes", len(names)) as progress:
+        for part in parallel_map(partial(_check_scene, data=data, quick=quick), names, workers):
+            report.scenes |= part.scenes
+            report.broken += part.broken
+            report.notes += part.notes
+            progress.advance()
     if isinstance(data, ContextAsMemoryData):
         _check_folders(report, names)
         _check_captions(report, names)
+    return report
+
+
+def _check_scene(
+    name: str, data: ContextAsMemoryData | VideosData, quick: bool
+) -> SceneReport:
+    """What is wrong with one scene."""
+    report = SceneReport(folder=Path(data.folder), layout=data.type_name or "")
+    scene = data.open(name)
+    try:
+        poses = scene.poses
+    except LociError as error:
+        report.broken.append(str(error))
+        return report
+    report.scenes[name] = len(poses)
+    _check_motion(report, name, poses, data.unit)
+    if isinstance(scene, CamScene):
+        whole = _cam_pictures(report, scene, quick)
+        _check_labels(report, scene)
+    else:
+        whole = _video_pictures(report, scene, quick)
+    if whole and not quick:
+        _check_side(report, scene)
     return report
 
 
