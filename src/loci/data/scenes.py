@@ -7,7 +7,7 @@ encoded and kept is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from loci.data.base import POSES, DataConfig, Episodes, EpisodeSpec, demonstration
 from loci.data.encoding import encode
 from loci.data.split import split_draw
-from loci.data.stored import Shard, StoredEpisodes, content_of, encoding_key, stored
+from loci.data.stored import Shard, StoredEpisodes, Work, content_of, encoding_key, stored
 from loci.data.viewport import Viewport
 from loci.errors import LociError, did_you_mean
 from loci.geometry import checked_poses
@@ -156,9 +156,7 @@ class ScenesData(DataConfig):
             )
         return stored(self._work(names, spec), spec.codec, total)
 
-    def _work(
-        self, names: Sequence[str], spec: EpisodeSpec
-    ) -> Iterator[tuple[Shard, Callable[[], list[Episodes]], int]]:
+    def _work(self, names: Sequence[str], spec: EpisodeSpec) -> Iterator[Work]:
         made = encoding_key(spec)
         for name in names:
             scene = self.open(name)
@@ -167,7 +165,7 @@ class ScenesData(DataConfig):
                 group = starts[first : first + SHARD]
                 key = {**made, "episodes": [self._key(scene, start, spec) for start in group]}
                 make = partial(self._episodes, scene, group, spec)
-                yield Shard.of(self.type_name or "scenes", key), make, len(group)
+                yield Work(Shard.of(self.type_name or "scenes", key), make, len(group))
 
     def starts(self, count: int) -> list[int]:
         """Where the episodes of a scene of so many pictures begin."""

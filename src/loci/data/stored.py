@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -164,36 +165,64 @@ class StoredEpisodes:
         return {name.partition(".")[2]: part for name, part in found.items()}
 
 
-def stored(
-    work: Iterable[tuple[Shard, Callable[[], list[Episodes]], int]], codec: Codec, total: int
-) -> StoredEpisodes:
-    """The episodes of shards, those that are missing made first, one shard after the other.
+@dataclass(frozen=True)
+class Work:
+    """A shard, what makes its episodes, and their number."""
 
-    work: a shard, what makes its episodes, and their number; codec: makes their latents, on the
-    device of `encoding_on`; total: the number of all. A run that is killed goes on with the shard
-    that it was at.
+    shard: Shard
+    make: Callable[[], list[Episodes]]
+    count: int
+
+
+def stored(work: Iterable[Work], codec: Codec, total: int) -> StoredEpisodes:
+    """The episodes of shards, those that are missing made first.
+
+    codec: makes their latents, on the device of `encoding_on`; total: the number of all. Processes
+    that want the same shards divide them among themselves. One that is killed goes on with the
+    shard that it was at.
     """
     folder, title = cache_folder("latents"), "encoding episodes"
     check_writable(folder)
     shards: list[Shard] = []
+    others: list[Work] = []
     begun, done = False, 0
     with Progress(title, total) as progress, contextlib.ExitStack() as stack:
-        for shard, make, count in work:
-            if not shard.file.exists():
+        for one in work:
+            shards.append(one.shard)
+            if not one.shard.file.exists():
                 if not begun:
                     stack.enter_context(lent(codec))
                 began = time.monotonic()
-                episodes = make()
-                shard.write(episodes)
-                if not begun and done + count < total:
-                    each = (time.monotonic() - began) / count
-                    size = shard.file.stat().st_size // count
-                    announce(title, total - done - count, each, size, folder)
+                if not _made(one, wait=False):
+                    others.append(one)
+                    continue
+                if not begun and done + one.count < total:
+                    each = (time.monotonic() - began) / one.count
+                    size = one.shard.file.stat().st_size // one.count
+                    announce(title, total - done - one.count, each, size, folder)
                 begun = True
-            shards.append(shard)
-            done += count
-            progress.advance(count)
+            done += one.count
+            progress.advance(one.count)
+        for one in others:
+            _made(one, wait=True)
+            progress.advance(one.count)
     return StoredEpisodes(shards)
+
+
+def _made(one: Work, wait: bool) -> bool:
+    """Whether the shard is there now. Not where another process is at it, unless this one is to
+    wait: then it makes what the other did not, because it was killed, say."""
+    lock = cache_folder("locks") / f"{one.shard.file.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=-1 if wait else 0):
+            if not one.shard.file.exists():
+                one.shard.write(one.make())
+    except Timeout:
+        return False
+    # Who opened it before this waits for nobody, and what it would make is there.
+    lock.unlink(missing_ok=True)
+    return True
 
 
 def content_of(*parts: Any) -> str:

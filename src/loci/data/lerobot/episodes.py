@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,7 +15,7 @@ from loci.data.base import ACTIONS, POSES, DataConfig, Episodes, EpisodeSpec, de
 from loci.data.digests import digests_of
 from loci.data.lerobot.resample import Resampling
 from loci.data.split import split_draw
-from loci.data.stored import Shard, StoredEpisodes, content_of, encoding_key, stored
+from loci.data.stored import Shard, StoredEpisodes, Work, content_of, encoding_key, stored
 from loci.errors import LociError
 from loci.geometry import checked_poses
 from loci.io.mosaic import mosaic
@@ -130,7 +130,7 @@ class LeRobotData(DataConfig, name="lerobot"):
 
     def _work(
         self, dataset: Dataset, pieces: Sequence[Piece], spec: EpisodeSpec
-    ) -> Iterator[tuple[Shard, Callable[[], list[Episodes]], int]]:
+    ) -> Iterator[Work]:
         base = encoding_key(spec) | {
             "cameras": list(self.cameras), "poses": self.poses, "rate": self.rate,
             "fps": dataset.fps,
@@ -139,7 +139,7 @@ class LeRobotData(DataConfig, name="lerobot"):
             group = pieces[first : first + SHARD]
             key = {**base, "episodes": [self._content(dataset, piece) for piece in group]}
             make = partial(self._made, dataset, group, spec)
-            yield Shard.of("lerobot", key), make, len(group)
+            yield Work(Shard.of("lerobot", key), make, len(group))
 
     def _content(self, dataset: Dataset, piece: Piece) -> str:
         """A digest of what a piece is made from: its files, and where in them it is."""
