@@ -50,8 +50,6 @@ def test_what_the_poses_say_is_what_the_pictures_show(tiny_set: Path) -> None:
     np.testing.assert_allclose(scene.poses, wander(room.start, 1, room, 32).poses, atol=1e-9)
     again = room.render(scene.poses, CAMERA).rgb
     np.testing.assert_array_equal(again, np.stack(list(scene.pictures(range(33)))))
-    mirrored = room.render(scene.poses * np.array([[1, 1, -1, 1]] * 3 + [[1] * 4]), CAMERA).rgb
-    assert (mirrored != again).any()
 
 
 def test_episodes_are_windows_with_their_poses_and_captions(tiny_set: Path) -> None:
