@@ -28,6 +28,7 @@ SMALLEST = {
     "block_attention": "--repeats 1 --dtypes fp32",
     "camera": "--steps 1 --batch 2 --episodes 4 --held 2",
     "load_weights": "--layers 1 --repeats 1",
+    "dataset_memory": "--frames 5000 --draws 2",
     "long_episode": "--hold 1",
     "maps": "--cases 1 --frames 120 --around 5",
     "ragged_streams": "--rows hybrid --policies hybrid --streams 2 --robots 2 --first 1 "

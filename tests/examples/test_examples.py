@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import loci
 from loci.data.lerobot.dataset import Dataset
 from loci.io.pictures import read_picture
 from loci.io.user_code import load_file
+from loci.training.world import WorldRun
 from loci.worlds.rooms.room import sample_room
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -32,7 +35,7 @@ def run(name: str, *arguments: str, cwd: Path) -> str:
 def test_every_example_is_short_and_tested() -> None:
     files = sorted(EXAMPLES.glob("*.py"))
     assert [file.stem for file in files] == [
-        "add_a_memory", "drive_world_model", "policy_loop", "train_on_lerobot"
+        "add_a_memory", "drive_world_model", "policy_loop", "train_on_lerobot", "train_on_scenes"
     ]
     for file in files:
         assert len(file.read_text().splitlines()) < 80
@@ -102,3 +105,44 @@ def test_a_dataset_of_another_robot_gives_another_model(tmp_path: Path) -> None:
     assert config.embodiment.camera_names == ("top",)
     assert config.embodiment.instructions == ("wave",)
     assert run.train.steps == 5
+
+
+def test_recipes_of_scenes_are_configurations() -> None:
+    example = load_file(EXAMPLES / "train_on_scenes.py", "example")
+    for recipe in (example.scenes, example.videos):
+        assert WorldRun.from_dict(recipe().to_dict()) == recipe()
+
+
+@pytest.mark.slow
+def test_a_world_model_is_trained_on_scenes_and_scored_on_others(tmp_path: Path) -> None:
+    """As the page of datasets shows it."""
+    shown = ""
+    for line in (
+        "data make-tiny scenes", "data check scenes", "data stats scenes",
+        f"train {EXAMPLES / 'train_on_scenes.py'}:scenes --out runs/scenes --steps 3",
+        "eval scenes runs/scenes --cases 2 --steps 2",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", "from loci.commands.main import main; main()", *line.split()],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        )
+        assert done.returncode == 0, done.stderr
+        shown += done.stdout
+    for words in ("8 scenes of 129 pictures", "whole: every scene can be read", "3 steps in",
+                  "2 episodes of 2 held-out scenes"):
+        assert words in shown
+
+
+def test_the_sources_of_the_page_of_datasets_are_sources() -> None:
+    page = (EXAMPLES.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+              if "loci.data.sources" in text]
+    found = []
+    for block in blocks:
+        names: dict[str, object] = {}
+        exec(block, names)
+        found.append(names["data"])
+    assert [type(data).__name__ for data in found] == [
+        "ContextAsMemoryData", "VideosData", "MixedData",
+    ]

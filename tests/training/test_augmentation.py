@@ -42,6 +42,7 @@ def test_what_is_waited_for_can_take_longer(folder):
     done at it is asked for once; in half of the steps none is, and no other frame ever."""
     config = small(folder, FullHistory(), linger_frames=3, clean_noise=0.0)
     built = task(config)
+    built.data = built.data.rows(range(len(built.data)))
     still = built.data.actions.clone()
     idle = torch.zeros(still.shape[:2], dtype=torch.bool)
     idle[:3, 1:3] = idle[0, 3] = idle[3, [1, 3]] = True

@@ -1,4 +1,4 @@
-"""`loci eval`: policies at work."""
+"""`loci eval`: policies at work, world models on held-out scenes."""
 
 from __future__ import annotations
 
@@ -49,4 +49,33 @@ def closed_loop(
     from loci.commands.show import show
 
     found = run(checkpoint, task, out, episodes, seed, hold, steps, films, temperature)
+    show(found, [table(found)], as_json)
+
+
+@app.command
+def scenes(
+    folder: Positional[Annotated[Path, named("DIR")]],
+    /,
+    *,
+    cases: Annotated[int, named("N")] = 32,
+    seed: Annotated[int, named("S")] = 0,
+    steps: Annotated[int | None, maybe("N", "the model's")] = None,
+    out: Annotated[Path | None, maybe("FILE", "print only")] = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Play a world model on the scenes that its training held out: half of an episode is observed,
+    the rest generated along its poses and compared with what the camera saw.
+
+    Args:
+        folder: Folder of a training on scenes (Context-as-Memory's folder, videos with poses).
+        cases: At most so many episodes, evenly spread.
+        seed: Of the noise.
+        steps: Euler steps of a chunk.
+        out: A file for the results, as JSON.
+        as_json: Print the results as JSON instead of a table.
+    """
+    from loci.commands.scenes import play_scenes, table
+    from loci.commands.show import show
+
+    found = play_scenes(folder, cases, seed, steps, out)
     show(found, [table(found)], as_json)

@@ -243,7 +243,7 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         raise SystemExit(BUG)
 
 
-app.command(evaluation.app, name="eval", help="Policies at work.")
+app.command(evaluation.app, name="eval", help="Policies at work, world models on scenes.")
 app.command(data.app, name="data", help="Datasets of demonstrations, in LeRobot's format.")
 app.command(weights.app, name="weights", help="Weights of Wan: inspect, convert, verify.")
 app.command(

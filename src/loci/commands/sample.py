@@ -3,13 +3,17 @@ look at."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from loci.data.base import EpisodeSpec
+from loci.data.scenes import ScenesData
 from loci.data.sources import RoomsData, TabletopData
+from loci.errors import LociError
 from loci.io.files import atomic_write
 from loci.io.pictures import contact_sheet, write_video
 from loci.models.world import WorldModel
@@ -22,6 +26,8 @@ from loci.training.run import RunConfig
 from loci.training.world import WorldRun
 
 PATH = "left45-return"  # away and back, in nine frames
+COLUMNS = 9  # pictures of an episode of a scene
+FAR = 1_000_000_000  # from the start of an episode to the next: one a scene
 
 
 def write_sample(run: RunConfig, folder: Path) -> tuple[Path, str] | None:
@@ -30,6 +36,8 @@ def write_sample(run: RunConfig, folder: Path) -> tuple[Path, str] | None:
     checkpoint = folder / "model.safetensors"
     if isinstance(run, WorldRun) and isinstance(run.data, RoomsData):
         return _room(WorldModel.load(checkpoint), folder / "sample.png")
+    if isinstance(run, WorldRun) and isinstance(run.data, ScenesData):
+        return _scene(run, run.data, WorldModel.load(checkpoint), folder / "sample.png")
     if isinstance(run, PolicyRun) and isinstance(run.data, TabletopData):
         return _episode(run.data, WorldActionModel.load(checkpoint), folder / "sample.mp4")
     return None
@@ -63,6 +71,31 @@ def _room(model: WorldModel, out: Path) -> tuple[Path, str]:
     return out, (
         f"a room it has never seen, {PATH}: what the camera saw above, what the model makes of "
         "the first frame below"
+    )
+
+
+def _scene(run: WorldRun, data: ScenesData, model: WorldModel, out: Path) -> tuple[Path, str]:
+    """The first episode of a scene that was held out, or where none was, of one that was not: the
+    second half as it was above, as it is generated below."""
+    from loci.study.scenes import MODEL, play_episode
+
+    spec = EpisodeSpec(codec=model.codec, camera=model.config.camera, stride=run.stride)
+    one, seen = replace(data, scenes=1, hop=FAR), "a scene of its training"
+    try:
+        episodes = replace(one, split="heldout").load(spec)
+        seen = "a scene that was held out"
+    except LociError:
+        episodes = one.load(spec)
+    truth, shown = play_episode(model, episodes, 0)
+    picks = np.unique(np.linspace(0, len(truth) - 1, min(COLUMNS, len(truth))).astype(int))
+    sheet = contact_sheet(
+        np.concatenate([truth[picks], shown[MODEL][picks]]), columns=len(picks),
+        numbers=picks.tolist() * 2,
+    )
+    atomic_write(out, lambda temporary: sheet.save(temporary, format="PNG"))
+    return out, (
+        f"the second half of an episode of {seen}: what the camera saw above, what the model makes "
+        "of the first half below"
     )
 
 

@@ -134,13 +134,16 @@ def show(config: RunConfig, out: Path) -> None:
 
 def _next(config: RunConfig, recipe: str, out: Path) -> str:
     """What to do after a first try."""
+    from loci.data.scenes import ScenesData
     from loci.data.sources import TabletopData
     from loci.training.policy import PolicyRun
     from loci.training.world import WorldRun
 
     lines = [f"loci train {recipe} --out {out}-whole   (the whole recipe)"]
     checkpoint = out / "model.safetensors"
-    if isinstance(config, WorldRun):
+    if isinstance(config, WorldRun) and isinstance(config.data, ScenesData):
+        lines.append(f"loci eval scenes {out}")
+    elif isinstance(config, WorldRun):
         lines.append(f"loci rollout {checkpoint} --path loop180 --out {out / 'loop180.mp4'}")
         lines.append(f"loci probe {checkpoint}   (what its memory holds)")
     if isinstance(config, PolicyRun) and isinstance(config.data, TabletopData):

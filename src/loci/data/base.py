@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from loci.config import Config
+from loci.data.encoding import encode
 from loci.data.survey import Surveyor
 from loci.errors import LociError
 from loci.geometry import Camera
@@ -23,6 +24,35 @@ from loci.models.codecs import Codec
 from loci.models.embodiment import Embodiment
 
 POSES, ACTIONS, DEPTH = "poses", "actions", "depth"
+PARTS = ("latents", "poses", "told", "proprio", "actions", "valid")
+
+
+class EpisodeSet(Protocol):
+    """What a training draws its episodes from: in memory (`Episodes`) or on disk
+    (`StoredEpisodes`). frames (E,): the length of each; given: see `Episodes`; instructions: a
+    text an episode."""
+
+    frames: Tensor
+    given: Tensor | None
+    instructions: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def rows(self, picks: Sequence[int]) -> Episodes:
+        """Some episodes, in memory, cut to the longest of them."""
+        ...
+
+    def subset(self, picks: Sequence[int]) -> EpisodeSet:
+        """A set of these alone; what is not in memory stays where it is."""
+        ...
+
+    def all_actions(self) -> Tensor:
+        """Every action that there was, (N, A)."""
+        ...
+
+    def all_proprio(self) -> Tensor:
+        """The robot's state at every frame, (N, P)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +64,10 @@ class Episodes:
     metres; told (E, T, 4, 4), those that the memory is told, if they are others; proprio (E, T, P),
     the robot's state at each frame, and actions (E, T, n, A) that follow it, in the robot's own
     units; valid (E, T, n), where there was an action. instructions: a text an episode, "" where
-    there is none; since (E,), the frame from which on it holds (None: the first). surveyed: what a
-    `Surveyor` found, STORE.PART (E, G, ...).
+    there is none; since (E,), the frame from which on it holds (None: the first). given (E,): so
+    many frames at the start come from an earlier time and are only looked at; learning begins
+    behind the frame that follows them (None: no such frames). surveyed: what a `Surveyor` found,
+    STORE.PART (E, G, ...).
     """
 
     latents: Tensor
@@ -47,6 +79,7 @@ class Episodes:
     actions: Tensor | None = None
     valid: Tensor | None = None
     since: Tensor | None = None
+    given: Tensor | None = None
     surveyed: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -60,14 +93,18 @@ class Episodes:
             self, frames=self.frames[picks],
             instructions=tuple(self.instructions[pick] for pick in picks),
             since=None if self.since is None else self.since[picks],
+            given=None if self.given is None else self.given[picks],
             surveyed={name: part[picks] for name, part in self.surveyed.items()},
             **{name: part[picks, :longest] for name, part in self.parts().items()},
         )
 
+    def subset(self, picks: Sequence[int]) -> Episodes:
+        """The same as `rows`: all of it is in memory."""
+        return self.rows(picks)
+
     def parts(self) -> dict[str, Tensor]:
         """The tensors (E, T, ...) that there are, by name."""
-        names = ("latents", "poses", "told", "proprio", "actions", "valid")
-        found = {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in PARTS}
         return {name: part for name, part in found.items() if part is not None}
 
     def all_actions(self) -> Tensor:
@@ -101,10 +138,8 @@ class Episodes:
         return cls(
             frames=torch.cat([one.frames for one in episodes]),
             instructions=tuple(text for one in episodes for text in one.instructions),
-            since=None if all(one.since is None for one in episodes) else torch.cat([
-                torch.zeros(len(one), dtype=torch.int32) if one.since is None else one.since
-                for one in episodes
-            ]),
+            since=numbered([one.since for one in episodes], episodes),
+            given=numbered([one.given for one in episodes], episodes),
             surveyed={
                 name: filled(name, [one.surveyed[name] for one in episodes])
                 for name in episodes[0].surveyed
@@ -114,6 +149,18 @@ class Episodes:
                 for name in episodes[0].parts()
             },
         )
+
+
+def numbered(
+    parts: Sequence[Tensor | None], sets: Sequence[Episodes] | Sequence[EpisodeSet]
+) -> Tensor | None:
+    """A number an episode of several sets, joined: 0 where a set has none, None where all have."""
+    if all(part is None for part in parts):
+        return None
+    return torch.cat([
+        torch.zeros(len(one), dtype=torch.int32) if part is None else part
+        for part, one in zip(parts, sets, strict=True)
+    ])
 
 
 @dataclass(frozen=True)
@@ -174,7 +221,7 @@ class DataConfig(Config, family=True):
         """The robot that acts in its episodes; None where there is none, or it is unknown."""
         return None
 
-    def load(self, spec: EpisodeSpec) -> Episodes:
+    def load(self, spec: EpisodeSpec) -> EpisodeSet:
         """All episodes. LociError where they are missing, damaged, or not what the spec wants."""
         raise NotImplementedError(f"{type(self).__name__} must load episodes: define load()")
 
@@ -209,7 +256,7 @@ def demonstration(
             "valid": pad(torch.ones(steps, dtype=torch.bool), (0, missing)).view(1, frames, -1),
         }
     return Episodes(
-        latents=spec.codec.encode(video[None, :last]).half(), frames=torch.tensor([frames]),
+        latents=encode(spec.codec, video[None, :last]), frames=torch.tensor([frames]),
         instructions=(instruction,), poses=None if poses is None else poses[None, :last:joined],
         **parts,
     )

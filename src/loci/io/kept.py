@@ -29,6 +29,8 @@ def name_of(key: Key) -> str:
 
 def keep(file: Path, version: str, key: Key, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays with their version, their key and a checksum."""
+    # safetensors writes an array's memory as it lies, and not the array, where it is a view.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     head = {"format": version, "key": _text(key), "sha256": _digest(arrays)}
     atomic_write(file, save(arrays, metadata=head))
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loci.config import Config
+from loci.data.encoding import encoding_on
 from loci.errors import LociError
 from loci.io.checkpoint import save_checkpoint
 from loci.io.migrations import migrate
@@ -89,9 +90,11 @@ def run(
     train together, all of which call this (`loci.training.distributed.joined`).
     """
     folder = RunFolder.open(out, config, resume)
-    pick_device(device)
+    place = pick_device(device)
     # What the first one makes of the data, the others find.
-    with thread_count(threads_each(threads)), processes.first_alone():
+    with (
+        thread_count(threads_each(threads)), encoding_on(place), processes.first_alone()
+    ):
         config = folder.settings
         torch.manual_seed(seed_for(config.train.seed, "weights"))
         task = config.task()

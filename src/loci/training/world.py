@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loci.attention.cross import Cross
 from loci.config import added_field
-from loci.data.base import DEPTH, POSES, Episodes, EpisodeSpec
+from loci.data.base import DEPTH, POSES, Episodes, EpisodeSet, EpisodeSpec
 from loci.data.sources import DataConfig, RoomsData
 from loci.data.survey import Surveyor
 from loci.errors import LociError
@@ -111,11 +111,16 @@ def needs_poses(world: WorldConfig) -> bool:
     return world.dit.camera != "none" or world.memory.retrieves > 0
 
 
-def _with_chunks(episodes: Episodes, chunk: int) -> Episodes:
+def _with_chunks(episodes: EpisodeSet, chunk: int) -> EpisodeSet:
     """The episodes that hold a first frame and a chunk: of shorter ones, nothing can be learnt.
     Mentions how many are left out; LociError where none is long enough."""
     frames = episodes.frames.tolist()
-    long = [number for number, count in enumerate(frames) if count > chunk]
+    given = [0] * len(frames) if episodes.given is None else episodes.given.tolist()
+    # Chunks follow each other from frame 1 on; the first that counts lies behind what is given.
+    long = [
+        number for number, (count, seen) in enumerate(zip(frames, given, strict=True))
+        if count > chunk * (-(-seen // chunk) + 1)
+    ]
     if not long:
         raise LociError(
             f"episodes of up to {max(frames)} frames hold no first frame and chunk of {chunk}; "
@@ -127,7 +132,7 @@ def _with_chunks(episodes: Episodes, chunk: int) -> Episodes:
         f"{len(frames) - len(long)} of {len(frames)} episodes are left out: they hold no first "
         f"frame and chunk of {chunk}", stacklevel=3,
     )
-    return episodes.rows(long)
+    return episodes.subset(long)
 
 
 class WorldTask(Task):
@@ -161,10 +166,11 @@ class WorldTask(Task):
 
         latents and clean_noise (B, T, C, h, w), poses (B, T, 4, 4), noise (B, G, n, C, h, w),
         time (B, G) and clean_time (B, T) noise levels, dropped (B,) episodes without retrieval,
-        valid (B, G) chunks that are an episode's own, with the revisit loss revisit (B, G), the
-        weights of chunks in it, survey.STORE.PART (B, G, ...), what the memory observes, told
-        (B, T, 4, 4), the poses that it is told, if they are others, and where the model reads
-        sentences text (B, S, text_dim), text_lengths, and the frames `since` which they hold.
+        valid (B, G) chunks that are an episode's own and not given, with the revisit loss revisit
+        (B, G), the weights of chunks in it, survey.STORE.PART (B, G, ...), what the memory
+        observes, told (B, T, 4, 4), the poses that it is told, if they are others, and where the
+        model reads sentences text (B, S, text_dim), text_lengths, and the frames `since` which
+        they hold.
         """
         config = self.config
         part = self.data.rows(self.sampler.picks(step))
@@ -185,6 +191,8 @@ class WorldTask(Task):
             "dropped": torch.rand(rows, generator=draw) < config.world.memory.drop,
             "valid": torch.tensor(starts) + span <= part.frames[:, None],
         }
+        if part.given is not None:
+            batch["valid"] &= torch.tensor(starts) > part.given[:, None]
         if part.told is not None:
             batch["told"] = part.told
         if config.world.text is not None:

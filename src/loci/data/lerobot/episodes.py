@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
 
+from loci.config import added_field
 from loci.data.base import ACTIONS, POSES, DataConfig, Episodes, EpisodeSpec, demonstration
+from loci.data.digests import digests_of
+from loci.data.lerobot.resample import Resampling
+from loci.data.split import split_draw
+from loci.data.stored import Shard, StoredEpisodes, Work, content_of, encoding_key, stored
 from loci.errors import LociError
 from loci.geometry import checked_poses
 from loci.io.mosaic import mosaic
-from loci.io.progress import tracked
 from loci.models.embodiment import Embodiment, RobotCamera, Vector
 
 if TYPE_CHECKING:
-    from loci.data.lerobot.dataset import Episode
+    from loci.data.lerobot.dataset import Dataset, Episode
+
+SHARD = 8  # episodes a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +33,32 @@ class LeRobotData(DataConfig, name="lerobot"):
 
     folder: the dataset. episodes: the first so many (None: all of them). cameras: the first one
     lies at the bottom of the mosaic. poses: the column of the camera's pose, camera-to-world, 16
-    numbers or 4x4, in metres, where there is one and a world model is to know it.
+    numbers or 4x4, in metres, where there is one and a world model is to know it. rate: steps a
+    second of the policy, if they are not the dataset's (see `Resampling`). window: longer episodes
+    are cut into pieces of so many steps (None: whole episodes). split, heldout: the share of the
+    episodes that is held out, decided by each one's number, and which side this is.
     """
 
     folder: str
     episodes: int | None = None
     cameras: tuple[str, ...] = ("head", "left_wrist", "right_wrist")
     poses: str | None = None
+    rate: float | None = added_field(None)
+    window: int | None = added_field(None)
+    split: Literal["train", "heldout"] = added_field("train")
+    heldout: float = added_field(0.0)
 
     def __post_init__(self) -> None:
         if self.episodes is not None and self.episodes < 1:
             raise LociError(f"{self.episodes} episodes of {self.folder}; use 1 or more")
         if not self.cameras:
             raise LociError(f"no camera of {self.folder} is named; give one, or three")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise LociError(f"{self.rate:g} steps a second; use a number above 0")
+        if self.window is not None and self.window < 1:
+            raise LociError(f"windows of {self.window} steps; use 1 or more")
+        if not 0 <= self.heldout < 1:
+            raise LociError(f"a share of {self.heldout:g} held out; use 0 up to below 1")
 
     @property
     def gives(self) -> frozenset[str]:
@@ -59,24 +79,31 @@ class LeRobotData(DataConfig, name="lerobot"):
             Vector(names=dataset.features[name].axis_names if name in dataset.features else ())
             for name in (STATE, ACTION)
         )
-        used = dataset.entries[: self.episodes]
+        used = [dataset.entries[number] for number in self._numbers(dataset)]
         return Embodiment(
             cameras=tuple(
                 RobotCamera(name=name, height=shape[0], width=shape[1])
                 for name, shape in sizes.items()
             ),
-            state=state, actions=actions, rate=float(dataset.fps),
+            state=state, actions=actions, rate=float(self.rate or dataset.fps),
             instructions=tuple(dict.fromkeys(entry.tasks[0] for entry in used if entry.tasks)),
         )
 
     def small(self) -> Self:
         return self
 
-    def load(self, spec: EpisodeSpec) -> Episodes:
-        """All episodes, decoded and encoded. LociError where they do not fit the model."""
+    def load(self, spec: EpisodeSpec) -> StoredEpisodes:
+        """All episodes, decoded, encoded and kept where they are not yet. LociError where they do
+        not fit the model."""
         from loci.data.lerobot.dataset import Dataset
 
         dataset = Dataset.open(self.folder)
+        numbers = self._numbers(dataset)
+        pieces = [piece for number in numbers for piece in self._pieces(dataset, number)]
+        return stored(self._work(dataset, pieces, spec), spec.codec, len(pieces))
+
+    def _numbers(self, dataset: Dataset) -> list[int]:
+        """The episodes that are meant."""
         count = len(dataset) if self.episodes is None else self.episodes
         if not len(dataset):
             raise LociError(f"{self.folder} has no episodes to learn from; record some")
@@ -85,24 +112,79 @@ class LeRobotData(DataConfig, name="lerobot"):
                 f"{dataset.folder} has {len(dataset)} episodes, and {count} are wanted; "
                 "set `episodes` to fewer or record more"
             )
-        episodes = (dataset.episode(number) for number in range(count))
-        return Episodes.join([
-            self._one(episode, spec) for episode in tracked(episodes, "encoding episodes", count)
-        ])
+        out = self.split == "heldout"
+        found = [n for n in range(count) if (split_draw(f"episode {n}") < self.heldout) == out]
+        if not found:
+            raise LociError(
+                f"none of {count} episodes of {self.folder} is in split '{self.split}'; change "
+                "`heldout`"
+            )
+        return found
 
-    def _one(self, episode: Episode, spec: EpisodeSpec) -> Episodes:
+    def _pieces(self, dataset: Dataset, number: int) -> list[Piece]:
+        """What is cut from an episode."""
+        length = dataset.entries[number].length
+        steps = Resampling(length, dataset.fps, self.rate or dataset.fps).steps
+        size = self.window or steps
+        return [Piece(number, start, min(start + size, steps)) for start in range(0, steps, size)]
+
+    def _work(
+        self, dataset: Dataset, pieces: Sequence[Piece], spec: EpisodeSpec
+    ) -> Iterator[Work]:
+        base = encoding_key(spec) | {
+            "cameras": list(self.cameras), "poses": self.poses, "rate": self.rate,
+            "fps": dataset.fps,
+        }
+        for first in range(0, len(pieces), SHARD):
+            group = pieces[first : first + SHARD]
+            key = {**base, "episodes": [self._content(dataset, piece) for piece in group]}
+            make = partial(self._made, dataset, group, spec)
+            yield Work(Shard.of("lerobot", key), make, len(group))
+
+    def _content(self, dataset: Dataset, piece: Piece) -> str:
+        """A digest of what a piece is made from: its files, and where in them it is."""
+        entry = dataset.entries[piece.number]
+        cameras = [dataset.camera(name) for name in self.cameras]
+        clips = [entry.clips[name] for name in cameras if name in entry.clips]
+        files = digests_of(dataset.folder, [entry.data, *(clip.path for clip in clips)])
+        return content_of(
+            asdict(piece), files, entry.index, list(entry.tasks), entry.length,
+            [[clip.start, clip.stop] for clip in clips],
+        )
+
+    def _made(
+        self, dataset: Dataset, pieces: Sequence[Piece], spec: EpisodeSpec
+    ) -> list[Episodes]:
+        return [self._one(dataset.episode(piece.number), piece, spec) for piece in pieces]
+
+    def _one(self, episode: Episode, piece: Piece, spec: EpisodeSpec) -> Episodes:
         from loci.data.lerobot.record import ACTION, STATE
 
-        moments = np.arange(0, len(episode), spec.every)
-        found = {}
+        fps = episode.dataset.fps
+        time = Resampling(len(episode), fps, self.rate or fps)
+        steps = np.arange(piece.start, piece.stop)
+        shown = steps[:: spec.every]
+        found: dict[str, Any] = {}
         if spec.actions:
-            proprio, actions = numbers(episode, STATE)[moments], numbers(episode, ACTION)
-            found = {"proprio": torch.tensor(proprio), "actions": torch.tensor(actions)}
+            found = {
+                "proprio": torch.tensor(time.states(numbers(episode, STATE), shown)),
+                "actions": torch.tensor(time.actions(numbers(episode, ACTION), steps)),
+            }
+        moments = time.moments(shown)
         if self.poses is not None:
             found["poses"] = read_poses(episode, self.poses, moments)
         views = [episode.frames(name, moments) for name in self.cameras]
         video = torch.from_numpy(mosaic(views, spec.camera))
-        return demonstration(video, spec, len(episode), episode.task, **found)
+        return demonstration(video, spec, len(steps), episode.task, **found)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Steps `start` to `stop` - 1 of an episode."""
+
+    number: int
+    start: int
+    stop: int
 
 
 def numbers(episode: Episode, name: str) -> np.ndarray:

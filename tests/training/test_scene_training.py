@@ -1,0 +1,62 @@
+"""Episodes from disk in training: what is given is not learnt, and a recipe trains on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loci.commands import main as cli
+from loci.data.stored import StoredEpisodes
+from loci.data.tiny_scenes import make_tiny
+from loci.io.pictures import read_picture
+from loci.training.world import WorldTask
+from tiny_set import TINY, scene_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "tiny"
+    make_tiny(out, 1, TINY, workers=1)
+    return out
+
+
+def test_chunks_of_given_frames_are_not_learnt(folder: Path) -> None:
+    task = scene_run(folder, context=3).task()
+    assert isinstance(task, WorldTask)
+    assert isinstance(task.data, StoredEpisodes)
+    assert task.data.given is not None
+    picks = task.sampler.picks(1)
+    batch = task.batch(1)
+    assert max(int(task.data.given[pick]) for pick in picks) == 3
+    for row, pick in enumerate(picks):
+        frames, given = int(task.data.frames[pick]), int(task.data.given[pick])
+        assert batch["valid"][row].tolist() == [
+            given < start <= frames - 2 for start in task.starts(batch["latents"].shape[1])
+        ]
+    # What stands in a chunk that does not count changes nothing.
+    torch.manual_seed(0)
+    loss = task.loss(batch)[0].detach()
+    spoilt = batch | {"noise": torch.where(
+        batch["valid"][:, :, None, None, None, None], batch["noise"], 9.0)}
+    torch.testing.assert_close(task.loss(spoilt)[0].detach(), loss)
+
+
+def test_a_recipe_trains_on_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from pathlib import Path\nfrom tiny_set import scene_run\n"
+        f"def mine():\n    return scene_run(Path({str(folder)!r}), context=2)\n"
+    )
+    cli.main(["train", f"{recipe}:mine", "--out", str(tmp_path / "run"), "--threads", "1",
+              "--small"])
+    said = capsys.readouterr().out
+    assert "2 steps in" in said
+    assert "sample.png: the second half of an episode of a scene of its training" in said
+    assert f"loci eval scenes {tmp_path / 'run'}" in said
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    # Four pictures are generated, and so many were.
+    assert read_picture(tmp_path / "run" / "sample.png").shape[1] > 4 * 2 * 32
