@@ -126,3 +126,14 @@ def test_the_command_says_it_and_writes_nothing(
     with pytest.raises(SystemExit):
         main(["train", "rooms-hybrid"])
     assert "give --out DIR" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_paper_has_its_size() -> None:
+    """MemoryWAM: 5.0 billion parameters and an expert of 1.02, about 16 bytes each in training."""
+    found = estimate(recipes()["memorywam"](), torch.bfloat16, 8, frames=10)
+    assert found.trained == pytest.approx(6.02e9, rel=1e-3)
+    state = sum(found.memory[name] for name in ("weights", "gradients", "moments")) * 8
+    assert state == pytest.approx(16 * 6.02e9 + 4 * (found.parameters - found.trained), rel=1e-3)
+    longer = estimate(recipes()["memorywam"](), torch.bfloat16, 8, frames=20)
+    assert longer.memory["activations"] < 2.2 * found.memory["activations"]

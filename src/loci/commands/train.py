@@ -26,6 +26,9 @@ def train(
     small: bool = False,
     steps: Annotated[int | None, maybe("N", "the recipe's")] = None,
     seed: Annotated[int | None, maybe("S", "the recipe's")] = None,
+    data: Annotated[str | None, maybe("DIR", "the recipe's")] = None,
+    weights: Annotated[str | None, maybe("PATH", "the recipe's")] = None,
+    codec: Annotated[str | None, maybe("PATH", "the recipe's")] = None,
     threads: Annotated[int | None, maybe("N", "all cores")] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, maybe("{cpu,cuda}", "cuda if usable")] = None,
     parallel: Literal["shard", "replicate"] = "shard",
@@ -48,6 +51,9 @@ def train(
             the rooms and for put-back-block.
         steps: Number of steps.
         seed: Seed of weights, data and noise.
+        data: Folder of the episodes, of a recipe that learns from one.
+        weights: What the model starts from: a checkpoint, or weights of Wan in any layout.
+        codec: The same of the codec, where --weights hold none.
         threads: On a CPU, each takes a part of the batch.
         device: Where to train.
         parallel: With several processes, which torchrun starts, each holds a part of the weights,
@@ -59,13 +65,13 @@ def train(
         rate: --dry-run: 10^12 operations a second that a process makes. Measured, it is that of
             large products of matrices; a small model makes less.
     """
-    from loci.recipes.registry import build_recipe
+    from loci.recipes.registry import build_recipe, from_sources
     from loci.training.distributed import joined
     from loci.training.numerics import pick_device
     from loci.training.run import run
     from loci.training.trainer import Stopped
 
-    config = build_recipe(recipe, small, steps, seed)
+    config = from_sources(build_recipe(recipe, small, steps, seed), data, weights, codec)
     if dry_run:
         print(foretold(recipe, config, processes, parallel, frames, rate, device))
         return

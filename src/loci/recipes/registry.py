@@ -9,6 +9,7 @@
     loci train events-hybrid --out runs/events       where things happen, and sentences tell some
 
     loci train cover-blocks-hybrid --out runs/cover    a policy for a task of the tabletop
+    loci train memorywam --dry-run --frames 25         a paper's, at its size
 
 The rows share one function and differ in one line, their memory. A recipe of your own is a
 function like these in any file: `loci train my_recipes.py:my_recipe --out DIR`.
@@ -21,10 +22,12 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from loci.errors import LociError, did_you_mean
 from loci.io.user_code import load_file
 from loci.memory import ROWS, Memory
+from loci.recipes.papers import memorywam
 from loci.recipes.rooms import (
     image_codec,
     in_flats,
@@ -34,6 +37,7 @@ from loci.recipes.rooms import (
     with_revisit_loss,
 )
 from loci.recipes.tabletop import POLICY_ROWS, tabletop
+from loci.training.init_from import init_from
 from loci.training.run import RunConfig, run
 from loci.training.trainer import Summary
 from loci.training.world import WorldRun
@@ -54,7 +58,7 @@ def _changed(prefix: str, memory: Memory) -> WorldRun:
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
     """All recipes by name: the codec's, five for each memory row that is known by now, and one for
-    each task of the tabletop and row of the study of policies."""
+    each task of the tabletop and row of the study of policies, and those of papers."""
     rows = {f"rooms-{name}": partial(rooms, memory) for name, memory in ROWS.items()}
     changed = {
         f"{prefix}{name}": partial(_changed, prefix, memory)
@@ -64,7 +68,9 @@ def recipes() -> dict[str, Callable[[], RunConfig]]:
         f"{task}-{name}": partial(tabletop, task, memory)
         for task in TASKS for name, memory in POLICY_ROWS.items()
     }
-    return {"rooms-codec": image_codec, **rows, **changed, **policies}
+    return {
+        "rooms-codec": image_codec, **rows, **changed, **policies, "memorywam": memorywam,
+    }
 
 
 Recipe = Callable[[], RunConfig]
@@ -100,6 +106,31 @@ def build_recipe(
     config = config.small() if small else config
     changes = {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def from_sources(
+    config: RunConfig, data: str | None = None, weights: str | None = None,
+    codec: str | None = None,
+) -> RunConfig:
+    """The same run on another folder of data, from weights, and from those of a codec; see `Init`.
+
+    Raises LociError for a run whose data are in no folder, or that starts from no weights, and for
+    weights that are not there.
+    """
+    settings: Any = config
+    if data is not None:
+        if not hasattr(getattr(settings, "data", None), "folder"):
+            raise LociError(f"{type(config).__name__} learns from no folder; leave --data out")
+        settings = dataclasses.replace(
+            settings, data=dataclasses.replace(settings.data, folder=data)
+        )
+    if codec is not None and weights is None:
+        raise LociError("a codec alone is no start; give --weights too")
+    if weights is not None:
+        if not hasattr(settings, "init"):
+            raise LociError(f"{type(config).__name__} starts from no weights; leave --weights out")
+        settings = init_from(settings, weights, codec)
+    return settings
 
 
 def run_recipe(

@@ -16,6 +16,7 @@ from loci.models.world import WorldConfig
 
 # Metres to the wall that every frame sees.
 AHEAD = 2.0
+SENTENCE = "Put the block back to where it was before the lid was closed."
 
 
 class Blank(Codec):
@@ -50,5 +51,5 @@ def made_up(world: WorldConfig, count: int, frames: int) -> Episodes:
         surveyed = {name: part.expand(count, *part.shape[1:]) for name, part in one.items()}
     return Episodes(
         latents=latents.half(), poses=poses, frames=torch.full((count,), frames),
-        instructions=("",) * count, surveyed=surveyed,
+        instructions=(SENTENCE,) * count, surveyed=surveyed,
     )

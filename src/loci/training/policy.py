@@ -18,6 +18,7 @@ from loci.data.base import ACTIONS, Episodes, EpisodeSpec
 from loci.data.sources import DataConfig
 from loci.errors import LociError
 from loci.memory import Memory
+from loci.models.text import HashedWords
 from loci.models.world_action import KIND, NO_TEXT, WorldActionConfig
 from loci.seeds import seed_for
 from loci.training.augmentation import PolicyAugmentation, repeat_first, with_window
@@ -77,8 +78,11 @@ class PolicyRun(RunConfig, name="policy"):
             actions=torch.zeros(self.batch, frames, expert.horizon, expert.actions),
             valid=torch.ones(self.batch, frames, expert.horizon, dtype=torch.bool),
         )
+        config = self
+        if self.model.text is not None:  # one that reads no file
+            config = replace(self, model=replace(self.model, text=HashedWords()))
         with torch.device("meta"):
-            return PolicyTask(self, episodes)
+            return PolicyTask(config, episodes)
 
     def small(self) -> Self:
         """Without what makes it remember for longer than a demonstration lasts, which doubles the

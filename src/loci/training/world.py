@@ -22,6 +22,7 @@ from loci.data.sources import DataConfig, RoomsData
 from loci.data.survey import Surveyor
 from loci.errors import LociError
 from loci.memory.stores import below
+from loci.models.text import HashedWords
 from loci.models.world import KIND, WorldConfig
 from loci.seeds import seed_for
 from loci.training.augmentation import WorldAugmentation
@@ -87,8 +88,11 @@ class WorldRun(RunConfig, name="world"):
 
     def sketch(self, frames: int | None = None) -> WorldTask:
         episodes = made_up(self.world, self.batch, self.frames(frames))
+        config = self
+        if self.world.text is not None:  # one that reads no file
+            config = replace(self, world=replace(self.world, text=HashedWords()))
         with torch.device("meta"):
-            return WorldTask(self, episodes)
+            return WorldTask(config, episodes)
 
     def frames(self, asked: int | None = None) -> int:
         """Latent frames of an episode: as asked, or as the data say."""
