@@ -208,6 +208,20 @@ def geometry() -> str:
     return _studied(results, rows, columns)
 
 
+def flats() -> str:
+    """Rows that were trained in flats, and what maps show there."""
+    results = _results("geometry")
+    columns = (
+        score("PSNR, seen, dB", "flats", "psnr_seen"),
+        score("PSNR, new, dB", "flats", "psnr_revealed"),
+        score("identity, later, %", "flats", "identity_later"),
+        score("identity, first, %", "flats", "identity_first"),
+        held("kB at 40 frames", "bytes", 1000), held("kB at 400", "bytes_at_400", 1000),
+    )
+    rows = [row for row, found in results["rows"].items() if "flats" in found]
+    return _studied(results, rows, columns)
+
+
 def geometry_costs() -> str:
     """What rows with a map hold and take, along one room."""
     heads = ["row", "frames", "kB", "write a frame, ms", "read, ms", "chunk, ms"]
@@ -459,6 +473,7 @@ def map_writes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "findings": findings, "ground": ground, "families": families, "echo_memory": echo_memory,
     "returns": returns, "policies": policies, "geometry": geometry, "events": events,
+    "flats": flats,
     "geometry_costs": geometry_costs,
     **{n: partial(training_step, n) for n in ("training_step", "training_step_policy")},
     "training_step_map": partial(training_step, "training_step_map", "context-5"),

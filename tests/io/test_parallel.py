@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -62,3 +63,47 @@ def test_a_program_that_works_on_import_is_told_so_once(tmp_path):
     assert ran.stdout == ""
     assert ran.stderr.count("Traceback") == 1
     assert 'put what your program does under `if __name__ == "__main__":`' in ran.stderr
+
+
+ORPHANS = """
+import sys, time
+from loci.io.parallel import parallel_map
+from test_parallel import say_who
+
+if __name__ == "__main__":
+    for pid in parallel_map(say_who, range(9), 2):
+        print(pid, flush=True)
+        time.sleep(60)
+"""
+
+
+def say_who(item: int) -> int:
+    return os.getpid()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody waits for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells processes by /proc")
+def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    """Killed, it cannot tell them."""
+    (tmp_path / "main.py").write_text(ORPHANS)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    begun = subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert begun.stdout is not None
+    worker = int(begun.stdout.readline())
+    assert alive(worker)
+    begun.kill()
+    begun.wait()
+    end = time.monotonic() + 30
+    while alive(worker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(worker)

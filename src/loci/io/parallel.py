@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, parent_process
 from typing import TypeVar
 
 from loci.errors import LociError
@@ -42,7 +43,8 @@ def parallel_map(
         raise SystemExit(1)
     left = iter(items)
     # Not fork: torch's threads may be alive in the parent.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         begun: deque[Future[Result]] = deque()
         try:
             while True:
@@ -61,3 +63,16 @@ def parallel_map(
         finally:
             for future in begun:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: end when the one that began it does. Where that was killed, nobody
+    else would say so, and it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

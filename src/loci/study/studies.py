@@ -56,10 +56,10 @@ OF_GEOMETRY = (
     "working", "episodic", "episodic-cover", "episodic-tokens",
     "spmem", "spmem-tokens", "spmem-joint", "spmem-no-map", "spmem-no-window",
     "spmem-no-key-frames", "hybrid-map", "context-5-cascade", "context-5-surfels",
-    "stated-context-20", "stated-map-channels", "stated-hybrid-map", "stated-spmem-joint",
+    "stated-context-20", "stated-map-channels", "stated-hybrid-map", "stated-spmem-tokens",
     "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels", "flats-hybrid-map",
-    "flats-spmem-joint", "events-context-20", "events-hybrid", "events-map-channels",
-    "events-spmem-joint",
+    "flats-spmem-tokens", "events-context-20", "events-hybrid", "events-map-channels",
+    "events-spmem-tokens",
 )
 
 STUDIES = {

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from loci.config import Config
+from loci.config import Config, added_field
 from loci.errors import LociError
 from loci.io.bundled import resolve_checkpoint
 from loci.io.checkpoint import checkpoint_kind, digest, load_checkpoint, load_into
@@ -37,6 +37,7 @@ from loci.models.weights.torch_file import SUFFIXES
 from loci.models.weights.vae import load_vae
 from loci.models.weights.wan import open_wan
 from loci.models.world_action import WorldActionModel
+from loci.training.lora import Lora
 
 if TYPE_CHECKING:
     from loci.training.policy import PolicyRun
@@ -76,12 +77,13 @@ class Init(Config):
     codec's weights are, if `weights` has none: a checkpoint of a codec (`codec` ships), or Wan's
     VAE, a folder of diffusers or a .pth file. trains: patterns of the names of the parameters that
     are trained, with `*` for anything; the others stay as they start. The codec is never trained
-    here.
+    here. lora: changes of low rank that are learnt beside them, of matrices that then stay.
     """
 
     weights: Weights | None = None
     codec: Weights | None = None
     trains: tuple[str, ...] = field(default=("*",))
+    lora: Lora | None = added_field(None)  # noqa: RUF009 (a field)
 
     def fill(self, model: world.WorldModel) -> None:
         """Fill in a world model's weights, over random ones. LociError for a codec that needs
@@ -134,6 +136,8 @@ class Init(Config):
                     f"init.trains: no parameter is called '{pattern}'; names begin with "
                     f"{', '.join(names)}, and * stands for anything"
                 )
+        if self.lora is not None:
+            self.lora.adapt(module, codec)
 
     def notes(self) -> dict[str, object]:
         """What a checkpoint says of where it comes from."""

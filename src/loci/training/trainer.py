@@ -37,6 +37,7 @@ from loci.training.distributed import (
 )
 from loci.training.ema import Ema
 from loci.training.folder import RunFolder
+from loci.training.lora import fold
 from loci.training.meter import Meter
 from loci.training.microbatches import Microbatches
 from loci.training.muon import build_optimizer
@@ -189,6 +190,7 @@ class Trainer:
         self.module.eval()
         if self.processes.mesh is not None:
             unshard(self.module)
+        fold(self.module)
         weights = digest(dict(self.module.state_dict()))
         losses = [line["loss"] for line in self.folder.lines() if "loss" in line]
         if not ended:
