@@ -113,6 +113,10 @@ def findings() -> str:
     def seen(row: str) -> str:
         return cell("psnr_seen", places["rows"][row]["recall"]["psnr_seen"])
 
+    def in_flats(row: str) -> str:
+        there = places["rows"][row]["flats"]
+        return f"{cell('identity_later', there['identity_later'])} %"
+
     def later(row: str) -> str:
         return cell("identity_later", rooms["rows"][row]["recall"]["identity_later"])
 
@@ -138,7 +142,9 @@ def findings() -> str:
         f"it reaches {seen('map-channels')}, with five key frames beside it "
         f"{seen('spmem-tokens')}, and twenty frames without a map {seen('context-20')}. Where "
         "depth is exact and voxels are fine, no model is needed: 2 cm show "
-        f"{seen('render-2cm')} dB.",
+        f"{seen('render-2cm')} dB. Where walls hide what is near, twenty frames bring back "
+        f"{in_flats('flats-context-20')} of the objects, a map and five key frames "
+        f"{in_flats('flats-spmem-tokens')}.",
     )
     return "".join(
         textwrap.fill(f"{n}. {text}", 100, subsequent_indent="   ", break_on_hyphens=False) + "\n"
