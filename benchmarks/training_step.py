@@ -26,15 +26,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from loci.data.survey import Surveyor
-from loci.geometry import Camera
-from loci.geometry.depth import intrinsics_of
 from loci.memory import row
-from loci.memory.frames import Frames
 from loci.models.world import WorldModel
 from loci.models.world_action import WorldActionModel
 from loci.recipes.policy_sizes import policy_config
 from loci.recipes.registry import recipes
+from loci.training.made_up import made_up
 from loci.training.microbatches import Microbatches
 from loci.training.numerics import matmul_precision, pick_dtype
 from loci.training.task import Losses
@@ -152,8 +149,7 @@ def rooms(name: str, length: int) -> Task:
         "time": flow.sample_times(shape, draw),
         "noise": torch.randn(*shape, span, *model.latent_shape, generator=draw),
     }
-    surveyor = Surveyor(config.world.memory, model.codec, config.world.camera, span)
-    surveyed = surveyor.survey(before_a_wall(held, config.world.camera)) if surveyor.depends else {}
+    surveyed = made_up(config.world, batch, length).surveyed
 
     def loss(part: dict[str, Tensor], form: str) -> Tensor:
         latents, time, noise = part["latents"], part["time"], part["noise"]
@@ -167,15 +163,6 @@ def rooms(name: str, length: int) -> Task:
 
     tokens = length * (model.tokens + config.world.memory.gists)
     return Task(model, held | surveyed, batch * (tokens + len(starts) * span * model.tokens), loss)
-
-
-def before_a_wall(held: dict[str, Tensor], camera: Camera) -> Frames:
-    """Frames at the poses of a batch that see a wall two metres ahead."""
-    size = (*held["latents"].shape[:2], camera.height, camera.width)
-    return Frames(
-        held["latents"], held["poses"], torch.zeros(size[:2]), torch.full(size, 2.0),
-        intrinsics_of(camera).expand(*size[:2], 3, 3), torch.zeros(*size, 3, dtype=torch.uint8),
-    )
 
 
 def robots(name: str, length: int) -> Task:

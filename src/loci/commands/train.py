@@ -42,8 +42,8 @@ def train(
     What is rendered first is kept, in ~/.cache/loci or where LOCI_CACHE says.
 
     Args:
-        recipe: rooms-ROW, returns-ROW, TASK-ROW (a policy), rooms-codec, or
-            path/to/file.py:function.
+        recipe: rooms-ROW; returns-ROW, stated-ROW, flats-ROW and events-ROW; TASK-ROW (a policy);
+            memorywam, rooms-codec, or path/to/file.py:function.
         out: Folder of the run: settings, log, state, checkpoint, and a picture to look at.
         resume: Continue the run that DIR holds, stopped or killed at any moment. On a CPU the
             weights come out the same, bit for bit. With more --steps, a finished run goes on.

@@ -99,7 +99,7 @@ class Map(Memory, name="map"):
         """An empty map of this kind. LociError for sizes that are none."""
         if self.form == "tsdf":
             return TSDF(self.voxel, device=device)
-        # Which frames saw a voxel is asked of view indexes alone: a third of a map's bytes.
+        # Nobody asks this map which frames saw a voxel, and that is a third of its bytes.
         return VoxelMap(
             self.voxel, ring=0, limit=self.limit, patience=self.patience, device=device
         )
