@@ -11,7 +11,8 @@ No model is involved.
   the share of those pixels that the first, the last and the retrieved frames show. `floor`
   retrieves nothing, `oracle` knows what every past frame shows and takes the best one by one;
   `cascade` and `surfels` know the depth of past frames, the others poses alone. Means of the rooms'
-  shares with 95 % bootstrap intervals over rooms, and paired gains over `overlap`.
+  shares with 95 % bootstrap intervals over rooms, and paired gains over `overlap`; and how many
+  frames a rule takes for a chunk, of those that it may.
 - Queries: walks through one flat, again and again. Medians and quartiles of the milliseconds that
   a view index takes for a chunk after some numbers of frames, and to take in one frame.
 """
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ from loci.geometry.scene_map import View
 from loci.geometry.views import ViewIndex
 from loci.memory import Context
 from loci.memory.retrieval import RETRIEVALS
+from loci.memory.views import EVIDENCE
 from loci.study.estimates import Tally, bootstrap, paired_bootstrap, spread
 from loci.study.provenance import BOOTSTRAP
 from loci.worlds.render.visibility import DEPTH_TOLERANCE, best_frames, covered, visibility
@@ -83,9 +86,13 @@ def main(options: Options) -> None:
         cases = make_cases("heldout", (course,), number)
         shares = [score(case, counts, camera, reach) for case in cases]
         for count in counts:
-            rows = {row: [Tally(share[count, row]) for share in shares] for row in ROWS}
+            rows = {row: [Tally(share[count, row][0]) for share in shares] for row in ROWS}
             results.setdefault(str(count), {})[course.name] = {
-                row: summary(rows[row], rows["overlap"]) for row in ROWS
+                row: {
+                    **summary(rows[row], rows["overlap"]),
+                    "frames": fmean(share[count, row][1] for share in shares),
+                }
+                for row in ROWS
             }
         print(f"{course.name}: {len(cases)} cases done", file=sys.stderr)
     settings = {
@@ -109,8 +116,11 @@ def main(options: Options) -> None:
     ]))
 
 
-def score(case: Case, counts: list[int], camera: Camera, reach: float) -> dict:
-    """The share of previously seen pixels that each (count, row) covers on the way back."""
+def score(
+    case: Case, counts: list[int], camera: Camera, reach: float
+) -> dict[tuple[int, str], tuple[float, float]]:
+    """The share of previously seen pixels that each (count, row) covers on the way back, and how
+    many frames it takes for a chunk."""
     room, path = walked(case)
     end, out = case.course.frames or len(path.poses), case.course.out or path.out
     views = room.render(path.poses[:end], camera)
@@ -118,8 +128,10 @@ def score(case: Case, counts: list[int], camera: Camera, reach: float) -> dict:
     absolute = torch.from_numpy(views.poses)[None]
     poses = relative_to(absolute[:, 0], absolute)  # as the model has them
     index = ViewIndex()
-    seen, hits = 0, {(count, row): 0 for count in counts for row in ROWS}
-    for start in range(out, end, CHUNK):
+    rows = [(count, row) for count in counts for row in ROWS]
+    seen, hits, taken = 0, dict.fromkeys(rows, 0), dict.fromkeys(rows, 0)
+    starts = range(out, end, CHUNK)
+    for start in starts:
         chunk = slice(start, start + CHUNK)
         shown = table[:start, start - out : start - out + CHUNK]
         seen += int(shown.any(axis=0).sum())
@@ -136,9 +148,10 @@ def score(case: Case, counts: list[int], camera: Camera, reach: float) -> dict:
             picks |= {"floor": [], "oracle": best_frames(shown, count)}
             for row in ROWS:
                 hits[count, row] += covered(shown, [0, start - 1, *picks[row]])
+                taken[count, row] += len(picks[row])
     if not seen:
         raise LociError(f"case {case.key} sees nothing again; take a path that returns")
-    return {key: hit / seen for key, hit in hits.items()}
+    return {key: (hits[key] / seen, taken[key] / len(starts)) for key in rows}
 
 
 def walked(case: Case) -> tuple[Room | Flat, Path]:
@@ -164,7 +177,8 @@ def ask(
 ) -> list[int]:
     """Frames for a chunk at poses (n, 4, 4), beside the first and the last of those written."""
     return VIEWS[rule](
-        index, poses, intrinsics_of(camera), camera.height, camera.width, count, [0, written - 1]
+        index, poses, intrinsics_of(camera), camera.height, camera.width, count, [0, written - 1],
+        EVIDENCE,
     ).frames
 
 
@@ -221,16 +235,17 @@ def summary(row: list[Tally], overlap: list[Tally]) -> dict:
 
 
 def tables(results: dict) -> str:
-    """Markdown: a table for each count, in %."""
+    """Markdown: a table for each count, in %, and the frames that a rule takes for a chunk."""
     lines = []
     for count, paths in results.items():
-        lines.append(f"| {count} frames | " + " | ".join(paths) + " |")
-        lines.append("|---" * (len(paths) + 1) + "|")
+        lines.append(f"| {count} frames | " + " | ".join([*paths, "frames taken"]) + " |")
+        lines.append("|---" * (len(paths) + 2) + "|")
         for row in ROWS:
             cells = [
                 "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * p[row][k] for k in ("mean", "lo", "hi")))
                 for p in paths.values()
             ]
+            cells.append(f"{fmean(p[row]['frames'] for p in paths.values()):.1f}")
             lines.append(f"| `{row}` | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

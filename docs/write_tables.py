@@ -443,7 +443,8 @@ def baselines() -> str:
 
 
 def retrieval(flats: bool = False) -> str:
-    """The share of the pixels seen before that four frames cover, by rule and path."""
+    """The share of the pixels seen before that up to four frames cover, by rule and path, and how
+    many a rule takes."""
     found = _read("benchmarks/retrieval.json")
     through = found["protocol"]["flats"]["paths"]
     paths = {p: rules for p, rules in found["coverage"]["4"].items() if (p in through) == flats}
@@ -452,8 +453,8 @@ def retrieval(flats: bool = False) -> str:
         rows = [paths[path][rule] for path in paths]
         lines.append([f"`{rule}`", *(
             f"{100 * e['mean']:.1f} [{100 * e['lo']:.1f}, {100 * e['hi']:.1f}]" for e in rows
-        )])
-    return _table(["rule", *paths], lines)
+        ), f"{fmean(e['frames'] for e in rows):.1f}"])
+    return _table(["rule", *paths, "frames taken"], lines)
 
 
 def retrieval_queries() -> str:

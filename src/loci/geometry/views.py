@@ -121,23 +121,29 @@ class ViewIndex:
         poses (n, 4, 4) through intrinsics (3, 3) of images of height x width.
 
         Each is the one that shows most pixels which no frame taken so far does, `taken` being there
-        from the start; of equals the latest. There are fewer where none adds more than `least` of
-        the pixels: not enough evidence. LociError for poses and intrinsics that are none. Source:
-        ours; greedy maximum coverage (Nemhauser, Wolsey and Fisher, 1978).
+        from the start. Where none adds more than `least` of the pixels, the places left go to those
+        that show most of the chunk: a second look at a pixel still says something. Of equals the
+        latest comes first. There are fewer frames where no other shows more than `least` of the
+        pixels: not enough evidence. LociError for poses and intrinsics that are none. Source: ours;
+        greedy maximum coverage (Nemhauser, Wolsey and Fisher, 1978).
         """
         target, had = self._target(poses, intrinsics, height, width), self._rows(taken)
         rows = self._candidates(target, had, count)
         shown, covered = self._shown(rows, target), self._shown(had, target).any(0)
         picks: list[int] = []
-        counted = shown.float()  # up to 2^24 pixels exactly
+        counted, enough = shown.float(), least * target.pixels  # up to 2^24 pixels exactly
         while len(picks) < count and len(rows):
             gain = counted @ (~covered).float()
             best = _last_best(gain)
-            if float(gain[best]) <= least * target.pixels:
+            if float(gain[best]) <= enough:
                 break
             picks.append(best)
             covered = covered | shown[best]
-        return self._choice(target, rows[picks], covered)
+        most = counted.sum(1)
+        most[picks] = 0
+        order = _best_first(most)
+        picks += order[most[order] > enough][: count - len(picks)].tolist()
+        return self._choice(target, rows[picks], covered | shown[picks].any(0))
 
     def vote(
         self, poses: Tensor, intrinsics: Tensor, height: int, width: int, count: int,
@@ -151,10 +157,9 @@ class ViewIndex:
         looks from the mean pose of a chunk; here all of them vote.
         """
         target, had = self._target(poses, intrinsics, height, width), self._rows(taken)
-        rows = self._candidates(target, had, 1)
+        rows = self._candidates(target, had, 0)
         shown = self._shown(rows, target)
-        votes = (shown.double() @ target.votes.double()).flip(0).sort(descending=True, stable=True)
-        order = len(rows) - 1 - votes.indices[votes.values > 0]
+        order = _best_first(shown.double() @ target.votes.double())
         order = order[shown[order].sum(1) > least * target.pixels][: count + SPARE]
         poses = self.frames["pose"][torch.cat([had, rows[order]])]
         picks = order[_apart(poses, len(had), count)]
@@ -205,7 +210,7 @@ class ViewIndex:
         """Rows of the frames that may be chosen, in their order.
 
         Where they are many, poses say which may see the target at all, and some of its points which
-        of these show most, then which show most of what the best does not, for as many steps.
+        of these show most, then, for as many steps, which show most of what the best do not.
         """
         free = torch.ones(len(self.frames), dtype=torch.bool, device=self.map.device)
         free[had] = False
@@ -217,14 +222,11 @@ class ViewIndex:
         some = target.some(POINTS)
         missing = ~self._shown(had, some).any(0)
         shown = self._shown(rows, some).float()
-        order = torch.arange(len(rows), device=rows.device)
-        found = torch.zeros_like(order, dtype=torch.bool)
+        found = torch.zeros_like(rows, dtype=torch.bool)
+        found[_best_first(shown.sum(1))[:FRAMES]] = True
         for _ in range(steps):
-            gain = (shown @ missing.float()).long()
-            best = (gain * len(rows) + order).topk(FRAMES).indices
+            best = _best_first(shown @ missing.float())[:FRAMES]
             found[best] = True
-            if not gain[best[0]]:
-                break
             missing &= shown[best[0]] == 0
         return rows[found]
 
@@ -298,6 +300,11 @@ def _below(tree: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def _last_best(values: Tensor) -> int:
     """Where the largest of values (n,) stands; of equals the last."""
     return len(values) - 1 - int(values.flip(0).argmax())
+
+
+def _best_first(values: Tensor) -> Tensor:
+    """Where values (n,) stand, the largest first; of equals the last."""
+    return len(values) - 1 - values.flip(0).argsort(descending=True, stable=True)
 
 
 def _apart(poses: Tensor, had: int, count: int) -> list[int]:

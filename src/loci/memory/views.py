@@ -2,7 +2,8 @@
 
 The rules of `retrieval.py` know where cameras stood, these know depth too (`geometry/views.py`):
 
-- "cascade": the frames that together show most of what is known of the whole chunk (ours);
+- "cascade": the frames that together show most of what is known of the whole chunk, then those that
+  show most of it again (ours);
 - "surfels": those that the surfels in sight of the chunk vote for (VMem, arXiv 2506.18903);
 - "revealed": key frames, kept when a share of what they show is new (the write rule of SPMem, arXiv
   2506.05284, Section 3.3); of these the latest. New is what no key frame showed before: of all
@@ -26,7 +27,9 @@ from loci.memory.stores import Query, Setting, Tree, below
 
 RULES = ("cascade", "surfels", "revealed")
 EVIDENCE = 0.01
-"""The share of a chunk's pixels that a frame has to add to be worth seeing again."""
+"""The share of a chunk's pixels that a frame has to show to be worth seeing again."""
+EDITIONS = {"cascade": {"edition": 2}}
+"""Raised where a rule picks other frames than it did, so that what was kept of them is not read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class ViewRule:
     """A rule by name, and how many frames it picks at most.
 
     least: of "revealed" the share of new pixels that makes a key frame, of the others the share of
-    the chunk's pixels that a frame has to add: below it there is not enough evidence. first: if the
+    the chunk's pixels that a frame has to show: below it there is not enough evidence. first: if the
     first frame is seen anyway, as the last one always is. voxel: of the index, in metres.
     """
 
@@ -72,7 +75,7 @@ class Views:
     @property
     def depends(self) -> dict[str, Any]:
         """The settings that its choices follow from."""
-        return asdict(self.rule)
+        return asdict(self.rule) | EDITIONS.get(self.rule.name, {})
 
     def write(self, frames: Frames, row: int, stream: int, number: int) -> list[int]:
         """Take in the frames of a row, the first of which is frame `number`; those that are kept,
