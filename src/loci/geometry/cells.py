@@ -66,15 +66,17 @@ class Cells:
 
     def insert(self, keys: Tensor) -> Tensor:
         """Where distinct keys (K,) stand, after those that were missing have been added."""
-        new = keys[self.find(keys) < 0]
-        if len(new):
-            self.keys, order = torch.cat([self.keys, new]).sort()
-            # What comes last, as frames do, moves nothing.
-            moved = bool((order[1:] < order[:-1]).any())
-            for name, (shape, dtype, fill) in self.made.items():
-                more = torch.full((len(new), *shape), fill, dtype=dtype, device=keys.device)
-                field = torch.cat([self.fields[name], more])
-                self.fields[name] = field[order] if moved else field
+        found = self.find(keys)
+        new = keys[found < 0]
+        if not len(new):
+            return found
+        self.keys, order = torch.cat([self.keys, new]).sort()
+        # What comes last, as frames do, moves nothing.
+        moved = bool((order[1:] < order[:-1]).any())
+        for name, (shape, dtype, fill) in self.made.items():
+            more = torch.full((len(new), *shape), fill, dtype=dtype, device=keys.device)
+            field = torch.cat([self.fields[name], more])
+            self.fields[name] = field[order] if moved else field
         return self.find(keys)
 
     def keep(self, which: Tensor) -> None:

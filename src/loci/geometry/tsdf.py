@@ -48,17 +48,18 @@ class TSDF(SceneMap):
         height, width = depth.shape
         u, v = where.floor().long().unbind(1)
         inside = (z > NEAR) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        at = (v.clamp(0, height - 1), u.clamp(0, width - 1))
-        reach = self.truncation * self.size
-        ahead = (depth[at].double() - z) / reach
-        updated = inside & (depth[at] > 0) & (ahead >= -1)
-        (rows,) = updated.nonzero(as_tuple=True)
+        (rows,) = inside.nonzero(as_tuple=True)
+        at = (v[rows], u[rows])
+        ahead = (depth[at].double() - z[rows]) / (self.truncation * self.size)
+        updated = (depth[at] > 0) & (ahead >= -1)
+        rows, at, ahead = rows[updated], (at[0][updated], at[1][updated]), ahead[updated]
         make_room(self.cells, rows, ("distance", "seen", "payload"))
         self.cells["weight"][rows] += 1
-        self.cells["distance"][rows] += (ahead[rows].clamp(max=1) * UNIT).round().short()
-        near = rows[ahead[rows] < 1]
+        self.cells["distance"][rows] += (ahead.clamp(max=1) * UNIT).round().short()
+        close = ahead < 1
+        near = rows[close]
         self.cells["seen"][near] += 1
-        colours = view.payload.to(self.device)[at[0][near], at[1][near]]
+        colours = view.payload.to(self.device)[at[0][close], at[1][close]]
         self.cells["payload"][near] += colours.short() - MIDDLE
         self.cells["last"][near] = view.frame
 
@@ -68,7 +69,8 @@ class TSDF(SceneMap):
         points, rows, order = [], [], []
         for number, axis in enumerate(AXES):
             step = torch.tensor(axis, device=self.device)
-            other = self._find(cells + step)
+            # Keys add up as cells do: no cell stands at the grid's very border.
+            other = self.cells.find(self.cells.keys + pack(step[None]) - pack(0 * step[None]))
             here = ((other >= 0) & (weight > 0) & (weight[other] > 0)).nonzero()[:, 0]
             there = other[here]
             a, b = distance[here], distance[there]
@@ -86,12 +88,9 @@ class TSDF(SceneMap):
 
     def _allocate(self, depth: Tensor, intrinsics: Tensor, pose: Tensor) -> None:
         """Make room for all voxels within the truncation of what a view sees."""
+        known = depth > 0
         found = []
         for step in range(-self.truncation, self.truncation + 1):
-            moved = torch.where(depth > 0, depth + step * self.size, torch.zeros_like(depth))
-            points = unproject(moved[None], intrinsics[None], pose[None])[0]
-            found.append(pack((points[moved > 0] / self.size).floor()).unique())
-        self.cells.insert(torch.cat(found).unique())
-
-    def _find(self, cells: Tensor) -> Tensor:
-        return self.cells.find(pack(cells))
+            moved = (depth + step * self.size).where(known, 0.0)
+            found.append(unproject(moved[None], intrinsics[None], pose[None])[0][moved > 0])
+        self.cells.insert(pack((torch.cat(found) / self.size).floor()).unique())
