@@ -37,8 +37,8 @@ class ViewRule:
     """A rule by name, and how many frames it picks at most.
 
     least: of "revealed" the share of new pixels that makes a key frame, of the others the share of
-    the chunk's pixels that a frame has to show: below it there is not enough evidence. first: if the
-    first frame is seen anyway, as the last one always is. voxel: of the index, in metres.
+    the chunk's pixels that a frame has to show: below it there is not enough evidence. first: if
+    the first frame is seen anyway, as the last one always is. voxel: of the index, in metres.
     """
 
     name: str
