@@ -67,9 +67,11 @@ def test_a_step_holds_what_was_counted(name: str, recompute: bool) -> None:
     assert found.bytes == sum(found.memory.values())
 
 
-def test_recomputing_holds_less_and_computes_more() -> None:
-    plain, again = (estimate(small("hybrid", recompute=r), torch.float32) for r in (False, True))
-    assert again.memory["activations"] < 0.6 * plain.memory["activations"]
+@pytest.mark.parametrize(("name", "share"), [("hybrid", 0.6), ("map", 0.45)])
+def test_recomputing_holds_less_and_computes_more(name: str, share: float) -> None:
+    """Blocks beside the chunk, which read a map, included."""
+    plain, again = (estimate(small(name, recompute=r), torch.float32) for r in (False, True))
+    assert again.memory["activations"] < share * plain.memory["activations"]
     assert plain.flops < again.flops < 1.5 * plain.flops
 
 

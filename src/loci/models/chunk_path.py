@@ -93,9 +93,11 @@ class ChunkPath:
         )
 
     def stream(
-        self, noisy: Tensor, layout: ChunkLayout, six: Tensor, text: Cross | None = None
+        self, noisy: Tensor, layout: ChunkLayout, six: Tensor, text: Cross | None = None,
+        recompute: bool = False,
     ) -> TokenStream:
-        """Chunks (B, G, n, C, h, w) being denoised; six (B or 1, G, 6, D): of their times."""
+        """Chunks (B, G, n, C, h, w) being denoised; six (B or 1, G, 6, D): of their times.
+        recompute: as for `mot.run`."""
         batch, groups, span = noisy.shape[:3]
         tokens = self.dit.patchify(noisy.flatten(0, 1))  # (B * G, n, L, D)
         if layout.channels is not None:
@@ -138,7 +140,7 @@ class ChunkPath:
         )
         if layout.render is None and layout.further is None:
             return stream
-        return replace(stream, after=self._after(stream, noise, levels, layout))
+        return replace(stream, after=self._after(stream, noise, levels, layout, recompute))
 
     def _scanned(self, size: int, beside: int, layer: int, x: Tensor) -> Tensor:
         """Tokens x (B, G * size, L, D) of chunks with `beside` frames behind each, and what states
@@ -153,7 +155,8 @@ class ChunkPath:
         return frames.reshape(x.shape)
 
     def _after(
-        self, stream: TokenStream, noise: Tensor, levels: Tensor, layout: ChunkLayout
+        self, stream: TokenStream, noise: Tensor, levels: Tensor, layout: ChunkLayout,
+        recompute: bool,
     ) -> Callable[[int, Tensor], Tensor]:
         """What evidence adds to the tokens of chunks after each block: of the noise (B * G, n, L,
         D) at levels (B, G, n, 6, D)."""
@@ -165,7 +168,8 @@ class ChunkPath:
                 self.dit, noise, rotary, levels.flatten(0, 1), stream.frames,
                 noise.shape[1], self.positions.motion(layout.poses.flatten(0, 1)), stream.text,
             )
-            added = self.dit.branch(alone, self.dit.patchify(layout.render.to(noise)))
+            beside = self.dit.patchify(layout.render.to(noise))
+            added = self.dit.branch(alone, beside, recompute)
 
         def after(layer: int, x: Tensor) -> Tensor:
             if layer < len(added):

@@ -21,6 +21,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from loci.attention.cross import CrossKV
 from loci.attention.dense import QKV
@@ -46,20 +47,28 @@ class Branch(nn.Module):
         for layer in self.zeros:
             zero(layer)
 
-    def forward(self, stream: TokenStream, beside: Tensor) -> list[Tensor]:
+    def forward(
+        self, stream: TokenStream, beside: Tensor, recompute: bool = False
+    ) -> list[Tensor]:
         """What is added to the tokens of a chunk after each of the first blocks, the shape of
-        stream.x (R, F, P, D) each; beside: tokens of the latents, of that shape."""
+        stream.x (R, F, P, D) each; beside: tokens of the latents, of that shape. recompute: as for
+        `mot.run`."""
+        alone = replace(stream, kv_only=False, outputs=None, within=None, after=None)
 
-        def within(qkv: list[QKV]) -> list[Tensor | None]:
-            return [F.scaled_dot_product_attention(*qkv[0])]
+        def step(block: nn.Module, g: Tensor) -> Tensor:
+            return block([g], [alone], _within)[0]
 
         g, added = self.zeros[0](stream.x + beside), []
-        alone = replace(stream, kv_only=False, outputs=None, within=None, after=None)
         for block, out in zip(self.blocks, list(self.zeros)[1:], strict=True):
-            (g,) = block([g], [alone], within)
+            g = checkpoint(step, block, g, use_reentrant=False) if recompute else step(block, g)
             g = out(g)
             added.append(g)
         return added
+
+
+def _within(qkv: list[QKV]) -> list[Tensor | None]:
+    """Attention within the chunk alone."""
+    return [F.scaled_dot_product_attention(*qkv[0])]
 
 
 class FurtherTokens(nn.Module):

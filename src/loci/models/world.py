@@ -247,7 +247,8 @@ class WorldModel(Pretrained):
 
         e, six = self.dit.modulate(time)
         layout = self.chunks.layout(chunks.poses, drawn, evidence)
-        streams = [self.chunks.stream(noisy, layout, six, read_at(text, since, starts))]
+        read = read_at(text, since, starts)
+        streams = [self.chunks.stream(noisy, layout, six, read, recompute)]
         if written is not None:
             read = read_at(text, since, range(clean.shape[1]))
             streams.insert(0, self.clean_stream(frames, written, read))

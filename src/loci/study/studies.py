@@ -57,10 +57,10 @@ OF_GEOMETRY = (
     "spmem", "spmem-tokens", "spmem-joint", "spmem-joint-overlap", "spmem-joint-drop",
     "spmem-no-map", "spmem-no-window", "spmem-no-key-frames", "hybrid-map",
     "context-5-cascade", "context-5-surfels",
-    "stated-context-20", "stated-map-channels", "stated-hybrid-map", "stated-spmem-tokens",
-    "flats-none", "flats-context-20", "flats-hybrid", "flats-map-channels", "flats-hybrid-map",
-    "flats-spmem-tokens", "events-context-20", "events-hybrid", "events-map-channels",
-    "events-spmem-tokens",
+    "stated-context-20", "stated-map-channels", "stated-spmem-joint-overlap",
+    "flats-none", "flats-context-20", "flats-map-channels", "flats-hybrid-map",
+    "flats-spmem-tokens", "flats-spmem-joint-overlap",
+    "events-context-20", "events-map-channels",
 )
 
 STUDIES = {
