@@ -48,6 +48,10 @@ COMPOSED: dict[str, Memory] = {
         Pooled(order="anchor", timestep="chunk", grid=2, tokens=6, readout="cross"),
         BlockSSM(every=1, context=0, hint=0, carried=False),
     )),
+    # Its last block has no state, and runs without the frames beside.
+    "joint+restarted": Compose(members=(
+        Joint(frames=3), BlockSSM(every=2, context=0, hint=0, carried=False),
+    )),
     "spatial+ssm": Compose(members=(SpatialGrid(readout="concat"), BlockSSM(every=1))),
 }
 # Memories that ask for depth are tested where there is some: `box_walks.py`.

@@ -145,12 +145,14 @@ class ChunkPath:
     def _scanned(self, size: int, beside: int, layer: int, x: Tensor) -> Tensor:
         """Tokens x (B, G * size, L, D) of chunks with `beside` frames behind each, and what states
         that begin anew add to them in block `layer`."""
+        states = [state for (at, _), state in self.model.scans.items() if at == layer]
+        if not states:  # as in the last block, maybe, where frames beside are gone by now
+            return x
         frames = x.unflatten(1, (-1, size)).flatten(0, 1)
         before = self.model.config.memory.placement == "prefix"
         frames = frames.roll(beside, 1) if before else frames
-        for (at, _), state in self.model.scans.items():
-            if at == layer:
-                frames = frames + state.restarted(frames)
+        for state in states:
+            frames = frames + state.restarted(frames)
         frames = frames.roll(-beside, 1) if before else frames
         return frames.reshape(x.shape)
 
