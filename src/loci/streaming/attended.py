@@ -1,14 +1,15 @@
 """Where chunks look: the weight that their tokens give to every block of the past.
 
-The weights of the attention itself, computed once more with the dense mask of the rule: a mean over
+The weights of the attention itself, computed beside it with the dense mask of the rule: a mean over
 the tokens of a chunk, heads and layers. They say what was read, not what it was good for. Source:
 ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +19,13 @@ from loci.errors import LociError
 from loci.rules.rule import Coords, Kind
 from loci.rules.spans import spread, token_spans
 from loci.streaming.kv_cache import KVCache
+from loci.streaming.policy import Policy
+from loci.streaming.policy import Reading as PolicyReading
 from loci.streaming.session import Reading, Session
 from loci.streaming.span_table import Block
 from loci.streaming.span_table import coords as block_coords
+
+Read = TypeVar("Read", Reading, PolicyReading)
 
 
 @dataclass(frozen=True)
@@ -33,31 +38,61 @@ class Attended:
     itself: float
 
 
+class Attending(Generic[Read]):
+    """What the chunks of a reading attend to, recorded while they are denoised.
+
+    `reading`: to be denoised in place of the one that was given, to the same outputs. passes: those
+    through the network that count, from 0 on (None: all). Raises LociError for a reading with
+    guidance, which has two chunks a stream.
+    """
+
+    def __init__(
+        self, memory: Session | Policy, reading: Read, passes: Container[int] | None = None
+    ):
+        if isinstance(reading, Reading) and reading.guidance is not None:
+            raise LociError(
+                "two texts go through the network together; guide(None), and read again"
+            )
+        kv, lengths = memory.stream.kv, memory.lengths
+        rows = [_Row(kv, name, reading.coords.shift(lengths[name]), reading, place)
+                for place, name in enumerate(reading.streams)]
+        self._rows, number = rows, -1
+
+        def attend(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
+            nonlocal number
+            number += layer == 0
+            if passes is None or number in passes:
+                for row in rows:
+                    row.look(layer, qkv[0])
+            return reading.evidence.attend(layer, qkv)
+
+        self.reading: Read = replace(reading, evidence=replace(reading.evidence, attention=attend))
+
+    def found(self) -> list[Attended]:
+        """A row each, a mean over the passes so far. LociError where none of them has run."""
+        return [row.found() for row in self._rows]
+
+
+def halfway(times: Sequence[float]) -> int:
+    """Of the passes at these times the one in which a chunk is about half noise: it still has to
+    look for most of what it shows, and knows already what it looks for."""
+    return min(range(len(times)), key=lambda number: abs(times[number] - 0.5))
+
+
 def attended(session: Session, reading: Reading, x: Tensor, time: float) -> list[Attended]:
     """What the chunks x (B, n, C, h, w) of a reading attend to at a time of 0 to 1, a row each.
-    Changes nothing. Raises what `Session.denoise` raises, and LociError for a reading with
-    guidance, which has two chunks a stream."""
-    if reading.guidance is not None:
-        raise LociError("two texts go through the network together; guide(None), and read again")
-    kv, lengths = session.stream.kv, session.lengths
-    coords = session.model.positions.chunks(torch.zeros(1, dtype=torch.long), x.shape[1])
-    rows = [_Row(kv, name, coords.shift(lengths[name]), reading, place)
-            for place, name in enumerate(reading.streams)]
-
-    def attend(layer: int, qkv: list[QKV]) -> list[Tensor | None]:
-        for row in rows:
-            row.look(layer, qkv[0])
-        return reading.evidence.attend(layer, qkv)
-
-    watched = replace(reading, evidence=replace(reading.evidence, attention=attend))
-    session.denoise(watched, x, time)
-    return [row.found() for row in rows]
+    Changes nothing. Raises what `Session.denoise` and `Attending` raise."""
+    attending = Attending(session, reading)
+    session.denoise(attending.reading, x, time)
+    return attending.found()
 
 
 class _Row:
     """Weights of one stream's chunk, summed up layer by layer."""
 
-    def __init__(self, kv: KVCache, name: int, coords: Coords, reading: Reading, place: int):
+    def __init__(
+        self, kv: KVCache, name: int, coords: Coords, reading: Reading | PolicyReading, place: int
+    ):
         self.kv, self.name, self.place = kv, name, place
         table, asking = kv.tables[name], token_spans(coords)
         self.starts, self.sizes, frames, kinds = table.rows.unbind(1)
@@ -69,7 +104,7 @@ class _Row:
             asked = asked.with_selected(selected[place : place + 1].cpu())
         past = kv.rule.mask(asked, block_coords(frames, kinds)).view(len(asking), -1)
         own = kv.rule.mask(asked, asked).view(len(asking), -1)
-        self.asks = coords.kind == int(Kind.NOISY)
+        self.asks = (coords.kind == int(Kind.NOISY)) | (coords.kind == int(Kind.ACTION))
         self.mask = torch.cat([
             spread(past, asking, self.sizes), spread(own, asking, asking.sizes)
         ], dim=1)[self.asks]
@@ -92,6 +127,8 @@ class _Row:
         self.layers += 1
 
     def found(self) -> Attended:
+        if not self.layers:
+            raise LociError("none of the passes that count has run; denoise the reading first")
         weights, many = self.weights / self.layers, sum(self.sizes.tolist())
         sums = [part.sum().item() for part in weights[:many].split(self.sizes.tolist())]
         own = weights[many:]

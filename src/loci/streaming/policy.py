@@ -24,7 +24,7 @@ from loci.attention.cross import CrossKV
 from loci.errors import LociError
 from loci.errors.arguments import Holds, as_tensor, check_tensor, checked_arguments
 from loci.memory.stores import Evidence, Tree, below
-from loci.rules.rule import Kind
+from loci.rules.rule import Coords, Kind
 from loci.streaming import files
 from loci.streaming.stream import Stream, modulation
 
@@ -39,12 +39,14 @@ class Reading:
     """What the chunks of the robots `streams` may see of the past. It holds until one of them
     observes again, is reset or restored; `versions` tell.
 
-    rotary: angles of their actions; context: the text that they read, their state included;
-    modulations: what the expert makes of the times that the chunk is known to be denoised at.
+    coords: the tokens of a chunk, for a robot that has seen nothing yet; rotary: angles of their
+    actions; context: the text that they read, their state included; modulations: what the expert
+    makes of the times that the chunk is known to be denoised at.
     """
 
     streams: list[int]
     versions: list[object]
+    coords: Coords
     evidence: Evidence
     rotary: Tensor
     context: CrossKV
@@ -218,20 +220,30 @@ class Policy:
             rows = self.batch if streams is None else len(streams)
             noise = torch.randn(rows, expert.horizon, expert.actions)
         names = self._names(streams, len(noise))
+        with torch.no_grad():
+            return self.solve(self.read(names), noise, steps, temperature)
+
+    @torch.no_grad()
+    def solve(
+        self, reading: Reading, noise: Tensor, steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Tensor:
+        """A chunk of actions (B, n, A) in the robots' units from noise, for what was read; else as
+        `act`. Raises LociError for a reading that is out of date, too."""
         config = self.model.config
-        check_tensor(noise, "noise", (len(names), config.expert.horizon, config.expert.actions))
+        shape = len(reading.streams), config.expert.horizon, config.expert.actions
+        check_tensor(noise, "noise", shape)
+        self.stream.check_version(reading.streams, reading.versions)
         steps = config.steps if steps is None else steps
         scale = config.temperature if temperature is None else temperature
         if not 0 <= scale <= 1:
             raise LociError(f"temperature {scale} scales noise; use 0 to 1")
-        with torch.no_grad():
-            reading = self.read(names)
-            reading.modulations.update(self.model.expert.modulations(config.flow.grid(steps)))
-            predict = partial(self._denoise, reading)
-            start = noise.to(self.stream.device) * scale
-            return self.model.actions.inverse(
-                config.flow.euler(predict, start, steps)
-            ).to(noise.dtype)
+        reading.modulations.update(self.model.expert.modulations(config.flow.grid(steps)))
+        predict = partial(self._denoise, reading)
+        start = noise.to(self.stream.device) * scale
+        return self.model.actions.inverse(
+            config.flow.euler(predict, start, steps)
+        ).to(noise.dtype)
 
     def read(self, streams: Sequence[int] | None = None) -> Reading:
         """What the next chunks of some robots (default: all) may see of the past, looked up once
@@ -336,7 +348,7 @@ class Policy:
             else:
                 evidence = stream.query(names, coords, read=model.read_state)
         rotary = model.expert.rotary(stream.shifted(coords, names))
-        return Reading(names, stream.versions(names), evidence, rotary, context)
+        return Reading(names, stream.versions(names), coords, evidence, rotary, context)
 
     def _denoise(self, reading: Reading, actions: Tensor, time: float | Tensor) -> Tensor:
         """`denoise`, for arguments that are known to be right."""

@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What the chunk of some streams may see of the past. It holds until one of them is next
-    written, reset or restored; `versions` tell. modulations: what the network makes of the times
-    that the chunk is known to be denoised at. guidance: its rows are then 2 B, see `Guidance`."""
+    written, reset or restored; `versions` tell. coords: its tokens, for a stream that has seen
+    nothing yet. modulations: what the network makes of the times that the chunk is known to be
+    denoised at. guidance: its rows are then 2 B, see `Guidance`."""
 
     streams: list[int]
     versions: list[object]
+    coords: Coords
     layout: ChunkLayout
     evidence: Evidence
     text: CrossKV | None
@@ -211,7 +213,7 @@ class Session:
                 relative[:, None], stream.shifted(coords, rows), evidence
             )
         return Reading(
-            names, stream.versions(names), layout, evidence, text, guidance=guidance
+            names, stream.versions(names), coords, layout, evidence, text, guidance=guidance
         )
 
     def denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
@@ -221,13 +223,7 @@ class Session:
         that is out of date, and for a time that is no number from 0 to 1.
         """
         self.stream.check_latents(x, "x", finite=False)
-        shape = len(reading.streams), reading.layout.poses.shape[2]
-        if x.shape[:2] != shape:
-            raise LociError(
-                f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of {shape}; read "
-                "the poses of this chunk"
-            )
-        self.stream.check_version(reading.streams, reading.versions)
+        self._check_reading(reading, x)
         return self._denoise(reading, x, time)
 
     @torch.no_grad()
@@ -244,11 +240,22 @@ class Session:
         LociError for noise that is not finite, and for an unknown solver.
         """
         self.stream.check_latents(noise, "noise")
+        reading = self.read(poses, streams, gauge=gauge)
+        return self.solve(reading, noise, steps, solver=solver, on_step=on_step)
+
+    @torch.no_grad()
+    def solve(
+        self, reading: Reading, noise: Tensor, steps: int | None = None, *, solver: str = "euler",
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """A finished chunk (B, n, C, h, w) from noise, for what was read; else as `generate`.
+        Raises LociError for a reading that is out of date or of another chunk, too."""
+        self.stream.check_latents(noise, "noise")
+        self._check_reading(reading, noise)
         config = self.model.config
         steps = config.steps if steps is None else steps
         flow = config.flow
         asked = dict.fromkeys(flow.told(time) for time in flow.evaluations(steps, solver))
-        reading = self.read(poses, streams, gauge=gauge)
         reading.modulations.update(self.model.dit.modulations(list(asked)))
         predict = partial(self._denoise, reading)
         return config.flow.solve(
@@ -312,6 +319,16 @@ class Session:
     def bytes(self, stream: int = 0) -> int:
         """Bytes of keys and values, carried states and raw frames held for a stream."""
         return self.stream.bytes(stream)
+
+    def _check_reading(self, reading: Reading, x: Tensor) -> None:
+        """LociError for a reading that is out of date, or of other chunks than x."""
+        shape = len(reading.streams), reading.layout.poses.shape[2]
+        if x.shape[:2] != shape:
+            raise LociError(
+                f"a chunk of {tuple(x.shape[:2])} rows and frames for a reading of {shape}; read "
+                "the poses of this chunk"
+            )
+        self.stream.check_version(reading.streams, reading.versions)
 
     def _denoise(self, reading: Reading, x: Tensor, time: float | Tensor) -> Tensor:
         """`denoise`, for arguments that are known to be right."""
