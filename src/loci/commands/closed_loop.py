@@ -82,7 +82,7 @@ def closed_loop(
         raise LociError(f"{films} films; give --films 0 or more")
     chosen = make_task(task, hold)
     entry = given(path.parent.name if path.stem == "model" else path.stem, path, KIND)
-    fits(entry)
+    fits(entry.name, entry.config)
     if instruction is not None and entry.config.text is None:
         raise LociError(
             f"{entry.name} reads no instructions (its model.text is None); leave --instruction out"

@@ -18,6 +18,7 @@ from loci.io.files import atomic_write
 from loci.io.json_files import read_json, to_json
 from loci.io.pictures import write_video
 from loci.io.progress import Progress
+from loci.models.world_action import WorldActionConfig
 from loci.study.entry import Entry
 from loci.study.provenance import made_with
 from loci.study.store import Log, Record, Store
@@ -74,7 +75,7 @@ class Episodes:
             )
         progress.advance(self.cases - len(left), self.name)
         if left:
-            fits(self.entry)
+            fits(self.entry.name, self.entry.config)
             log.begin()
             self._note(log)
         model = self.entry.model if left else None
@@ -111,14 +112,14 @@ def cameras_of(entry: Entry) -> list[str]:
     return [] if embodiment is None else list(embodiment.camera_names)
 
 
-def fits(entry: Entry) -> None:
+def fits(name: str, config: WorldActionConfig) -> None:
     """LociError for a policy with another robot than the table's."""
-    expert = entry.config.expert
+    expert = config.expert
     if (expert.actions, expert.proprio) != (ACTION, ACTION):
         raise LociError(
-            f"{entry.name} acts with {expert.actions} numbers and feels {expert.proprio}; the "
+            f"{name} acts with {expert.actions} numbers and feels {expert.proprio}; the "
             f"tabletop has {ACTION} of both"
         )
-    if entry.config.embodiment is None:
-        raise LociError(f"{entry.name} does not know its robot; set model.embodiment and train it")
-    entry.config.embodiment.check_other(embodiment())
+    if config.embodiment is None:
+        raise LociError(f"{name} does not know its robot; set model.embodiment and train it")
+    config.embodiment.check_other(embodiment())

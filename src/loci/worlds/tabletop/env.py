@@ -19,6 +19,7 @@ from loci.geometry import Camera
 from loci.io.extras import extra
 from loci.io.mosaic import mosaic
 from loci.models.embodiment import Embodiment
+from loci.worlds.tabletop import intervention
 from loci.worlds.tabletop.arms import ARMS, CAMERAS, HIGHER, JOINTS, LOWER
 from loci.worlds.tabletop.embodiment import embodiment
 from loci.worlds.tabletop.table import RATE, State, Table
@@ -173,6 +174,37 @@ class Tabletop(gymnasium.Env):
         """What is to be done now, for annotations: it may tell what the pictures no longer show."""
         return self.task.subtask(self.table, self.cue)
 
+    def move(self, name: str, x: float, y: float) -> None:
+        """Put an object down at (x, y), in metres, as a person's hand does between two control
+        steps; see `intervention.py`. LociError, with nothing changed, for another object or place,
+        and once the episode is over."""
+        item = self._object(name)
+        self._check_going()
+        intervention.move(self.table, item, x, y)
+
+    def check_move(self, name: str, x: float, y: float) -> None:
+        """Raise what `move` would, and change nothing."""
+        item = self._object(name)
+        self._check_going()
+        intervention.landing(self.table, item, x, y)
+
+    def keep_red(self, chunks: int) -> None:
+        """Keep a red lamp red for `chunks` chunks longer. LociError for a green one, and once the
+        episode is over."""
+        self._check_going()
+        intervention.keep_red(self.table, chunks)
+
+    def check_red(self, chunks: int) -> None:
+        """Raise what `keep_red` would, and change nothing."""
+        self._check_going()
+        intervention.check_red(self.table, chunks)
+
+    def seen_by(self, name: str) -> tuple[str, ...]:
+        """The cameras that show some of an object now."""
+        item = self._object(name)
+        found = self.view.identities(self.table.state, self.table.lamp)
+        return tuple(camera for camera, shown in found.items() if (shown == item).any())
+
     def snapshot(self) -> dict[str, Any]:
         """The episode as a plain tree of numbers and lists that JSON holds without loss."""
         state = dataclasses.asdict(self.table.state)
@@ -200,6 +232,16 @@ class Tabletop(gymnasium.Env):
             elif isinstance(now, dict):
                 value = copy.deepcopy(value)
             setattr(fresh, field.name, value)
+
+    def _object(self, name: str) -> int:
+        names = [thing.name for thing in self.table.layout.objects]
+        if name not in names:
+            raise LociError(f"no object '{name[:40]}' on the table{did_you_mean(name[:40], names)}")
+        return names.index(name)
+
+    def _check_going(self) -> None:
+        if self.over:
+            raise LociError("the episode is over; begin another")
 
     def _progress(self) -> float:
         stages = self.table.state.stages

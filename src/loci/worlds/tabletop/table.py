@@ -169,7 +169,7 @@ class Table:
 
     def still(self, item: int) -> bool:
         """Whether nobody holds it and it does not fall."""
-        height = self._support(item)
+        height = self.support(item)
         return self.holder(item) < 0 and self.state.places[item, 2] <= height
 
     def near(self, item: int, point: np.ndarray, within: float) -> bool:
@@ -260,11 +260,11 @@ class Table:
                 return
 
     def _fall(self, item: int) -> None:
-        height = self._support(item)
+        height = self.support(item)
         place = self.state.places[item]
         place[2] = max(place[2] - FALL, height)
 
-    def _support(self, item: int) -> float:
+    def support(self, item: int) -> float:
         """The height of what carries an item."""
         height, shape = TABLE, self.layout.objects[item]
         places, held = self.state.places.tolist(), self.state.held.tolist()
