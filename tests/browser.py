@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 KEYS = {
     "Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " "),
     "ArrowRight": ("ArrowRight", 39, ""), "ArrowLeft": ("ArrowLeft", 37, ""),
-    "Backspace": ("Backspace", 8, ""),
+    "Backspace": ("Backspace", 8, ""), "n": ("KeyN", 78, "n"),
 }
 # Of what has the focus: whether a ring shows that, and whether it is in the window.
 FOCUS = """(one => {

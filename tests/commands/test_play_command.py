@@ -15,11 +15,11 @@ from loci.memory import ROWS
 from tiny_world import tiny_world
 
 
-def test_all_world_models_that_ship_can_be_played_the_telling_ones_first() -> None:
+def test_all_models_that_ship_can_be_played_the_telling_ones_first() -> None:
     found = models(())
     assert list(found)[:3] == ["hybrid", "context-20", "none"]
-    assert {"spmem-tokens", "delta"} <= set(found)
-    assert not {"codec", "put-back-block-hybrid"} & set(found)
+    assert {"spmem-tokens", "delta", "put-back-block-hybrid"} <= set(found)
+    assert "codec" not in found
 
 
 def test_models_of_folders_are_called_by_their_runs(tmp_path: Path) -> None:
@@ -35,10 +35,12 @@ def test_models_of_folders_are_called_by_their_runs(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_played_is_said_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(LociError, match="no world model in"):
+    with pytest.raises(LociError, match="no model in"):
         models([str(tmp_path)])
     with pytest.raises(LociError, match="nowhere"):
         play(["nowhere"], "127.0.0.1", 0)
+    with pytest.raises(LociError, match="codec holds a codec"):
+        play(["codec"], "127.0.0.1", 0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

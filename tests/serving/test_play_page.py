@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,61 +11,19 @@ pytest.importorskip("websockets")
 
 from browser import CONTRAST, FOCUS, Browser
 from loci.memory import ROWS
+from loci.models.world import KIND
 from loci.serving.play.game import Game
-from loci.serving.play.server import serve_page
 from loci.worlds.rooms.room import sample_room
+from play_page import begun, numbers, said, served, settle, shown
 from tiny_world import tiny_world
 
 MODELS = {name: tiny_world(ROWS[name], chunk=4) for name in ("hybrid", "none", "map-channels")}
-SETTLED = "!busy && waiting.length === 0 && state !== null"
-PIXELS = """(canvas => [...canvas.getContext('2d')
-  .getImageData(0, 0, canvas.width, canvas.height).data].filter((_, n) => n % 4 < 3))"""
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The page, served by a thread."""
-    loop, started, found = asyncio.new_event_loop(), threading.Event(), []
-
-    async def run() -> None:
-        server = await serve_page(lambda: Game(MODELS.__getitem__, list(MODELS)), "127.0.0.1", 0)
-        found.append((server, server.sockets[0].getsockname()[1]))
-        started.set()
-        await server.wait_closed()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
-    thread.start()
-    assert started.wait(20)
-    server, port = found[0]
-    yield f"http://127.0.0.1:{port}/"
-    loop.call_soon_threadsafe(server.close)
-    thread.join(20)
-
-
-def settle(window: Browser) -> None:
-    for _ in range(600):
-        if window.js(SETTLED):
-            return
-        time.sleep(0.05)
-    raise AssertionError(said(window))
-
-
-def said(window: Browser) -> str:
-    return window.js("document.querySelector('#said').textContent")
-
-
-def begun(window: Browser, address: str, **size: int | bool) -> None:
-    window.open(address, **size)
-    settle(window)
-
-
-def shown(window: Browser, number: str) -> list[int]:
-    return window.js(f"{PIXELS}(cards.get({number}).element.querySelector('.view'))")
-
-
-def numbers(window: Browser) -> dict[str, str]:
-    return window.js("""Object.fromEntries([...cards.get(1).element.querySelectorAll('dt')]
-      .map(term => [term.textContent, term.nextSibling.textContent]))""")
+    with served(lambda: Game(MODELS.__getitem__, dict.fromkeys(MODELS, KIND))) as address:
+        yield address
 
 
 def test_keys_walk_and_close_the_eyes(window: Browser, address: str) -> None:
@@ -105,7 +60,7 @@ def test_memories_stand_beside_each_other_and_a_walk_is_saved(
     window.js("act({do: 'forget', number: 3})")
     settle(window)
     names = "[...document.querySelectorAll('article h2')].map(one => one.textContent)"
-    assert window.js(names) == ["What is there", "hybrid", "none", "hybrid"]
+    assert window.js(names) == ["What is there", "hybrid (1)", "none", "hybrid (3)"]
     window.press(" ")
     window.press("ArrowLeft")
     settle(window)
@@ -116,7 +71,7 @@ def test_memories_stand_beside_each_other_and_a_walk_is_saved(
     window.js(f"{log}.forEach(act)")
     settle(window)
     assert [shown(window, str(number)) for number in (1, 2, 3)] == views
-    assert json.loads(log)[0] == {"do": "room", "seed": 3}
+    assert json.loads(log)[0] == {"do": "room", "seed": 3, "names": ["hybrid"]}
 
 
 def test_a_picture_of_ones_own(window: Browser, address: str) -> None:
@@ -158,7 +113,7 @@ def test_all_that_can_be_used_shows_the_focus_and_fits_a_phone(
 def test_text_is_read_easily_in_light_and_dark(window: Browser, address: str, dark: bool) -> None:
     begun(window, address, dark=dark)
     window.press(" ")
-    for what in ("#lead", "#eyes", "dt", "dd", ".what", ".hint", "article button", "#said"):
+    for what in (".lead", "#eyes", "dt", "dd", ".what", ".hint", "article button", "#said"):
         contrast = window.js(f"{CONTRAST}(document.querySelector('article ~ article {what}') ||"
                              f"document.querySelector('{what}'))")
         assert contrast >= 4.5, what

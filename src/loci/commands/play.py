@@ -1,4 +1,4 @@
-"""`loci play`: a page on which people drive memories through rooms."""
+"""`loci play`: a page on which people drive world models and watch policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from loci.errors import LociError
 from loci.io.bundled import bundled_names, resolve_checkpoint
 from loci.io.checkpoint import checkpoint_kind
-from loci.models.world import KIND, WorldModel
+from loci.models.load import MODELS, Model, load
 from loci.serving.play.game import Game
 from loci.serving.play.server import serve_page
 
@@ -22,17 +22,21 @@ LOADED = 8
 
 def play(checkpoints: Sequence[str], host: str, port: int) -> None:
     """Serve the page with these checkpoints, or the folders of some, until Ctrl-C. Raises LociError
-    where there is no world model among them, and for an address that is not free."""
+    where there is no model among them, and for an address that is not free."""
     found = models(checkpoints)
+    kinds = {name: checkpoint_kind(path) for name, path in found.items()}
+    for name, kind in kinds.items():
+        if kind not in MODELS:
+            raise LociError(f"{name} holds a {kind}; give a {' or a '.join(MODELS)}")
 
     @lru_cache(LOADED)
-    def load(name: str) -> WorldModel:
-        return WorldModel.load(found[name])
+    def loaded(name: str) -> Model:
+        return load(found[name])
 
-    load(next(iter(found)))  # whatever is wrong with it is said before the page is there
+    loaded(next(iter(found)))  # whatever is wrong with it is said before the page is there
     async def run() -> None:
         try:
-            server = await serve_page(lambda: Game(load, list(found)), host, port)
+            server = await serve_page(lambda: Game(loaded, kinds), host, port)
         except OSError as error:
             raise LociError(f"cannot listen on {host}:{port}: {error.strerror}; choose another "
                             "--port") from error
@@ -44,18 +48,19 @@ def play(checkpoints: Sequence[str], host: str, port: int) -> None:
 
 
 def models(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """World models by name: those that are named, those in folders that are, or all that ship."""
+    """World models and policies by name: those that are named, those in folders that are, or all
+    that ship."""
     if not checkpoints:
         names = [*FIRST, *(name for name in bundled_names() if name not in FIRST)]
         shipped = {name: resolve_checkpoint(name) for name in names}
-        return {name: path for name, path in shipped.items() if checkpoint_kind(path) == KIND}
+        return {name: path for name, path in shipped.items() if _is_model(path)}
     found: dict[str, Path] = {}
     for given in checkpoints:
         folder = Path(given)
         paths = sorted(folder.glob("**/*.safetensors")) if folder.is_dir() else []
         kept = [path for path in paths if _is_model(path)]
         if folder.is_dir() and not kept:
-            raise LociError(f"no world model in {folder}; name a folder of checkpoints")
+            raise LociError(f"no model in {folder}; name a folder of checkpoints")
         for path in kept or [resolve_checkpoint(given)]:
             # A run calls its checkpoint model.safetensors: its folder says which one it is.
             name = path.parent.name if path.stem == "model" else path.stem
@@ -69,6 +74,6 @@ def models(checkpoints: Sequence[str]) -> dict[str, Path]:
 
 def _is_model(path: Path) -> bool:
     try:
-        return checkpoint_kind(path) == KIND
+        return checkpoint_kind(path) in MODELS
     except LociError:
         return False

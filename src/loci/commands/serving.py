@@ -81,11 +81,13 @@ def play(
     host: Annotated[str, named("ADDRESS")] = "127.0.0.1",
     port: Annotated[int, named("N")] = 8010,
 ) -> None:
-    """Drive memories through rooms on a page: look around, close your eyes, turn back, compare.
+    """Drive memories on a page. World models walk through rooms: look around, close your eyes, turn
+    back, compare. Policies play an episode of their task: watch, move the block while they do not
+    look, empty the memory.
 
     Args:
-        checkpoints: World models, or folders of some; without any, all that ship. The first goes
-            along from the start, the others can be added on the page.
+        checkpoints: World models and policies, or folders of some; without any, all that ship. The
+            first goes along from the start, the others can be chosen and added on the page.
         host: Where to listen. There is no key: beyond this machine, whoever finds it can play.
         port: Where to listen; 0 takes any that is free.
     """

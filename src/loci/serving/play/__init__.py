@@ -1,1 +1,1 @@
-"""A page on which people drive world models through rooms and look at what memory is."""
+"""A page on which people drive world models, watch policies, and look at what memory is."""

@@ -1,12 +1,15 @@
 "use strict";
-// What the server says is shown as it comes; what people do is sent, one thing after the other.
+// What the server says is shown as it comes; what people do is sent, one thing after the other. What
+// walks and episodes share is here; walk.js and task.js have the rest, in `scenes`.
 const $ = (name) => document.querySelector(name);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const PACE = 60; // milliseconds between the frames of a stretch
 const NAMES = { kv: "keys and values", frames: "raw frames", states: "states", map: "map",
   "key-frames": "key frames" };
+const KINDS = { walk: "world-model", task: "world-action-model" };
+const scenes = {}; // of each: begin, settle, what (a line of a card and its class), draw, key, replay
 const cards = new Map(); // number of a memory, null for the truth -> what its card shows
-let socket, state = null, open = true, busy = false, waiting = [], chosen = null;
+let socket, models = {}, state = null, busy = false, waiting = [], chosen = null;
 
 function connect() {
   socket = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/play`);
@@ -17,15 +20,24 @@ function connect() {
 
 function heard(answer) {
   if (answer.names) {
-    $("#names").replaceChildren(...answer.names.map((name) => new Option(name)));
-    return act({ do: "room", seed: Number($("#seed").value) });
+    models = answer.names;
+    for (const [scene, place] of [["walk", "#rooms"], ["task", "#tasks"]]) $(place).hidden = !named(scene).length;
+    scenes.task.offer(answer);
+    return scenes[Object.values(models)[0] === KINDS.walk ? "walk" : "task"].begin();
   }
   if (answer.rgb !== undefined) show(answer);
   if (!answer.done) return;
   busy = false;
-  if (answer.error) { waiting = []; say(answer.error, true); } else { settle(answer); }
+  if (answer.error) {
+    waiting = [];
+    if (state) scenes[scene()].halt();
+    say(answer.error, true);
+  } else { settle(answer); }
   next();
 }
+
+const scene = () => (state ? (state.task ? "task" : "walk") : null);
+const named = (scene) => Object.keys(models).filter((name) => models[name] === KINDS[scene]);
 
 function act(event) { waiting.push(event); next(); }
 
@@ -35,22 +47,30 @@ function next() {
   socket.send(JSON.stringify(waiting.shift()));
 }
 
-// Keys that are held would pile up: of moves, one is under way and one waits.
-function move(way) {
-  if (waiting.length < 1) act({ do: "go", move: way, seen: open });
-}
-
 function card(number) {
   if (!cards.has(number)) {
     const element = $("#memory").content.firstElementChild.cloneNode(true);
     element.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click",
       () => act({ do: button.dataset.do, number, ...(button.dataset.do === "exchange" && { seed: 11 }) })));
-    element.addEventListener("pointerenter", () => { chosen = number; drawPlan(); });
-    element.addEventListener("focusin", () => { chosen = number; drawPlan(); });
+    element.addEventListener("pointerenter", () => choose(number));
+    element.addEventListener("focusin", () => choose(number));
     $("#views").append(element);
     cards.set(number, { element, frames: [], looked: {}, timer: 0 });
   }
   return cards.get(number);
+}
+
+function choose(number) {
+  if (chosen === number) return;
+  chosen = number;
+  draw();
+}
+
+function draw() {
+  if (!state) return;
+  const one = state.companions.find((c) => c.number === chosen);
+  document.querySelectorAll(".whose").forEach((name) => { name.textContent = called(one); });
+  scenes[scene()].draw($("#plan"), one, cards.get(chosen));
 }
 
 function show(answer) {
@@ -63,7 +83,9 @@ function show(answer) {
     }
     made.push(image);
   }
-  held.frames = answer.whole ? made : held.frames.concat(made);
+  // Of an episode there are pictures between the frames that the memory knows.
+  const frames = answer.frames ? answer.frames.map((n) => made[n]) : made;
+  held.frames = answer.whole ? frames : held.frames.concat(frames);
   if (answer.whole) held.looked = {};
   if (answer.looked) held.looked = answer.looked;
   if (answer.times) held.times = answer.times;
@@ -88,20 +110,31 @@ function settle(answer) {
     if (number !== null && !there.has(number)) { cards.get(number).element.remove(); cards.delete(number); }
   }
   if (!there.has(chosen)) chosen = answer.companions[0].number;
-  const seen = answer.seen.at(-1), count = answer.seen.length;
-  $("#truth").hidden = answer.room === null;
+  const now = scenes[scene()], other = document.body.dataset.scene !== scene();
+  if (other) {
+    document.body.dataset.scene = scene();
+    $("#names").replaceChildren(...named(scene()).map((name) => new Option(name)));
+  }
   for (const one of answer.companions) {
     const held = card(one.number), what = held.element.querySelector(".what");
-    held.element.querySelector("h2").textContent = one.name;
-    held.element.querySelector(".view").setAttribute("aria-label", `what ${one.name} shows`);
-    what.textContent = seen ? "seen" : "imagined";
-    what.className = `what ${seen ? "seen" : "imagined"}`;
+    const name = called(one);
+    held.element.querySelector("h2").textContent = name;
+    held.element.querySelector(".view").setAttribute("aria-label", `what ${name} shows`);
+    const [words, kind] = now.what(one);
+    what.textContent = words;
+    what.className = `what ${kind}`;
     held.element.querySelector("dl").replaceChildren(...facts(one, held.times || {}));
-    strip(held, one, answer.seen);
+    strip(held, one, now.seen(one), now.marks(one));
+    most(held);
   }
-  const sums = answer.companions.map((one) => `${one.name} holds ${kilobytes(total(one.held))}`);
-  say(`Frame ${count}, eyes ${seen ? "open" : "closed"}. ${sums.join("; ")}.`);
-  drawPlan();
+  now.settle(answer);
+  draw();
+}
+
+// Two of one name are told apart by their numbers.
+function called(one) {
+  const many = state.companions.filter((other) => other.name === one.name).length > 1;
+  return many ? `${one.name} (${one.number})` : one.name;
 }
 
 const total = (held) => Object.values(held).reduce((sum, one) => sum + one, 0);
@@ -112,6 +145,7 @@ function facts(one, times) {
   for (const [store, bytes] of Object.entries(one.held)) {
     if (Object.keys(one.held).length > 1) lines.push([NAMES[store] || store, kilobytes(bytes)]);
   }
+  if (one.tokens) lines.push(["tokens kept", one.tokens]);
   for (const [kind, frames] of Object.entries(one.kept)) lines.push([`frames kept, ${kind}`, frames.length]);
   for (const [stage, ms] of Object.entries(times)) lines.push([stage, `${Math.round(ms)} ms`]);
   return lines.flatMap(([name, value]) => {
@@ -123,8 +157,9 @@ function facts(one, times) {
 
 function color(name) { return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`); }
 
-// A bar a frame: what is left of it, and above how much of the attention it gets.
-function strip(held, one, opened) {
+// A bar a frame: what is left of it, and above how much of the attention it gets. marks: where
+// between frames something was done.
+function strip(held, one, opened, marks) {
   const canvas = held.element.querySelector(".strip"), count = opened.length;
   canvas.width = canvas.clientWidth * devicePixelRatio || 300;
   canvas.height = 34 * devicePixelRatio;
@@ -140,52 +175,28 @@ function strip(held, one, opened) {
     const share = (held.looked[n] || 0) / most;
     pen.fillRect(n * wide, high * 0.56 * (1 - share), Math.max(1, wide - 1), high * 0.56 * share);
   }
+  pen.fillStyle = color("wrong");
+  for (const at of marks) pen.fillRect(at * wide - devicePixelRatio, 0, 2 * devicePixelRatio, high);
   canvas.setAttribute("aria-label",
     `frames of the past: ${whole.size} kept whole, ${little.size} as gists, of ${count}`);
 }
 
-function drawPlan() {
-  if (!state) return;
-  const canvas = $("#plan"), size = canvas.clientWidth * devicePixelRatio || 360;
-  canvas.width = canvas.height = size;
-  const pen = canvas.getContext("2d"), one = state.companions.find((c) => c.number === chosen);
-  const held = cards.get(chosen), span = state.room ? Math.max(state.room.width, state.room.depth) + 0.6 : 6;
-  const x = (value) => size / 2 + value / span * size, z = (value) => size / 2 - value / span * size;
-  $("#whose").textContent = one.name;
-  pen.lineWidth = 2 * devicePixelRatio;
-  if (state.room) {
-    pen.strokeStyle = color("line");
-    const { width, depth } = state.room;
-    pen.strokeRect(x(-width / 2), z(depth / 2), width / span * size, depth / span * size);
-    for (const item of state.room.objects) {
-      pen.fillStyle = `rgb(${item.rgb})`;
-      pen.fillRect(x(item.x) - 6 * devicePixelRatio, z(item.z) - 6 * devicePixelRatio,
-        12 * devicePixelRatio, 12 * devicePixelRatio);
-    }
-  }
-  const whole = new Set(one.kept.clean || []), little = new Set(one.kept.gist || []);
-  const most = Math.max(0.02, ...Object.values(held.looked));
-  const dot = (n, radius) => {
-    // Frames from one place lie around it, the way that they look.
-    const [px, pz, dx, dz] = state.way[n];
-    pen.beginPath(); pen.arc(x(px + 0.35 * dx), z(pz + 0.35 * dz), radius * devicePixelRatio, 0, 7);
-  };
-  state.way.forEach((_, n) => {
-    pen.fillStyle = color("looked"); pen.globalAlpha = 0.45;
-    dot(n, 14 * Math.sqrt((held.looked[n] || 0) / most)); pen.fill();
-    pen.globalAlpha = 1;
-    pen.fillStyle = color(state.seen[n] ? "seen" : "imagined");
-    dot(n, 3); pen.fill();
-    if (whole.has(n) || little.has(n)) {
-      pen.strokeStyle = color("kept"); pen.lineWidth = (whole.has(n) ? 2 : 1) * devicePixelRatio;
-      dot(n, whole.has(n) ? 6 : 5); pen.stroke();
-    }
-  });
-  const [px, pz, dx, dz] = state.way.at(-1), angle = Math.atan2(-dz, dx), half = state.fov / 2 * Math.PI / 180;
-  pen.fillStyle = color("ink"); pen.globalAlpha = 0.15;
-  pen.beginPath(); pen.moveTo(x(px), z(pz)); pen.arc(x(px), z(pz), size / 3, angle - half, angle + half);
-  pen.fill(); pen.globalAlpha = 1;
-  pen.beginPath(); pen.arc(x(px), z(pz), 4 * devicePixelRatio, 0, 7); pen.fill();
+// The frames that are looked at most, as they were seen.
+function most(held) {
+  const shares = Object.entries(held.looked).map(([frame, share]) => [Number(frame), share]);
+  const first = shares.filter(([frame, share]) => held.frames[frame] && share > 0.005)
+    .sort((a, b) => b[1] - a[1]).slice(0, 3);
+  held.element.querySelector(".most").replaceChildren(...first.map(([frame, share]) => {
+    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+    const words = document.createElement("figcaption"), image = held.frames[frame];
+    canvas.width = image.width; canvas.height = image.height;
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    words.textContent = `${state.task ? "look" : "frame"} ${frame}: ${Math.round(100 * share)}\u00a0%`;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", "what it was");
+    figure.append(canvas, words);
+    return figure;
+  }));
 }
 
 function say(words, wrong = false) {
@@ -193,30 +204,9 @@ function say(words, wrong = false) {
   $("#said").classList.toggle("wrong", wrong);
 }
 
-function look(now) {
-  open = now;
-  $("#eyes").setAttribute("aria-pressed", String(open));
-  $("#eyes").textContent = open ? "Eyes open" : "Eyes closed";
-}
-
-const WAYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "forward", ArrowDown: "back",
-  a: "left", d: "right", w: "forward", s: "back" };
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, summary") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (WAYS[event.key]) move(WAYS[event.key]);
-  else if (event.key === "Backspace") act({ do: "undo" });
-  else if (event.key === " " && !event.target.closest("button")) look(!open);
-  else return;
-  event.preventDefault();
-});
-document.querySelectorAll("[data-move]").forEach((button) =>
-  button.addEventListener("click", () => move(button.dataset.move)));
-$("#eyes").addEventListener("click", () => look(!open));
-$("#undo").addEventListener("click", () => act({ do: "undo" }));
-$("#room").addEventListener("submit", (event) => {
-  event.preventDefault();
-  look(true);
-  act({ do: "room", seed: Number($("#seed").value) });
+  if (scene() && scenes[scene()].key(event)) event.preventDefault();
 });
 $("#add").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -225,7 +215,7 @@ $("#add").addEventListener("submit", (event) => {
 $("#save").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(state.log)], { type: "application/json" }));
-  link.download = "walk.json";
+  link.download = `${scene()}.json`;
   link.click();
   URL.revokeObjectURL(link.href);
 });
@@ -236,46 +226,9 @@ $("#open").addEventListener("change", async (event) => {
     const log = JSON.parse(await file.text());
     waiting = [];
     log.forEach(act);
-    look(log.reduce((now, one) => (one.do === "go" ? one.seen : now), true));
-  } catch (error) { say(`${file.name} holds no walk; open one that was saved here.`, true); }
+    Object.values(scenes).forEach((one) => one.replay(log));
+  } catch (error) { say(`${file.name} is nothing that was saved here.`, true); }
 });
-$("#picture").addEventListener("change", async (event) => {
-  const file = event.target.files[0];
-  event.target.value = "";
-  try {
-    const image = await createImageBitmap(file), { height, width } = state;
-    const canvas = new OffscreenCanvas(width, height), pen = canvas.getContext("2d");
-    const scale = Math.max(width / image.width, height / image.height);
-    pen.imageSmoothingQuality = "high";
-    pen.drawImage(image, (width - image.width * scale) / 2, (height - image.height * scale) / 2,
-      image.width * scale, image.height * scale);
-    const { data } = pen.getImageData(0, 0, width, height);
-    const rgb = Array.from(data).filter((_, n) => n % 4 < 3);
-    look(false);
-    act({ do: "picture", picture: { height, width, rgb: btoa(String.fromCharCode(...rgb)) } });
-  } catch (error) { say(`${file.name} is no picture that this browser reads.`, true); }
-});
-addEventListener("resize", drawPlan);
+addEventListener("resize", draw);
 
-// A gamepad's cross or left stick walks, its first button opens and closes the eyes.
-let pressed = new Set();
-function pad() {
-  const now = new Set();
-  for (const one of navigator.getGamepads()) {
-    if (!one) continue;
-    const [across = 0, down = 0] = one.axes, on = (n) => one.buttons[n] && one.buttons[n].pressed;
-    if (on(14) || across < -0.6) now.add("left");
-    if (on(15) || across > 0.6) now.add("right");
-    if (on(12) || down < -0.6) now.add("forward");
-    if (on(13) || down > 0.6) now.add("back");
-    if (on(0)) now.add("eyes");
-  }
-  for (const one of now) {
-    if (one === "eyes") { if (!pressed.has(one)) look(!open); } else move(one);
-  }
-  pressed = now;
-  requestAnimationFrame(pad);
-}
-addEventListener("gamepadconnected", pad, { once: true });
-
-connect();
+addEventListener("load", connect);

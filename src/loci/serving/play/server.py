@@ -22,8 +22,10 @@ from loci.errors import LociError
 from loci.io.extras import extra
 from loci.serving.log import log_failure
 from loci.serving.pages import LOCAL, called, page, same_site
-from loci.serving.play.game import Game, Shown
+from loci.serving.play.game import Game
+from loci.serving.play.scene import Shown
 from loci.serving.server import QUIET
+from loci.worlds.tabletop.tasks import ALL_TASKS
 
 with extra("serve"):
     from websockets.asyncio.server import Server, ServerConnection, serve
@@ -34,7 +36,8 @@ FOLDER = Path(__file__).parent
 # What there is to fetch, and what it is.
 FILES = {
     "/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    "/page.js": ("page.js", "text/javascript"), "/walk.js": ("walk.js", "text/javascript"),
+    "/task.js": ("task.js", "text/javascript"),
 }
 SOCKET = "/play"
 # A picture of one's own arrives in the size of the model's, so that nothing larger is wanted.
@@ -74,7 +77,7 @@ async def serve_page(make: Callable[[], Game], host: str, port: int) -> Server:
 async def _play(connection: ServerConnection, game: Game, worker: ThreadPoolExecutor) -> None:
     """Answer one page after the other thing that is done on it."""
     loop = asyncio.get_running_loop()
-    await connection.send(json.dumps({"names": game.names}))
+    await connection.send(json.dumps({"names": game.names, "tasks": list(ALL_TASKS)}))
     async for message in connection:
         made: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         tell = partial(loop.call_soon_threadsafe, made.put_nowait)
@@ -98,7 +101,7 @@ def _carry_out(game: Game, message: str | bytes, tell: Callable[[dict[str, Any]]
         tell({"error": " ".join(str(error).split()), "done": True})
     except Exception as error:  # noqa: BLE001 (the page is told, and may begin anew)
         log_failure("failed", error)
-        tell({"error": "this broke off; begin another walk", "done": True})
+        tell({"error": "this broke off; begin anew", "done": True})
 
 
 def _event(message: str | bytes) -> dict[str, Any]:
@@ -118,6 +121,8 @@ def _shown(shown: Shown) -> dict[str, Any]:
         "number": shown.number, "whole": shown.whole, "count": count, "height": height,
         "width": width, "rgb": base64.b64encode(shown.pictures.contiguous().numpy()).decode(),
     }
+    if shown.frames is not None:
+        answer["frames"] = list(shown.frames)
     if shown.moment is not None:
         answer["times"] = {k: round(v, 1) for k, v in shown.moment.times.items()}
         answer["looked"] = {str(k): round(v, 4) for k, v in shown.moment.looked.items()}

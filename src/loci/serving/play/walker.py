@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,27 +15,14 @@ from loci.models.told import told
 from loci.models.world import WorldModel
 from loci.rules.rule import Kind
 from loci.seeds import normal
+from loci.serving.play.scene import Moment
 from loci.serving.play.walk import Stretch
-from loci.streaming.attended import attended
+from loci.streaming.attended import Attending, halfway
 from loci.streaming.session import Reading
 
-# When a chunk is half noise, it still has to look for most of what it shows.
-HALFWAY = 0.5
 
-
-@dataclass(frozen=True)
-class Moment:
-    """What a stretch came to. pictures (n, H, W, 3) uint8, as they were seen or imagined; times in
-    milliseconds, by stage; looked: the share of attention on each frame of the past, -1 for what
-    was made of several."""
-
-    pictures: Tensor
-    times: Mapping[str, float]
-    looked: Mapping[int, float]
-
-
-class Companion:
-    """`name`: of its model. seed: its noise belongs to; companions of one seed imagine alike.
+class Walker:
+    """`name`: of its model. seed: its noise belongs to; walkers of one seed imagine alike.
 
     LociError for a model whose codec makes several images of a latent frame, and for one that
     wants other images than the walk has.
@@ -77,10 +63,15 @@ class Companion:
         clock.append(time.perf_counter())
         assert pictures is not None
         self._pictures.append(pictures)
-        return Moment(pictures, {
+        return Moment({
             name: 1000 * (end - start)
             for name, (start, end) in zip(names, pairwise(clock), strict=True)
         }, looked)
+
+    @property
+    def last(self) -> Tensor:
+        """What it saw or imagined of the last stretch, (n, H, W, 3) uint8."""
+        return self._pictures[-1]
 
     @property
     def pictures(self) -> Tensor:
@@ -118,9 +109,9 @@ class Companion:
             assert stretch.pictures is not None
             self._write(self._encoded(stretch.pictures), stretch)
 
-    def fork(self) -> Companion:
+    def fork(self) -> Walker:
         """Another one with the same past."""
-        other = Companion(self.name, self.model, self.seed)
+        other = Walker(self.name, self.model, self.seed)
         other.session.restore(self.session.snapshot())
         other._latents, other._pictures = list(self._latents), list(self._pictures)
         return other
@@ -140,19 +131,25 @@ class Companion:
         """Frames of which something is still in the cache, by kind."""
         found: dict[str, list[int]] = {}
         for kind, frame in self.session.stream.kv.tables[0].start:
-            found.setdefault(Kind(kind).name.lower(), []).append(frame)
+            found.setdefault(Kind(kind).name.lower(), []).append(self._first + frame)
         return {kind: sorted(frames) for kind, frames in sorted(found.items())}
+
+    @property
+    def _first(self) -> int:
+        """The first frame of the walk that it knows of."""
+        return sum(part.shape[1] for part in self._latents) - self.session.lengths[0]
 
     def _imagined(self, poses: Tensor) -> tuple[Tensor, dict[int, float]]:
         number = len(self._latents)
         noise = normal((1, len(poses), *self.model.latent_shape), self.seed, "play", number)
-        latents = self.session.generate(poses[None], noise)
-        reading = self.session.read(poses[None])
-        halfway = HALFWAY * noise + (1 - HALFWAY) * latents
-        (found,) = attended(self.session, reading, halfway, HALFWAY)
-        looked = dict.fromkeys(range(self.session.lengths[0]), 0.0)
+        config, reading = self.model.config, self.session.read(poses[None])
+        passes = {halfway(config.flow.evaluations(config.steps))}
+        attending = Attending(self.session, reading, passes)
+        latents = self.session.solve(attending.reading, noise)
+        (found,) = attending.found()
+        looked = dict.fromkeys(range(self._first, self._first + self.session.lengths[0]), 0.0)
         for block, share in found.past.items():
-            looked[block.frame] += share
+            looked[self._first + block.frame] += share
         beside = self._beside(reading)
         if len(beside) != len(found.beside):
             beside = [-1] * len(found.beside)
