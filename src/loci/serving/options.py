@@ -21,7 +21,8 @@ class ServeOptions:
     those that wait on disk included. max_batch: requests that run together; 1: every answer is that
     of a lone robot, bit for bit. max_message: bytes; rate: requests a second and session (None:
     any). max_chunks: of a world in one request. saved: the folder of sessions that are saved (None:
-    none can be). save_on_exit: living sessions are saved when the server ends. seed: of the noise
+    none can be). save_on_exit: living sessions are saved when the server ends. keep_lost: as many
+    sessions of clients that vanished are kept, the newest, until they come back. seed: of the noise
     of sessions that give none. steps, temperature: of an act or a chunk (None: the model's).
     """
 
@@ -41,6 +42,7 @@ class ServeOptions:
     rate: float | None = None
     saved: Path | None = None
     save_on_exit: bool = False
+    keep_lost: int = 0
     seed: int = 0
     steps: int | None = None
     temperature: float | None = None
@@ -48,7 +50,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         for name, least in (
             ("slots", 1), ("frames", 1), ("max_sessions", 1), ("max_batch", 1), ("max_chunks", 1),
-            ("max_message", 1000), ("seed", 0),
+            ("max_message", 1000), ("keep_lost", 0), ("seed", 0),
         ):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
@@ -77,6 +79,13 @@ class ServeOptions:
             raise LociError("TLS takes two files; give both --certificate and --private-key")
         if self.save_on_exit and self.saved is None:
             raise LociError("nowhere to save sessions on exit; give --sessions DIR")
+        if self.keep_lost and self.saved is None:
+            raise LociError("nowhere to keep lost sessions; give --sessions DIR")
+
+    @property
+    def lost(self) -> Path | None:
+        """The folder of the sessions whose clients vanished; None where none are kept."""
+        return self.saved / "lost" if self.saved is not None and self.keep_lost else None
 
     @property
     def loopback(self) -> bool:

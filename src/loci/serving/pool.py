@@ -33,6 +33,7 @@ class Stream:
 
     seed, episode: its noise belongs to; made: chunks of them so far. frames: that it has seen.
     pose (4, 4): of the camera now, in worlds. pictures: those that do not fill a frame yet.
+    answered: the last request with a number that was carried out, and its answer as it is sent.
     slot: None while it waits in `file`; both None: it has seen nothing. broken: a write was cut
     short, and what it holds is worth nothing. used: when it was last in use, counted.
     """
@@ -45,6 +46,7 @@ class Stream:
     pose: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
     pictures: list[Tensor] = field(default_factory=list)
     instruction: str | None = None
+    answered: tuple[int, bytes] | None = None
     slot: int | None = None
     file: Path | None = None
     broken: bool = False
@@ -67,6 +69,10 @@ class Stream:
             tree["serving.instruction"] = torch.tensor(list(said), dtype=torch.uint8)
         if self.pictures:
             tree["serving.pictures"] = torch.cat(self.pictures)
+        if self.answered is not None:
+            number, answer = self.answered
+            tree["serving.request"] = torch.tensor(number)
+            tree["serving.answer"] = torch.frombuffer(bytearray(answer), dtype=torch.uint8)
         return tree
 
     def take(self, tree: Mapping[str, Tensor]) -> None:
@@ -80,6 +86,10 @@ class Stream:
         self.instruction = None if said is None else bytes(said.tolist()).decode()
         held = tree.get("serving.pictures")
         self.pictures = [] if held is None else list(held.clone().split(1))
+        self.answered = None
+        if "serving.answer" in tree:
+            answer = tree["serving.answer"].numpy().tobytes()
+            self.answered = int(tree["serving.request"]), answer
 
 
 class Pool:

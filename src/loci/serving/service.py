@@ -20,14 +20,16 @@ Answer = dict[str, Any]
 class Call:
     """A request that was read and checked, for one session.
 
-    key: calls of equal keys may run together; None: alone. times: milliseconds of each stage.
-    answer: once it is there, or the error that came instead.
+    key: calls of equal keys may run together; None: alone. number: of the request, whose answer is
+    then kept. times: milliseconds of each stage. answer: once it is there, or the error that came
+    instead.
     """
 
     stream: Stream
     op: str
     key: Hashable = None
     given: Any = None
+    number: int | None = None
     times: dict[str, float] = field(default_factory=dict)
     answer: Answer | None = None
     error: BaseException | None = None
@@ -122,5 +124,5 @@ def common(service: Service, kind: str, config: Any) -> Answer:
         "server": "loci", "version": __version__, "model": service.name, "kind": kind,
         "config": config.hash(), "seed": service.options.seed,
         "frames": service.options.frames if service.limited else None,
-        "ops": list(service.ops),
+        "ops": list(service.ops), "resumes": service.options.keep_lost > 0,
     }
