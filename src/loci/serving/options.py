@@ -17,13 +17,14 @@ class ServeOptions:
     host, port: where it listens (port 0: any that is free). api_key: what clients have to know;
     required where others than this machine can connect. certificate, private_key: files of TLS.
     device: where the model is. slots: sessions in memory at once, fewer where `memory`, in GB, does
-    not hold them; frames: that a session may see where its memory grows. max_sessions: at once,
-    those that wait on disk included. max_batch: requests that run together; 1: every answer is that
-    of a lone robot, bit for bit. max_message: bytes; rate: requests a second and session (None:
-    any). max_chunks: of a world in one request. saved: the folder of sessions that are saved (None:
-    none can be). save_on_exit: living sessions are saved when the server ends. keep_lost: as many
-    sessions of clients that vanished are kept, the newest, until they come back. seed: of the noise
-    of sessions that give none. steps, temperature: of an act or a chunk (None: the model's).
+    not hold them; frames: that a session may see where its memory grows (None: any number, and its
+    slot grows). max_sessions: at once, those that wait on disk included. max_batch: requests that
+    run together; 1: every answer is that of a lone robot, bit for bit. max_message: bytes; rate:
+    requests a second and session (None: any). max_chunks: of a world in one request. saved: the
+    folder of sessions that are saved (None: none can be). save_on_exit: living sessions are saved
+    when the server ends. keep_lost: as many sessions of clients that vanished are kept, the newest,
+    until they come back. seed: of the noise of sessions that give none. steps, temperature: of an
+    act or a chunk (None: the model's).
     """
 
     host: str = "127.0.0.1"
@@ -34,7 +35,7 @@ class ServeOptions:
     device: str = "cpu"
     slots: int = 64
     memory: float = 2.0
-    frames: int = 512
+    frames: int | None = 512
     max_sessions: int = 256
     max_batch: int = 32
     max_message: int = 64_000_000
@@ -52,9 +53,10 @@ class ServeOptions:
             ("slots", 1), ("frames", 1), ("max_sessions", 1), ("max_batch", 1), ("max_chunks", 1),
             ("max_message", 1000), ("keep_lost", 0), ("seed", 0),
         ):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 flag = name.replace("_", "-")
-                raise LociError(f"--{flag} {getattr(self, name)}; give {least} or more")
+                raise LociError(f"--{flag} {value}; give {least} or more")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):

@@ -92,7 +92,7 @@ class Service(ABC):
     def check_room(self, stream: Stream, more: int) -> None:
         """LociError where so many more frames would outgrow the slot of a session."""
         limit = self.options.frames
-        if self.limited and stream.frames + more > limit:
+        if limit is not None and self.limited and stream.frames + more > limit:
             raise LociError(
                 f"this session has seen {stream.frames} frames and its slot holds {limit}; reset "
                 "it, or start the server with more --frames"
@@ -101,7 +101,7 @@ class Service(ABC):
     @property
     def limited(self) -> bool:
         """Whether memory grows with the frames."""
-        return self.options.frames > 0 and not self.pool.memory.stream.model.config.memory.bounded
+        return not self.pool.memory.stream.model.config.memory.bounded
 
 
 def slots(options: ServeOptions, make: Callable[[int], Any]) -> int:
