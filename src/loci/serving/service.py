@@ -61,13 +61,15 @@ class Service(ABC):
         each has its answer or its error then."""
 
     def held(self, calls: Sequence[Call]) -> list[Call]:
-        """The calls whose sessions are in slots now; the others have their error."""
+        """The calls whose sessions are in slots now, in the order of these: what lies side by side
+        needs no copy. The others have their error."""
         for call in calls:
             try:
                 self.pool.hold([call.stream])
             except LociError as error:
                 call.error = error
-        return [call for call in calls if call.error is None]
+        held = [call for call in calls if call.error is None]
+        return sorted(held, key=lambda call: call.stream.slot or 0)
 
     def together(
         self, calls: Sequence[Call], work: Callable[[Sequence[Call]], None], writes: bool = True
