@@ -169,10 +169,9 @@ class Control:
         return answer
 
     def _info(self, stream: Stream, given: object = None) -> Answer:
-        held = 0 if stream.slot is None else self.pool.memory.stream.bytes(stream.slot)
         return {
-            "session": stream.name, "frames": stream.frames, "seed": stream.seed,
-            "episode": stream.episode, "bytes": held, "instruction": stream.instruction,
+            "session": stream.name, "frames": stream.frames, "bytes": self.pool.held(stream),
+            "seed": stream.seed, "episode": stream.episode, "instruction": stream.instruction,
         }
 
     def _close(self, stream: Stream, lost: bool) -> Answer:

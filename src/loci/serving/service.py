@@ -106,10 +106,10 @@ class Service(ABC):
         return not self.pool.memory.stream.model.config.memory.bounded
 
 
-def slots(options: ServeOptions, make: Callable[[int], Any]) -> int:
-    """How many slots the budget allows, of memories that `make` makes for so many streams.
-    LociError where it is not one."""
-    each = allocated(make(1))
+def slots(options: ServeOptions, make: Callable[[int], Any], beside: int = 0) -> int:
+    """How many slots the budget allows, of memories that `make` makes for so many streams, and
+    bytes beside them. LociError where it is not one."""
+    each = allocated(make(1)) + beside
     budget = int(options.memory * 1e9)
     count = min(options.slots, budget // max(1, each))
     if count < 1:
