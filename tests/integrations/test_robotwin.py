@@ -182,7 +182,7 @@ def test_settings_come_from_the_yml_and_its_overrides(package, model, tmp_path, 
         "checkpoint": None, "ckpt_setting": str(path), "seed": 4, "device": None, "cameras": None,
         "swap_red_blue": False, "task_name": "cover_blocks",
     })  # fmt: skip
-    assert (policy.policy.seed, policy.cameras["left_wrist"]) == (4, "left_camera")
+    assert (policy.policy.stream.seed, policy.cameras["left_wrist"]) == (4, "left_camera")
     keys = {
         line.partition(":")[0] for line in
         (FOLDER / "Loci" / "deploy_policy.yml").read_text().splitlines() if line[:1].isalpha()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from socket import SHUT_RDWR
 from typing import Any
 
 import msgpack
@@ -44,11 +45,11 @@ values = st.recursive(
 )
 names = st.sampled_from([
     "op", "state", "image", "images", "pixels", "prompt", "executed", "reset", "seed", "episode",
-    "name", "session", "deadline_ms", "replace", "instruction", "observation.state", "poses",
+    "name", "session", "deadline_ms", "replace", "instruction", "observation.state", "poses", "id",
 ]) | st.text(max_size=6)
 ops = st.sampled_from([
-    "infer", "observe", "act", "reset", "seed", "save", "restore", "fork", "info", "instruction",
-    "init", "step", "close", "keep", "__init__", "",
+    "infer", "observe", "act", "reset", "seed", "save", "restore", "fork", "resume", "info",
+    "instruction", "init", "step", "close", "keep", "again", "__init__", "",
 ])
 maps = st.fixed_dictionaries({}, optional={"op": ops}).flatmap(
     lambda fixed: st.dictionaries(names, values, max_size=5).map(lambda free: {**free, **fixed})
@@ -102,11 +103,13 @@ class Strangers(RuleBasedStateMachine):
         socket.send(data[: max(0, len(data) - cut)] if cut > 30 else data)
         self.understood(socket, own)
 
-    @rule(which=st.integers(0, 2), message=maps)
-    def leave_without_a_word(self, which: int, message: dict[str, Any]) -> None:
+    @rule(which=st.integers(0, 2), message=maps, rudely=st.booleans())
+    def leave_without_a_word(self, which: int, message: dict[str, Any], rudely: bool) -> None:
         if len(self.open) > 1:
             socket, _ = self.open.pop(which % len(self.open))
             socket.send(pack(message))
+            if rudely:
+                socket.socket.shutdown(SHUT_RDWR)
             socket.close()
 
     def understood(self, socket: Any, own: Own) -> None:
@@ -135,7 +138,9 @@ class Strangers(RuleBasedStateMachine):
 
 
 def fuzz(examples: int, steps: int, folder: Any) -> None:
-    with serving(robots(MODEL), saved=folder, frames=LEAST + 1, slots=2) as server:
+    with serving(
+        robots(MODEL), saved=folder, keep_lost=3, frames=LEAST + 1, slots=2
+    ) as server:
         Strangers.server = server
         run_state_machine_as_test(Strangers, settings=settings(
             max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
@@ -148,6 +153,7 @@ def fuzz(examples: int, steps: int, folder: Any) -> None:
         assert not pool.inside
         assert sorted(pool.free) == [0, 1]
         assert not list(pool.folder.iterdir())
+        assert len(list(server.options.lost.iterdir())) <= 3
 
 
 def test_strangers_do_no_harm(tmp_path) -> None:

@@ -13,7 +13,8 @@ from loci.models.text import HashedWords
 from loci.serving.client.control import control
 from loci.serving.local import LocalPolicy
 from loci.study.tabletop.closed_loop import Loop, play
-from served import connect, robots, serving
+from served import Own, connect, robots, serving
+from served import episode as frames_of
 from three_cameras import ThreeCameras, in_pairs, three_eyed
 from tiny_policy import ACTIONS, HORIZON, MEMORIES, PROPRIO, tiny_policy
 
@@ -90,7 +91,7 @@ def test_pictures_are_gathered_until_they_are_a_frame():
         other.infer({"images": pictures, "state": third["state"]})["actions"], acted["actions"]
     )
     torch.testing.assert_close(
-        policy.policy.snapshot(), direct.snapshot(), rtol=0, atol=0
+        policy.service.policy.snapshot(), direct.snapshot(), rtol=0, atol=0
     )
 
 
@@ -99,7 +100,9 @@ def test_episodes_are_counted_and_have_noise_of_their_own():
     seen, _ = env.reset(seed=0)
     observation = {"images": seen["pixels"], "state": seen["agent_pos"]}
     first = policy.infer(observation)["actions"]
-    assert policy.reset() == {"frames": 0, "seed": 3, "episode": 1, "instruction": None}
+    begun = policy.reset()
+    assert begun == policy.info()
+    assert begun.items() >= {"frames": 0, "seed": 3, "episode": 1, "instruction": None}.items()
     second = policy.infer(observation)["actions"]
     policy.reset(seed=3)
     again = policy.infer(observation)["actions"]
@@ -116,7 +119,7 @@ def test_instructions_reach_a_policy_that_reads_them():
     def acted(model, instruction):
         policy = LocalPolicy(model)
         policy.reset(instruction, seed=0)
-        policy.policy.observe(picture, state)
+        policy.observe({"image": picture, "state": state})
         return policy.act()["actions"]
 
     assert not np.allclose(acted(reads, "fold the shirt"), acted(reads, "open the door"))
@@ -125,10 +128,11 @@ def test_instructions_reach_a_policy_that_reads_them():
 
 
 @pytest.mark.parametrize(("observation", "word"), [
-    ({"state": np.zeros(PROPRIO)}, "no images"), ({"images": {}}, "no state"),
+    ({"state": np.zeros(PROPRIO)}, "no picture of the camera 'head'"), ({"images": {}}, "no state"),
     ({"images": {"head": np.zeros((1, 32, 48, 3), np.uint8),
-                 "left_wrist": np.zeros((2, 16, 24, 3), np.uint8)}, "state": np.zeros(PROPRIO)},
-     "different numbers"),
+                 "left_wrist": np.zeros((2, 16, 24, 3), np.uint8),
+                 "right_wrist": np.zeros((1, 16, 24, 3), np.uint8)}, "state": np.zeros(PROPRIO)},
+     "give as many of each"),
     ({"images": {"head": np.zeros((32, 48, 3), np.uint8)}, "state": np.zeros(PROPRIO)},
      "left_wrist"),
 ])  # fmt: skip
@@ -138,6 +142,15 @@ def test_what_is_no_observation_changes_nothing(observation, word):
         policy.infer(observation)
     assert "\n" not in str(caught.value)
     assert policy.frames == 0
+
+
+def test_a_memory_that_grows_has_no_end():
+    model = tiny_policy(MEMORIES["full"])
+    policy, direct = LocalPolicy(model), Own(model.policy(1, 40))
+    for seen in frames_of(3, 20):
+        actions = policy.infer(seen)["actions"]
+        np.testing.assert_array_equal(actions, direct.infer(seen))
+    assert policy.frames == 20
 
 
 @pytest.mark.parametrize("name", ["hybrid", "window-acts"])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from loci.errors import LociError
+from loci.models.rollout import Rollout
 from loci.seeds import normal
 from loci.serving.client import ServerError
 from loci.serving.pool import Pool, allocated
@@ -16,6 +18,7 @@ from loci.streaming.rollout import roll_out
 from loci.streaming.session import Session
 from recollecting import Recollecting
 from served import OPTIONS, connect, serving, worlds
+from tiny_video import with_vae
 from tiny_world import MEMORIES, tiny_world, walk
 
 CHUNK = 2
@@ -64,6 +67,70 @@ def test_a_world_is_that_of_a_session_of_its_own(name) -> None:
         assert np.abs(difference).max() <= 1
         for other in others:
             other.close()
+
+
+def test_pictures_of_a_video_s_codec_are_those_of_a_rollout(tmp_path) -> None:
+    """Four of each latent frame but the first. Three worlds in two slots: a decoder waits on disk
+    with its memory."""
+    model, poses = with_vae(), walk(1, 9)[0]
+    rollout = Rollout(model.session(1))
+    image = torch.from_numpy(IMAGE)
+    shown = [rollout.begin(image, poses[0])]
+    shown += rollout.extend(poses[1:], lambda number: normal(
+        (1, CHUNK, *model.latent_shape), 5, "rollout", number
+    ))
+    with serving(worlds(model), slots=2, saved=tmp_path) as server, connect(server) as client:
+        assert client.metadata["images_per_frame"] == 4
+        others = [connect(server) for _ in range(2)]
+        for other in others:
+            other.init(IMAGE)
+        client.seed(5)
+        found = [client.init(IMAGE, pose=poses[0].numpy())]
+        found += client.step(poses=poses[1:5].numpy())
+        client.save("half")
+        held = client.info()["bytes"]
+        decoder = sum(part.numel() * part.element_size() for part in rollout._decoder.values())
+        assert held == model_bytes(rollout, 5) + decoder
+        for other in others:
+            list(other.step(keys="w"))
+        assert server.engine.pool.evicted >= 2
+        found += client.step(poses=poses[5:9].numpy())
+        assert [len(frames) for frames in found] == [1, 8, 8, 8, 8]
+        assert np.array_equal(np.concatenate(found), torch.cat(shown).numpy())
+        others[0].restore("half")
+        again = list(others[0].step(poses=poses[5:7].numpy()))
+        assert np.array_equal(again[0], found[3])
+        others[1].fork(others[0].session)
+        for other in others:
+            (more,) = other.step(poses=poses[7:9].numpy())
+            assert np.array_equal(more, found[4])
+        # A rollout goes on with it, and a session's own file is not enough.
+        later = Rollout.load(model, tmp_path / "half.safetensors")
+        assert later.session.lengths == [5]
+        later.session.save(tmp_path / "bare.safetensors")
+        with pytest.raises(ServerError, match="lacks the decoder's state"):
+            client.restore("bare")
+        assert client.info()["frames"] == 9
+        for other in others:
+            other.close()
+
+
+def model_bytes(rollout: Rollout, frames: int) -> int:
+    """What a memory holds that has seen so many frames."""
+    session = rollout.model.session(1)
+    session.write(
+        torch.zeros(1, frames, *rollout.model.latent_shape), walk(1, frames)
+    )
+    return session.bytes()
+
+
+def test_a_model_whose_chunks_are_videos_of_their_own_is_refused() -> None:
+    model = tiny_world(MEMORIES["hybrid"])
+    model.config = replace(model.config, restart=1)
+    with pytest.raises(LociError, match=r"videos of their own, .* use `loci generate`"), serving(
+        worlds(model)
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,8 @@ def test_a_key_is_asked_for_and_pages_from_elsewhere_stay_out(model) -> None:
         ({"api_key": "two words"}, "use printable ASCII"),
         ({"certificate": "a.pem"}, "give both --certificate and --private-key"),
         ({"save_on_exit": True}, "give --sessions DIR"),
+        ({"keep_lost": 2}, "nowhere to keep lost sessions; give --sessions DIR"),
+        ({"keep_lost": -1}, "--keep-lost -1; give 0 or more"),
         ({"max_batch": 0}, "--max-batch 0; give 1 or more"),
         ({"memory": float("nan")}, "--memory nan; give a number"),
         ({"port": 70000}, "give 0 to 65535"),

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from loci.memory import ROWS, Memory
 from loci.memory.base import together
 from loci.rules.rule import FOREVER, Kind, Rule, first, key, past, query, recent
 from loci.streaming import kv_view
-from tiny_world import data, tiny_world
+from tiny_world import MEMORIES, data, tiny_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +86,35 @@ def test_a_write_attends_to_what_it_can_see(
         assert (alone, block) == (
             visible[name] * model.tokens, (8 + visible[name] - 1) * model.tokens
         )
+
+
+class Copied(TorchDispatchMode):
+    """Counts the numbers that gathering operations make."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (
+            torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.gather,
+        ):
+            self.total += made.numel()
+        return made
+
+
+@pytest.mark.parametrize("memory", [MEMORIES["hybrid"], MEMORIES["full"], Scattered()])
+def test_what_scattered_streams_copy_is_what_they_see(memory: Memory) -> None:
+    """Not all that their slots could hold, and once in each pass."""
+    model, counts = tiny_world(memory), []
+    latents = torch.randn(3, 1, *model.latent_shape)
+    for capacity in (16, 160):
+        session = model.session(6, capacity)
+        for stream, frames in ((0, 5), (2, 6), (5, 8)):
+            for _ in range(frames):
+                session.write(latents[:1], torch.eye(4).double()[None, None], [stream])
+        with Copied() as copied, torch.no_grad():
+            session.write(latents, torch.eye(4).double().repeat(3, 1, 1, 1), [0, 2, 5])
+        counts.append(copied.total)
+    kv = session.stream.kv
+    seen = 3 * max(session.tokens(stream) for stream in (0, 2, 5)) * kv.keys[0][0, :, 0].numel()
+    assert counts[0] == counts[1] <= 1.2 * 2 * len(kv.keys) * seen

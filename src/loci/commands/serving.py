@@ -20,6 +20,7 @@ def serve(
     device: Annotated[str, named("DEVICE")] = "cpu",
     sessions: Annotated[Path | None, maybe("DIR", "none can be saved")] = None,
     save_on_exit: bool = False,
+    keep_lost: Annotated[int, named("N")] = 0,
     max_sessions: Annotated[int, named("N")] = 256,
     slots: Annotated[int, named("N")] = 64,
     memory: Annotated[float, named("GB")] = 2.0,
@@ -47,6 +48,8 @@ def serve(
         device: Where the model is: cpu, cuda, cuda:1.
         sessions: Folder of the sessions that clients save.
         save_on_exit: Save living sessions, under their names, when the server ends.
+        keep_lost: Keep the sessions of clients that vanished, the newest N of them, in the folder
+            `lost` of DIR. A client that comes back resumes its own.
         max_sessions: Sessions at once; those that do not fit into memory wait on disk.
         slots: Sessions in memory at once, fewer where GB do not hold them.
         memory: Gigabytes for what sessions remember.
@@ -67,7 +70,7 @@ def serve(
 
     serve_model(checkpoint, ServeOptions(
         host=host, port=port, device=device, saved=sessions, save_on_exit=save_on_exit,
-        max_sessions=max_sessions, slots=slots, memory=memory, frames=frames,
+        keep_lost=keep_lost, max_sessions=max_sessions, slots=slots, memory=memory, frames=frames,
         max_batch=max_batch, max_message=max_message, max_chunks=max_chunks, rate=rate, seed=seed,
         steps=steps, temperature=temperature, certificate=certificate, private_key=private_key,
         api_key=os.environ.get("LOCI_API_KEY"),

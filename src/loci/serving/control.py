@@ -1,8 +1,9 @@
 """What every session can be asked for, whatever model it is of: it begins anew, is saved, restored
-and forked."""
+and forked, and goes on once its client has come back."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,18 +18,21 @@ SUFFIX = ".safetensors"
 
 
 class Control:
-    """The requests of `protocol.CONTROL`, and the engine's own, "keep" and "close". sessions: those
-    that live, by name."""
+    """The requests of `protocol.CONTROL`, and the engine's own, "again", "keep" and "close".
+    sessions: those that live, by name. lost: those that were kept so far since their clients
+    vanished."""
 
     def __init__(self, pool: Pool, sessions: dict[str, Stream], options: ServeOptions):
         self.pool, self.sessions, self.options = pool, sessions, options
+        self.lost = 0
 
     def read(self, stream: Stream, op: str, message: Message) -> Call:
         """A request as a call; LociError for one that cannot be carried out."""
         readers: Mapping[str, Callable[[Stream, Message], object]] = {
             "reset": self._read_reset, "instruction": self._read_instruction,
             "seed": self._read_seed, "save": self._read_save, "restore": self._read_restore,
-            "fork": self._read_fork, "info": lambda stream, message: None,
+            "fork": self._read_fork, "resume": self._read_resume,
+            "info": lambda stream, message: None,
         }
         return Call(stream, op, given=readers[op](stream, message))
 
@@ -90,12 +94,26 @@ class Control:
         self.pool.save(stream, path)
         return self._info(stream) | {"name": name, "bytes": path.stat().st_size}
 
-    def _keep(self, stream: Stream, given: object = None) -> Answer:
-        """Save a session under its own name, if it has seen anything."""
-        kept = stream.frames > 0 and not stream.broken
+    def _keep(self, stream: Stream, lost: bool) -> Answer:
+        """Save a session under its own name, beside those that clients saved or among the lost
+        ones, if there is anything to save."""
+        kept = not stream.broken and (stream.frames > 0 or stream.answered is not None)
         if kept:
-            self.pool.save(stream, self._file(stream.name))
+            self.pool.save(stream, self._lost(stream.name) if lost else self._file(stream.name))
+        if kept and lost:
+            self.lost += 1
+            self._forget_old()
         return {"kept": kept}
+
+    def _forget_old(self) -> None:
+        """Remove the oldest of the lost sessions beyond those that are kept. Other processes may do
+        the same in this folder."""
+        ages: list[tuple[float, Path]] = []
+        for path in self._lost("x").parent.glob(f"[!.]*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                ages.append((path.stat().st_mtime, path))
+        for _, path in sorted(ages, reverse=True)[self.options.keep_lost :]:
+            path.unlink(missing_ok=True)
 
     def _read_restore(self, stream: Stream, message: Message) -> object:
         name = protocol.saved_name(message)
@@ -125,17 +143,50 @@ class Control:
         self.pool.replace(stream, self.pool.snapshot(source))
         return self._info(stream)
 
+    def _read_resume(self, stream: Stream, message: Message) -> object:
+        name = protocol.saved_name(message, "session")
+        if name == stream.name:
+            raise LociError("this session is not lost; resume one whose connection broke")
+        self._lost(name)
+        return name
+
+    def _resume(self, stream: Stream, name: str) -> Answer:
+        """A session becomes one that was lost, under its name."""
+        path = self._lost(name)
+        if name in self.sessions or not path.exists():
+            raise LociError(
+                f"no session '{name}' is lost here; it ended, or others have been kept since, or "
+                "its connection has not been missed yet"
+            )
+        self.pool.load(stream, path)
+        del self.sessions[stream.name]
+        stream.name = name
+        self.sessions[name] = stream
+        return self._info(stream)
+
+    def _again(self, stream: Stream, answer: Answer) -> Answer:
+        """What was answered to a request that comes a second time."""
+        return answer
+
     def _info(self, stream: Stream, given: object = None) -> Answer:
-        held = 0 if stream.slot is None else self.pool.memory.stream.bytes(stream.slot)
         return {
-            "session": stream.name, "frames": stream.frames, "seed": stream.seed,
-            "episode": stream.episode, "bytes": held, "instruction": stream.instruction,
+            "session": stream.name, "frames": stream.frames, "bytes": self.pool.held(stream),
+            "seed": stream.seed, "episode": stream.episode, "instruction": stream.instruction,
         }
 
-    def _close(self, stream: Stream, given: object = None) -> Answer:
+    def _close(self, stream: Stream, lost: bool) -> Answer:
+        """Forget a session. Where it says goodbye, nothing is left of the times that it was
+        lost."""
         self.pool.leave(stream)
         self.sessions.pop(stream.name, None)
+        if not lost and self.options.keep_lost:
+            self._lost(stream.name).unlink(missing_ok=True)
         return {}
+
+    def _lost(self, name: str) -> Path:
+        if self.options.lost is None:
+            raise LociError("this server keeps no lost sessions; start it with --keep-lost N")
+        return self.options.lost / f"{name}{SUFFIX}"
 
     def _file(self, name: str) -> Path:
         if self.options.saved is None:

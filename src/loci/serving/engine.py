@@ -22,6 +22,7 @@ from pathlib import Path
 
 from loci.errors import LociError
 from loci.serving import protocol
+from loci.serving.client.wire import pack, unpack
 from loci.serving.control import Control
 from loci.serving.log import log, log_failure
 from loci.serving.metrics import Metrics
@@ -49,8 +50,9 @@ class Engine:
     """
 
     def __init__(self, options: ServeOptions, make: Callable[[ServeOptions, Path], Service]):
-        if options.saved is not None:
-            check_folder(options.saved)
+        for folder in (options.saved, options.lost):
+            if folder is not None:
+                check_folder(folder)
         self.options = options
         self._aside = tempfile.TemporaryDirectory(prefix="loci-serve-", ignore_cleanup_errors=True)
         self.service = make(options, Path(self._aside.name))
@@ -68,6 +70,8 @@ class Engine:
             "queue": ("Requests that wait", lambda: self.waiting),
             "evictions": ("Sessions put aside on disk so far", lambda: self.pool.evicted),
             "returns": ("Sessions brought back from disk so far", lambda: self.pool.returned),
+            "lost": ("Sessions kept so far after their clients vanished",
+                     lambda: self.control.lost),
             "held_bytes": ("Bytes that sessions in memory hold", lambda: self.pool.bytes),
         })
         self._thread = threading.Thread(target=self._work, name="loci-engine", daemon=True)
@@ -92,13 +96,24 @@ class Engine:
     def read(self, stream: Stream, message: Message) -> list[Call]:
         """The calls that a request stands for; LociError for one that cannot be carried out."""
         known = (*self.service.ops, *protocol.CONTROL)
-        op = protocol.op(message, known, self.service.default)
-        if stream.broken and op not in ("reset", "restore", "fork", "init", "info"):
+        op, number = protocol.op(message, known, self.service.default), protocol.number(message)
+        if number is not None and stream.answered is not None and stream.answered[0] == number:
+            return [Call(stream, "again", given=unpack(stream.answered[1]))]
+        if stream.broken and op not in ("reset", "restore", "fork", "resume", "init",
+                                         "info"):
             raise Refusal("failed", "an earlier request broke off and left this session "
                                     "half-written; reset it, or restore a saved one")
         if op in protocol.CONTROL:
-            return [self.control.read(stream, op, message)]
-        return self.service.read(stream, op, message)
+            calls = [self.control.read(stream, op, message)]
+        else:
+            calls = self.service.read(stream, op, message)
+        if number is not None and len(calls) > 1:
+            raise LociError(
+                f"{len(calls)} chunks under one id; what is carried out once has one answer: ask "
+                "for them one by one"
+            )
+        calls[0].number = number
+        return calls
 
     async def ask(self, call: Call, until: float | None = None) -> Answer:
         """Carry out a call. Cancelled while it waits, it never runs. until: as `time.monotonic`
@@ -107,22 +122,26 @@ class Engine:
             raise Refusal("closing", "the server ends; restore the session on another one")
         return await self._ask(call, until)
 
-    async def close(self, stream: Stream) -> None:
-        """Forget a session, once what it asked for is done."""
+    async def close(self, stream: Stream, lost: bool = False) -> bool:
+        """Forget a session, once what it asked for is done. One whose client vanished (`lost`) is
+        kept before, where that was asked for; whether it was."""
+        # At the end of the server, `shut_down` keeps them.
+        keep = lost and self.options.keep_lost > 0 and not self.closing
+        kept = keep and await self._kept(stream, True)
         if stream.name in self.sessions:
-            await self._ask(Call(stream, "close"))
+            await self._ask(Call(stream, "close", given=lost))
+        return kept
 
     async def shut_down(self) -> list[str]:
         """Answer what waits, take nothing new, and end; the names of the sessions that were
-        saved."""
+        saved. Where lost sessions are kept, all that live now are lost."""
         self.closing = True
         saved = []
-        for stream in list(self.sessions.values()) if self.options.save_on_exit else ():
-            try:
-                if (await self._ask(Call(stream, "keep")))["kept"]:
-                    saved.append(stream.name)
-            except LociError as error:
-                log("not saved", level="error", session=stream.name, error=str(error))
+        for stream in list(self.sessions.values()):
+            if self.options.save_on_exit and await self._kept(stream, False):
+                saved.append(stream.name)
+            if self.options.keep_lost:
+                await self._kept(stream, True)
         await asyncio.to_thread(self.end)
         return saved
 
@@ -134,6 +153,14 @@ class Engine:
             self._wake.notify()
         self._thread.join()
         self._aside.cleanup()
+
+    async def _kept(self, stream: Stream, lost: bool) -> bool:
+        """Save a session under its own name; whether it is saved."""
+        try:
+            return (await self._ask(Call(stream, "keep", given=lost)))["kept"]
+        except LociError as error:
+            log("not saved", level="error", session=stream.name, error=str(error))
+            return False
 
     async def _ask(self, call: Call, until: float | None = None) -> Answer:
         waiting = Waiting(call, until)
@@ -209,6 +236,8 @@ class Engine:
             self.metrics.seconds.labels(stage.removesuffix("_ms")).observe(milliseconds / 1000)
         if call.error is None:
             self._count(call, "done")
+            if call.number is not None and self.options.keep_lost:
+                call.stream.answered = call.number, pack(call.answer)
             waiting.future.set_result(call.answer or {})
         elif isinstance(call.error, LociError):
             self._count(call, "refused")

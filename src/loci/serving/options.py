@@ -17,12 +17,14 @@ class ServeOptions:
     host, port: where it listens (port 0: any that is free). api_key: what clients have to know;
     required where others than this machine can connect. certificate, private_key: files of TLS.
     device: where the model is. slots: sessions in memory at once, fewer where `memory`, in GB, does
-    not hold them; frames: that a session may see where its memory grows. max_sessions: at once,
-    those that wait on disk included. max_batch: requests that run together; 1: every answer is that
-    of a lone robot, bit for bit. max_message: bytes; rate: requests a second and session (None:
-    any). max_chunks: of a world in one request. saved: the folder of sessions that are saved (None:
-    none can be). save_on_exit: living sessions are saved when the server ends. seed: of the noise
-    of sessions that give none. steps, temperature: of an act or a chunk (None: the model's).
+    not hold them; frames: that a session may see where its memory grows (None: any number, and its
+    slot grows). max_sessions: at once, those that wait on disk included. max_batch: requests that
+    run together; 1: every answer is that of a lone robot, bit for bit. max_message: bytes; rate:
+    requests a second and session (None: any). max_chunks: of a world in one request. saved: the
+    folder of sessions that are saved (None: none can be). save_on_exit: living sessions are saved
+    when the server ends. keep_lost: as many sessions of clients that vanished are kept, the newest,
+    until they come back. seed: of the noise of sessions that give none. steps, temperature: of an
+    act or a chunk (None: the model's).
     """
 
     host: str = "127.0.0.1"
@@ -33,7 +35,7 @@ class ServeOptions:
     device: str = "cpu"
     slots: int = 64
     memory: float = 2.0
-    frames: int = 512
+    frames: int | None = 512
     max_sessions: int = 256
     max_batch: int = 32
     max_message: int = 64_000_000
@@ -41,6 +43,7 @@ class ServeOptions:
     rate: float | None = None
     saved: Path | None = None
     save_on_exit: bool = False
+    keep_lost: int = 0
     seed: int = 0
     steps: int | None = None
     temperature: float | None = None
@@ -48,11 +51,12 @@ class ServeOptions:
     def __post_init__(self) -> None:
         for name, least in (
             ("slots", 1), ("frames", 1), ("max_sessions", 1), ("max_batch", 1), ("max_chunks", 1),
-            ("max_message", 1000), ("seed", 0),
+            ("max_message", 1000), ("keep_lost", 0), ("seed", 0),
         ):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 flag = name.replace("_", "-")
-                raise LociError(f"--{flag} {getattr(self, name)}; give {least} or more")
+                raise LociError(f"--{flag} {value}; give {least} or more")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -77,6 +81,13 @@ class ServeOptions:
             raise LociError("TLS takes two files; give both --certificate and --private-key")
         if self.save_on_exit and self.saved is None:
             raise LociError("nowhere to save sessions on exit; give --sessions DIR")
+        if self.keep_lost and self.saved is None:
+            raise LociError("nowhere to keep lost sessions; give --sessions DIR")
+
+    @property
+    def lost(self) -> Path | None:
+        """The folder of the sessions whose clients vanished; None where none are kept."""
+        return self.saved / "lost" if self.saved is not None and self.keep_lost else None
 
     @property
     def loopback(self) -> bool:

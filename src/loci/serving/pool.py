@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from loci.errors import LociError
-from loci.memory.stores import Tree
+from loci.memory.stores import Tree, below
+from loci.models.rollout import DECODER
 from loci.streaming import files
 from loci.streaming.policy import Policy
 from loci.streaming.session import Session
@@ -32,7 +33,9 @@ class Stream:
     """A session: a stream of the model, wherever it is kept.
 
     seed, episode: its noise belongs to; made: chunks of them so far. frames: that it has seen.
-    pose (4, 4): of the camera now, in worlds. pictures: those that do not fill a frame yet.
+    pose (4, 4): of the camera now, and decoder: the state of one that goes on from the frames
+    before, in worlds. pictures: those that do not fill a frame yet.
+    answered: the last request with a number that was carried out, and its answer as it is sent.
     slot: None while it waits in `file`; both None: it has seen nothing. broken: a write was cut
     short, and what it holds is worth nothing. used: when it was last in use, counted.
     """
@@ -43,8 +46,10 @@ class Stream:
     made: int = 0
     frames: int = 0
     pose: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
+    decoder: Tree = field(default_factory=dict)
     pictures: list[Tensor] = field(default_factory=list)
     instruction: str | None = None
+    answered: tuple[int, bytes] | None = None
     slot: int | None = None
     file: Path | None = None
     broken: bool = False
@@ -53,7 +58,8 @@ class Stream:
     def begin(self) -> None:
         """Nothing of an episode is left; its instruction and its seed stay."""
         self.made = self.frames = 0
-        self.pose, self.pictures = torch.eye(4, dtype=torch.float64), []
+        self.pose, self.decoder = torch.eye(4, dtype=torch.float64), {}
+        self.pictures = []
         self.broken = False
 
     def tree(self) -> Tree:
@@ -61,13 +67,22 @@ class Stream:
         tree = {
             "serving.numbers": torch.tensor([getattr(self, name) for name in NUMBERS]),
             "serving.pose": self.pose.clone(),
+            **self.decoder_tree(),
         }
         if self.instruction is not None:
             said = self.instruction.encode()
             tree["serving.instruction"] = torch.tensor(list(said), dtype=torch.uint8)
         if self.pictures:
             tree["serving.pictures"] = torch.cat(self.pictures)
+        if self.answered is not None:
+            number, answer = self.answered
+            tree["serving.request"] = torch.tensor(number)
+            tree["serving.answer"] = torch.frombuffer(bytearray(answer), dtype=torch.uint8)
         return tree
+
+    def decoder_tree(self) -> Tree:
+        """The decoder's state, as a rollout saves it (`models/rollout.py`)."""
+        return {f"{DECODER}.{name}": part for name, part in self.decoder.items()}
 
     def take(self, tree: Mapping[str, Tensor]) -> None:
         """Take over what another one left in a tree. What a file of a plain session lacks stays."""
@@ -76,21 +91,30 @@ class Stream:
             for name, number in zip(NUMBERS, numbers, strict=True):
                 setattr(self, name, number)
             self.pose = tree["serving.pose"].clone()
+        self.decoder = below(tree, DECODER)
         said = tree.get("serving.instruction")
         self.instruction = None if said is None else bytes(said.tolist()).decode()
         held = tree.get("serving.pictures")
         self.pictures = [] if held is None else list(held.clone().split(1))
+        self.answered = None
+        if "serving.answer" in tree:
+            answer = tree["serving.answer"].numpy().tobytes()
+            self.answered = int(tree["serving.request"]), answer
 
 
 class Pool:
     """Slots of `memory`, which is a policy or a session of as many streams.
 
     folder: of the files of sessions that wait; it has to exist. otherwise: the instruction of those
-    that are told none, where the model reads instructions.
+    that are told none, where the model reads instructions. decodes: a session goes on with the
+    state of its decoder.
     """
 
-    def __init__(self, memory: Memory, folder: Path, otherwise: str = ""):
+    def __init__(
+        self, memory: Memory, folder: Path, otherwise: str = "", decodes: bool = False
+    ):
         self.memory, self.folder, self.otherwise = memory, folder, otherwise
+        self.decodes = decodes
         self.reads = memory.model.config.text is not None
         if self.reads:
             memory.init(otherwise)
@@ -129,6 +153,11 @@ class Pool:
     def replace(self, stream: Stream, tree: Mapping[str, Tensor]) -> None:
         """A session goes on from what `snapshot` gave. LociError, and nothing changed, for the tree
         of another model."""
+        if self.decodes and bool(tree["written"].any()) and not below(tree, DECODER):
+            raise LociError(
+                "this memory lacks the decoder's state, which this codec goes on from; give one "
+                "that was saved with it"
+            )
         (slot,) = self.hold([stream])
         self.memory.restore(tree, [slot])
         stream.begin()
@@ -161,7 +190,13 @@ class Pool:
     @property
     def bytes(self) -> int:
         """Bytes that the sessions in slots hold; less than what is set aside for them."""
-        return sum(self.memory.stream.bytes(slot) for slot in list(self.inside))
+        return sum(self.held(stream) for stream in list(self.inside.values()))
+
+    def held(self, stream: Stream) -> int:
+        """Bytes that a session holds in its slot; none while it waits."""
+        if stream.slot is None:
+            return 0
+        return self.memory.stream.bytes(stream.slot) + tensor_bytes(stream.decoder)
 
     def _enter(self, stream: Stream) -> None:
         if not self.free:
@@ -169,10 +204,12 @@ class Pool:
         slot = self.free.pop()
         if stream.file is not None:
             try:
-                self.memory.restore(files.load(stream.file, self.memory.model), [slot])
+                tree = files.load(stream.file, self.memory.model)
+                self.memory.restore(tree, [slot])
             except LociError:
                 self.free.append(slot)
                 raise
+            stream.decoder = below(tree, DECODER)
             stream.file.unlink(missing_ok=True)
             stream.file = None
             self.returned += 1
@@ -186,9 +223,10 @@ class Pool:
         assert stream.slot is not None
         if stream.frames and not stream.broken:
             path = self.folder / f"{stream.name}-{secrets.token_hex(4)}.safetensors"
-            # What it holds besides stays here.
-            files.save(path, self.memory.model, self.memory.snapshot([stream.slot]))
-            stream.file = path
+            # What else it holds is little, and stays here.
+            tree = self.memory.snapshot([stream.slot]) | stream.decoder_tree()
+            files.save(path, self.memory.model, tree)
+            stream.file, stream.decoder = path, {}
         self.memory.reset([stream.slot])
         del self.inside[stream.slot]
         self.free.append(stream.slot)
@@ -198,15 +236,16 @@ class Pool:
 
 def allocated(memory: Memory) -> int:
     """Bytes that are set aside for a memory."""
-    return sum(_bytes(vars(store)) for store in memory.stream.stores)
+    return sum(tensor_bytes(vars(store)) for store in memory.stream.stores)
 
 
-def _bytes(held: Any) -> int:
+def tensor_bytes(held: Any) -> int:
+    """Bytes of the tensors in maps, lists and tuples."""
     if isinstance(held, Tensor):
         return held.numel() * held.element_size()
     if isinstance(held, Mapping):
-        return sum(_bytes(value) for value in held.values())
-    return sum(_bytes(value) for value in held) if isinstance(held, list | tuple) else 0
+        return sum(tensor_bytes(value) for value in held.values())
+    return sum(tensor_bytes(value) for value in held) if isinstance(held, list | tuple) else 0
 
 
 def check_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from loci.errors import LociError, did_you_mean
 
 Message = Mapping[str, Any]
 # What a session can be asked for, whatever model it is of.
-CONTROL = ("reset", "instruction", "seed", "save", "restore", "fork", "info")
+CONTROL = ("reset", "instruction", "seed", "save", "restore", "fork", "resume", "info")
 # Names of files that no system reads otherwise.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Seeds, numbers of episodes.
@@ -87,15 +87,20 @@ def truth(message: Message, name: str) -> bool:
     return bool(value)
 
 
-def saved_name(message: Message) -> str:
+def saved_name(message: Message, field: str = "name") -> str:
     """The name of a saved session; LociError for what could be a path."""
-    name = text(message, "name")
+    name = text(message, field)
     if name is None or not NAME.fullmatch(name):
         raise LociError(
             f"a session called {str(name)[:70]!r}; give a name of up to 64 letters, digits, "
             "'_', '-' and '.'"
         )
     return name
+
+
+def number(message: Message) -> int | None:
+    """The number of a request, under which it is carried out once; None where it has none."""
+    return None if message.get("id") is None else whole(message, "id")
 
 
 def deadline(message: Message) -> float | None:

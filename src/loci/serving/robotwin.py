@@ -81,8 +81,6 @@ class RoboTwinPolicy:
         obs: "images", by RoboTwin's names of the cameras, uint8 RGB (H, W, 3), "state", the joint
         vector, and "instruction". Raises LociError for what the policy cannot use.
         """
-        if self.policy.frames == 0 and self._sent is None:
-            self.policy.reset(obs.get("instruction"), episode=self.policy.episode)
         seen = self._seen(obs)
         if self.policy.model.history and self._sent is not None:
             seen["executed"] = self._sent
@@ -104,4 +102,5 @@ class RoboTwinPolicy:
                 )
             picture = np.asarray(obs["images"][name])
             images[own] = picture[..., ::-1] if self.swap_red_blue else picture
-        return {"images": images, "state": np.asarray(obs["state"], np.float64)}
+        state = np.asarray(obs["state"], np.float64)
+        return {"images": images, "state": state, "instruction": obs.get("instruction")}

@@ -14,7 +14,7 @@ import http
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,12 +28,12 @@ from loci.serving.options import ServeOptions
 from loci.serving.pages import called, page, same_site
 from loci.serving.pool import Stream
 from loci.serving.protocol import Refusal, refused
-from loci.serving.service import Call
+from loci.serving.service import Answer, Call
 
 with extra("serve"):
     from websockets.asyncio.server import Server as Listener
     from websockets.asyncio.server import ServerConnection, serve
-    from websockets.exceptions import ConnectionClosed
+    from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
     from websockets.frames import CloseCode
     from websockets.http11 import Request, Response
 
@@ -140,34 +140,52 @@ class Server:
             await socket.close(CloseCode.TRY_AGAIN_LATER, "no room")
             return
         log("opened", session=stream.name, sessions=len(self.engine.sessions))
-        began, conversation = time.monotonic(), Conversation(self.engine, socket, stream)
+        began = time.monotonic()
+        conversation = Conversation(self.engine, socket, stream, self._free)
         self._conversations.add(conversation)
+        lost = False
         try:
             await socket.send(pack(self.metadata | {"session": stream.name}))
             await conversation.run()
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as error:
+            lost = not isinstance(error, ConnectionClosedOK)
         finally:
+            kept = await asyncio.shield(self._forget(stream, lost))
             self._conversations.discard(conversation)
-            await asyncio.shield(self._forget(stream))
-            log("closed", session=stream.name, requests=conversation.requests,
-                seconds=round(time.monotonic() - began, 3))
+            conversation.over.set()
+            log("closed", session=stream.name, requests=conversation.requests, lost=lost,
+                kept=kept, seconds=round(time.monotonic() - began, 3))
 
-    async def _forget(self, stream: Stream) -> None:
+    async def _forget(self, stream: Stream, lost: bool) -> bool:
+        """Close a session; whether it is kept."""
         try:
-            await self.engine.close(stream)
+            return await self.engine.close(stream, lost)
         except Refusal:
             self.engine.sessions.pop(stream.name, None)  # the engine has ended
+            return False
+
+    async def _free(self, name: str) -> None:
+        """End the connection of a session whose client has come back before it was missed."""
+        found = (one for one in self._conversations if one.stream.name == name)
+        conversation = next(found, None)
+        if conversation is not None:
+            conversation.socket.transport.abort()
+            await conversation.over.wait()
 
 
 class Conversation:
-    """The requests of one connection, one after the other."""
+    """The requests of one connection, one after the other. free: ends the connection of a session,
+    by its name."""
 
-    def __init__(self, engine: Engine, socket: ServerConnection, stream: Stream):
-        self.engine, self.socket, self.stream = engine, socket, stream
+    def __init__(
+        self, engine: Engine, socket: ServerConnection, stream: Stream,
+        free: Callable[[str], Awaitable[None]],
+    ):
+        self.engine, self.socket, self.stream, self.free = engine, socket, stream, free
         self.requests = 0
         self.idle = asyncio.Event()  # no request is being answered
         self.idle.set()
+        self.over = asyncio.Event()  # the session is closed
         self._left, self._since = float(BURST), time.monotonic()
         self._took: float | None = None
 
@@ -205,7 +223,7 @@ class Conversation:
         until = protocol.deadline(message)
         for call in calls:
             asked = asyncio.ensure_future(
-                self.engine.ask(call, None if until is None else began + until)
+                self._carried_out(call, None if until is None else began + until)
             )
             await asyncio.wait({asked, closed}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
@@ -214,6 +232,11 @@ class Conversation:
                 return
             answer = asked.result()
             await self._send(pack(answer | self._timing(call)))
+
+    async def _carried_out(self, call: Call, until: float | None) -> Answer:
+        if call.op == "resume":
+            await self.free(call.given)
+        return await self.engine.ask(call, until)
 
     def _read(self, data: bytes) -> tuple[protocol.Message, list[Call]]:
         try:

@@ -20,14 +20,16 @@ Answer = dict[str, Any]
 class Call:
     """A request that was read and checked, for one session.
 
-    key: calls of equal keys may run together; None: alone. times: milliseconds of each stage.
-    answer: once it is there, or the error that came instead.
+    key: calls of equal keys may run together; None: alone. number: of the request, whose answer is
+    then kept. times: milliseconds of each stage. answer: once it is there, or the error that came
+    instead.
     """
 
     stream: Stream
     op: str
     key: Hashable = None
     given: Any = None
+    number: int | None = None
     times: dict[str, float] = field(default_factory=dict)
     answer: Answer | None = None
     error: BaseException | None = None
@@ -59,13 +61,15 @@ class Service(ABC):
         each has its answer or its error then."""
 
     def held(self, calls: Sequence[Call]) -> list[Call]:
-        """The calls whose sessions are in slots now; the others have their error."""
+        """The calls whose sessions are in slots now, in the order of these: what lies side by side
+        needs no copy. The others have their error."""
         for call in calls:
             try:
                 self.pool.hold([call.stream])
             except LociError as error:
                 call.error = error
-        return [call for call in calls if call.error is None]
+        held = [call for call in calls if call.error is None]
+        return sorted(held, key=lambda call: call.stream.slot or 0)
 
     def together(
         self, calls: Sequence[Call], work: Callable[[Sequence[Call]], None], writes: bool = True
@@ -90,7 +94,7 @@ class Service(ABC):
     def check_room(self, stream: Stream, more: int) -> None:
         """LociError where so many more frames would outgrow the slot of a session."""
         limit = self.options.frames
-        if self.limited and stream.frames + more > limit:
+        if limit is not None and self.limited and stream.frames + more > limit:
             raise LociError(
                 f"this session has seen {stream.frames} frames and its slot holds {limit}; reset "
                 "it, or start the server with more --frames"
@@ -99,13 +103,13 @@ class Service(ABC):
     @property
     def limited(self) -> bool:
         """Whether memory grows with the frames."""
-        return self.options.frames > 0 and not self.pool.memory.stream.model.config.memory.bounded
+        return not self.pool.memory.stream.model.config.memory.bounded
 
 
-def slots(options: ServeOptions, make: Callable[[int], Any]) -> int:
-    """How many slots the budget allows, of memories that `make` makes for so many streams.
-    LociError where it is not one."""
-    each = allocated(make(1))
+def slots(options: ServeOptions, make: Callable[[int], Any], beside: int = 0) -> int:
+    """How many slots the budget allows, of memories that `make` makes for so many streams, and
+    bytes beside them. LociError where it is not one."""
+    each = allocated(make(1)) + beside
     budget = int(options.memory * 1e9)
     count = min(options.slots, budget // max(1, each))
     if count < 1:
@@ -122,5 +126,5 @@ def common(service: Service, kind: str, config: Any) -> Answer:
         "server": "loci", "version": __version__, "model": service.name, "kind": kind,
         "config": config.hash(), "seed": service.options.seed,
         "frames": service.options.frames if service.limited else None,
-        "ops": list(service.ops),
+        "ops": list(service.ops), "resumes": service.options.keep_lost > 0,
     }

@@ -18,12 +18,13 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.geometry import checked_poses
 from loci.geometry.keyboard import KEYS, key_frames, keyboard_path
+from loci.models.codecs.base import to_uint8
 from loci.models.told import told
 from loci.models.world import KIND, WorldModel
 from loci.seeds import normal
 from loci.serving.observations import picture
 from loci.serving.options import ServeOptions
-from loci.serving.pool import Pool, Stream
+from loci.serving.pool import Pool, Stream, tensor_bytes
 from loci.serving.protocol import Message, array, text, whole
 from loci.serving.service import Answer, Call, Service, common, slots
 from loci.streaming.session import Session
@@ -34,29 +35,34 @@ WAYS = ("poses", "motion", "keys")
 class WorldService(Service):
     """Worlds of one model. "init" begins one with a picture, "step" goes on.
 
-    LociError for a model whose codec makes several images of a latent frame.
+    LociError for a model whose chunks are videos of their own (`WorldConfig.restart`).
     """
 
     ops = ("init", "step")
 
     def __init__(self, model: WorldModel, options: ServeOptions, folder: Path, name: str):
         super().__init__(options, name)
-        if model.codec.images_per_frame != 1:
+        if model.config.restart:
             raise LociError(
-                f"{name} makes {model.codec.images_per_frame} images of a latent frame; only "
-                "codecs of one image a frame are served"
+                f"the chunks of {name} are videos of their own, which are not served; use "
+                "`loci generate`"
             )
         if options.temperature is not None:
             raise LociError("a world model has no temperature; leave out --temperature")
         self.model = model
-        count = slots(options, lambda batch: Session(model, batch, options.frames))
+        # A video's decoder goes on from the frames before: each session has its own.
+        self.decodes = model.codec.images_per_frame > 1
+        count = slots(
+            options, lambda batch: Session(model, batch, options.frames), self._decoder_bytes()
+        )
         self.session = Session(model, count, options.frames)
-        self.pool = Pool(self.session, folder)
+        self.pool = Pool(self.session, folder, decodes=self.decodes)
 
     def metadata(self) -> Answer:
         config = self.model.config
         return common(self, KIND, config) | {
             "height": config.camera.height, "width": config.camera.width, "chunk": config.chunk,
+            "images_per_frame": self.model.codec.images_per_frame,
             "wants": sorted(config.memory.wants), "keys": "".join(KEYS),
             "reads_instructions": config.text is not None,
         }
@@ -141,7 +147,7 @@ class WorldService(Service):
         extras = {} if depth is None else told(self.model, first, depth[None, None])
         self.session.write(latents, pose[None, None], self._slots(calls), **extras)
         stream.pose, stream.frames = pose, 1
-        frames = self.model.codec.decode(latents)[0].cpu()
+        (frames,) = self._shown(calls, latents)
         call.times["write_ms"] = 1000 * (time.perf_counter() - began)
         call.answer = {"frames": frames.numpy(), "last": True}
 
@@ -160,7 +166,7 @@ class WorldService(Service):
             call.stream.frames = self.session.lengths[name]
             call.stream.pose = call.given[0][-1]
         clock.append(time.perf_counter())
-        frames = self.model.codec.decode(latents).cpu()
+        frames = self._shown(calls, latents)
         clock.append(time.perf_counter())
         times = {
             name: 1000 * (end - start)
@@ -173,6 +179,28 @@ class WorldService(Service):
             call.answer = {
                 "frames": video.numpy(), "poses": call.given[0].numpy(), "last": call.given[1]
             }
+
+    def _shown(self, calls: Sequence[Call], latents: Tensor) -> list[Tensor]:
+        """The pictures (n, H, W, 3) uint8 of each session's new latents (B, n', C, h, w)."""
+        codec = self.model.codec
+        if not self.decodes:
+            return list(codec.decode(latents).cpu())
+        shown = []
+        for call, own in zip(calls, latents.split(1), strict=True):
+            # A file's is on no device yet.
+            state = {name: part.to(own.device) for name, part in call.stream.decoder.items()}
+            images, call.stream.decoder = codec.pull(state or None, own)
+            shown.append(to_uint8(images)[0].cpu())
+        return shown
+
+    @torch.no_grad()
+    def _decoder_bytes(self) -> int:
+        """Of a decoder that goes on: it is tried once."""
+        if not self.decodes:
+            return 0
+        like = self.model.gist_bank
+        latents = torch.zeros(1, 2, *self.model.latent_shape, device=like.device)
+        return tensor_bytes(self.model.codec.pull(None, latents)[1])
 
     def _slots(self, calls: Sequence[Call]) -> list[int]:
         return [call.stream.slot for call in calls if call.stream.slot is not None]

@@ -111,10 +111,10 @@ class KVCache(Store):
         self._reserve([*old, *new], 0)
         view = None
         if len(write.frames) == 1 and self._sees_what_stays(old, new):
-            view = self._look(write.streams, new, write, own=False)
-        # What has to be copied is copied before the pass: too early for the frame's own tokens.
-        settled = view is not None and all(part.copies is None for part in view.parts)
-        if not settled:
+            # What has to be copied is copied before the pass: too early for the frame's own tokens.
+            view = look(self, write.streams, new, write.coords, write.written, copies=False)
+        settled = view is not None
+        if view is None:
             view = self._look(write.streams, old, write)
         puts, moves = self._plan(write, old, new, spans)
         attend = CachedAttention(self, view)
@@ -174,14 +174,12 @@ class KVCache(Store):
 
     def _look(
         self, streams: Sequence[int], tables: Sequence[SpanTable], asked: Write | Query,
-        selected: Tensor | None = None, own: bool = True,
+        selected: Tensor | None = None,
     ) -> KVView:
-        """What tokens see of these tables, and of each other where they are not in them."""
-        view = look(self, streams, tables, asked.coords, asked.written, selected,
-                    own and isinstance(asked, Query))
-        if not own:
-            return view
+        """What tokens see of these tables, and of each other, who are not in them."""
         scratch = isinstance(asked, Query)
+        view = look(self, streams, tables, asked.coords, asked.written, selected, scratch)
+        assert view is not None
         return see_each_other(
             view, self.rule, asked.coords, asked.written, self.device, scratch
         )

@@ -62,9 +62,11 @@ class KVView:
 def look(
     cache: KVCache, streams: Sequence[int], tables: Sequence[SpanTable], coords: Coords,
     written: Sequence[int], selected: Tensor | None = None, scratch: bool = False,
-) -> KVView:
+    copies: bool = True,
+) -> KVView | None:
     """What tokens at `coords` (S,), shifted by the frames that each of `streams` has `written`, see
-    of the blocks in their tables. scratch: their own will stand behind all that is in use."""
+    of the blocks in their tables. scratch: their own will stand behind all that is in use. Without
+    `copies`, None where it cannot be seen in place."""
     asking = token_spans(coords)
     # Streams of one length ask alike, unless each of them retrieves for itself.
     distinct = list(tables) if selected is not None else list(dict.fromkeys(tables))
@@ -79,9 +81,11 @@ def look(
     seen = cache.rule.mask(asked, block_coords(frames, kinds))  # (U, n, K)
     slices = _visible_slices(starts, sizes, seen, [table.high for table in distinct], scratch)
     if slices is None:
+        if not copies:
+            return None
         return KVView([_collect(cache, streams, asking, distinct, seen, which)])
     highs = [table.high for table in tables]
-    return _slices(cache, streams, [slices[n] for n in which], highs, scratch)
+    return _slices(cache, streams, [slices[n] for n in which], highs, scratch, copies)
 
 
 def _visible_slices(
@@ -109,15 +113,18 @@ def _visible_slices(
 
 def _slices(
     cache: KVCache, streams: Sequence[int], slices: Sequence[tuple[int, int]],
-    highs: Sequence[int], scratch: bool,
-) -> KVView:
-    """Each stream sees one slice of its slots."""
+    highs: Sequence[int], scratch: bool, copies: bool,
+) -> KVView | None:
+    """Each stream sees one slice of its slots; copies: as for `look`."""
     if len(set(slices)) == 1 and (not scratch or len(set(highs)) == 1):
         groups = [list(range(len(streams)))]
     else:
         groups = _groups([hi - lo for lo, hi in slices])
+    named = [[streams[row] for row in group] for group in groups]
+    if not copies and not all(isinstance(side_by_side(names), slice) for names in named):
+        return None
     parts = []
-    for group in groups:
+    for group, names in zip(groups, named, strict=True):
         low = min(slices[row][0] for row in group)
         high = max(highs[row] if scratch else slices[row][1] for row in group)
         mask = None
@@ -125,7 +132,6 @@ def _slices(
             slots = torch.arange(low, high)
             each = torch.tensor([slices[row] for row in group])
             mask = ((slots >= each[:, :1]) & (slots < each[:, 1:]))[:, None]
-        names = [streams[row] for row in group]
         rows = slice(None) if len(groups) == 1 else side_by_side(group)
         rows = rows if isinstance(rows, slice) else rows.to(cache.device)
         parts.append(_part(cache, rows, names, low, high, mask))
@@ -180,15 +186,14 @@ def _collect(
         some = each.any(0)
         places.append(cache.pivot + table.spans.tokens(some))
         masks.append(spread(each[:, some], asking, table.spans.sizes[some]))
-    index = pad_sequence(places, batch_first=True)[which].to(cache.device)
+    index = pad_sequence(places, batch_first=True)[which].to(cache.device)  # (B, K)
     most = index.shape[1]
     mask = torch.stack([F.pad(part, (0, most - part.shape[1])) for part in masks])
-    rows = side_by_side(streams)
-    rows = rows if isinstance(rows, slice) else rows.to(cache.device)
+    rows = torch.tensor(list(streams), device=cache.device)[:, None]
 
     def pick(buffer: Tensor) -> Tensor:
-        each = index[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
-        return buffer[rows].gather(2, each)
+        # Only what is seen: the buffers have room for many times as much.
+        return buffer.transpose(1, 2)[rows, index].transpose(1, 2)
 
     copies = [pick(k) for k in cache.keys], [pick(v) for v in cache.values]
     mask = None if bool(mask.all()) else mask[which].to(cache.device)

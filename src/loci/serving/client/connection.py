@@ -8,12 +8,17 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
+import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from loci.serving.client.wire import pack, unpack
@@ -39,30 +44,31 @@ class Client:
     """One session. Requests are answered in their order; a client is for one thread.
 
     address: "ws://HOST:PORT", or wss:// (`tls`: the context that trusts the server's certificate).
-    timeout: seconds to wait for an answer (None: for ever). Raises OSError where nobody answers.
+    timeout: seconds to wait for an answer (None: for ever). reconnect: where the connection breaks,
+    an answer does not come in time or the server ends, seconds in which to connect again and go on
+    with the same session; the request under way is then answered too, and was carried out once. The
+    server has to keep lost sessions for it (`loci serve --keep-lost`). Raises OSError where nobody
+    answers, and ServerError where sessions cannot be resumed.
     """
 
     def __init__(
         self, address: str = "ws://127.0.0.1:8000", api_key: str | None = None,
-        timeout: float | None = 60.0, tls: ssl.SSLContext | None = None,
+        timeout: float | None = 60.0, tls: ssl.SSLContext | None = None, reconnect: float = 0.0,
     ):
-        headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        self.timeout = timeout
+        self.timeout, self.reconnect = timeout, reconnect
+        self._dial = partial(
+            connect, address, compression=None, max_size=None, ssl=tls, open_timeout=timeout,
+            additional_headers={"Authorization": f"Api-Key {api_key}"} if api_key else None,
+        )
+        # Other processes may have gone on with a session before: their numbers are others.
+        self._number = secrets.randbits(48)
         self._ends = contextlib.ExitStack()
-        self._socket = self._ends.enter_context(connect(
-            address, compression=None, max_size=None, additional_headers=headers, ssl=tls,
-            open_timeout=timeout,
-        ))
-        try:
-            self.metadata: dict[str, Any] = self._receive()
-        except BaseException:
-            self._ends.close()
-            raise
-
-    @property
-    def session(self) -> str:
-        """The name of this session, by which another one can `fork` it."""
-        return self.metadata["session"]
+        self.metadata: dict[str, Any] = self._connect()
+        self.session: str = self.metadata["session"]
+        if reconnect and not self.metadata["resumes"]:
+            self.close()
+            raise ServerError("bad: this server keeps no lost sessions; start it with "
+                              "--keep-lost N, or leave out reconnect")
 
     def infer(self, observation: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Commit an observation and answer with the next chunk: "actions" (n, A) in the robot's
@@ -108,6 +114,13 @@ class Client:
         """Go on from where another living session is now; that one goes its own way."""
         return self._ask({"op": "fork", "session": session})
 
+    def resume(self, session: str) -> dict[str, Any]:
+        """Become a session that was lost, under its name: its connection broke, here or at another
+        process, or the robot's program ended without `close`."""
+        answer = self._ask({"op": "resume", "session": session})
+        self.session = session
+        return answer
+
     def info(self) -> dict[str, Any]:
         """What the session is: "frames", "bytes", "seed", "episode"."""
         return self._ask({"op": "info"})
@@ -128,14 +141,15 @@ class Client:
         Give one of: poses (N, 4, 4), camera to world; motion (N, 4, 4), each relative to the camera
         before it; keys, a text of those in `metadata["keys"]` that are held, with `chunks` (1).
         """
-        answer = self._ask({"op": "step", **motion})
-        yield answer["frames"]
-        while not answer["last"]:
-            answer = self._receive()
+        for part in self._chunks(motion) if self.reconnect else [motion]:
+            answer = self._ask({"op": "step", **part})
             yield answer["frames"]
+            while not answer["last"]:
+                answer = self._receive()
+                yield answer["frames"]
 
     def close(self) -> None:
-        """End the session."""
+        """End the session. Its name is worth nothing any more."""
         self._ends.close()
 
     def __enter__(self) -> Self:
@@ -147,8 +161,67 @@ class Client:
     ) -> None:
         self.close()
 
+    def _connect(self) -> dict[str, Any]:
+        """What the server says first."""
+        self._socket = self._ends.enter_context(self._dial())
+        try:
+            return self._receive()
+        except BaseException:
+            self._ends.close()
+            raise
+
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self._socket.send(pack(message))
+        if not self.reconnect:
+            return self._exchange(pack(message))
+        self._number += 1
+        data = pack({**message, "id": self._number})
+        try:
+            return self._exchange(data)
+        except (OSError, WebSocketException, ServerError) as error:
+            if isinstance(error, ServerError) and error.code != "closing":
+                raise
+            return self._ask_again(data)
+
+    def _ask_again(self, data: bytes) -> dict[str, Any]:
+        """The answer to a request whose connection is lost, by others of the same session."""
+        until, pause = time.monotonic() + self.reconnect, 0.05
+        while True:
+            self._drop()
+            resumed = False
+            try:
+                self._connect()
+                self._exchange(pack({"op": "resume", "session": self.session}))
+                resumed = True
+                return self._exchange(data)
+            except (OSError, WebSocketException, ServerError) as error:
+                refused = isinstance(error, ServerError) and error.code != "closing"
+                # A server that has not missed the old connection yet has no lost session.
+                if (refused and resumed) or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _drop(self) -> None:
+        """Leave the connection without a goodbye, which would end the session."""
+        with contextlib.suppress(OSError):
+            self._socket.socket.shutdown(socket.SHUT_RDWR)
+        self._ends.close()
+
+    def _chunks(self, motion: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The same way as requests of one chunk each, so that each is carried out once."""
+        span, chunks = self.metadata["chunk"], motion.get("chunks")
+        if "keys" in motion and isinstance(chunks, int) and chunks > 1:
+            yield from [{**motion, "chunks": 1}] * chunks
+            return
+        long = next((name for name in ("poses", "motion") if np.ndim(motion.get(name)) == 3), None)
+        if long is None or len(motion[long]) % span or not len(motion[long]):
+            yield motion  # what is no way is the server's to refuse
+            return
+        for start in range(0, len(motion[long]), span):
+            yield {**motion, long: motion[long][start : start + span]}
+
+    def _exchange(self, data: bytes) -> dict[str, Any]:
+        self._socket.send(data)
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
