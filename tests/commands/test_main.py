@@ -202,7 +202,7 @@ def test_a_study_that_cannot_be_is_one_line(
         (["ground", "--tasks", "a"], "--tasks is not for ground; leave it out"),
         (["ground", "--finished"], "--finished is not for ground; name its finished --rows"),
         (["ground", "--cases", "0"], "0 cases show nothing; ask for 1 or more"),
-        (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: families, geometry, "),
+        (["wan"], "unknown study 'wan'; did you mean 'wam'? (known: evidence, families, "),
     ):
         assert ending("study", *options, "--out", str(tmp_path / "out")) == 2
         error = capsys.readouterr().err

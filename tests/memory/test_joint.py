@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loci.errors import LociError
 from loci.geometry import Camera
-from loci.memory import ROWS, BlockSSM, Compressed, Context, Joint, Memory, Mixture
+from loci.memory import ROWS, BlockSSM, Compose, Compressed, Context, Joint, Memory, Mixture
 from loci.memory.compression import multiscale
 from loci.memory.frames import Frames
 from loci.models.trunk import TokenStream
@@ -189,6 +189,20 @@ def test_placement_moves_wans_own_positions_and_no_others(monkeypatch: pytest.Mo
         out("prefix", "rotary")
     monkeypatch.setattr(WorldConfig, "__post_init__", lambda self: None)
     assert torch.equal(out("suffix", "rotary"), out("prefix", "rotary"))
+
+
+def test_placement_counts_where_a_state_runs_over_the_frames() -> None:
+    def out(placement: str) -> torch.Tensor:
+        model = tiny_world(Compose(members=(
+            Joint(frames=3, placement=placement),
+            BlockSSM(every=2, context=0, hint=0, carried=False),
+        )))
+        latents, poses = data(model)
+        session = model.session(2)
+        session.write(latents[:, :8], poses[:, :8])
+        return session.denoise(session.read(poses[:, 8:10]), latents[:, 8:10], 0.5)
+
+    assert not torch.allclose(out("suffix"), out("prefix"), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 6), (5, 9)])

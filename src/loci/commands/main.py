@@ -54,7 +54,8 @@ def study(
     killed, the same command goes on.
 
     Args:
-        name: ground, families, returns or geometry, of world models in rooms; wam, of policies.
+        name: ground, families, evidence, returns or geometry, of world models in rooms; wam, of
+            policies.
         out: Folder of the results. What is finished there is not made again.
         rows: Only these rows, separated by commas.
         tasks: wam: only these tasks, separated by commas.

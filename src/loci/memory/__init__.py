@@ -30,6 +30,15 @@ from loci.memory.tower import Tower
 from loci.memory.ttt import TTT
 from loci.memory.window import SlidingWindow
 
+
+def _scan(frames: int, **settings) -> Memory:
+    """A state that runs over frames before a chunk alone, in every pass anew, as released."""
+    return Compose(members=(
+        Joint(frames=frames, placement="prefix", **settings),
+        BlockSSM(every=2, context=0, hint=0, carried=False),
+    ))
+
+
 ROWS = Rows({
     "none": NoMemory(),
     "context-1": Context(frames=1),
@@ -99,6 +108,20 @@ ROWS = Rows({
     "hybrid-map": Compose(members=(Hybrid(), Map(read="channels"))),
     "context-5-cascade": Context(frames=5, retrieval="cascade"),
     "context-5-surfels": Context(frames=5, retrieval="surfels"),
+    # Echo-Memory's families with the frames and the times of its release, and with each other's
+    # frames.
+    "released-5": Joint(frames=5, timestep="chunk"),
+    "released-length": Compressed(frames=64, ratio=4, timestep="chunk"),
+    "released-grid": Pooled(frames=1, readout="cross", timestep="chunk"),
+    "released-scan": _scan(5, retrieval="uniform", timestep="chunk"),
+    "joint-1": Joint(frames=1),
+    "length-4-of-4": Compressed(frames=4, ratio=4),
+    "grid-of-1": Pooled(frames=1, readout="cross"),
+    "grid-of-5": Pooled(frames=5, readout="cross"),
+    "grid-of-20": Pooled(frames=20, readout="cross"),
+    "scan-of-1": _scan(1),
+    "scan-of-5": _scan(5),
+    "scan-of-20": _scan(20),
 })
 
 

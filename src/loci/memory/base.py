@@ -167,8 +167,14 @@ class Memory(Config, family=True):
         """Where joint frames stand in time for Wan's own rotary positions: "suffix", right after
         the chunk (Echo-Memory), or "prefix", right before it. Where angles come from camera rays
         (`WanConfig.camera` "rotary") there is no such place, and a world model takes "suffix" alone
-        so that no two rows differ by name only."""
+        so that no two rows differ by name only, unless a state runs over them (`restarts`)."""
         return "suffix"
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a state runs over joint frames and chunk in every pass, in the order in which
+        they are placed."""
+        return False
 
     def mixer(self, channels: int) -> nn.Module | None:
         """What makes other frames of the joint ones: a module from (picked, chunk), two `Frames`

@@ -72,6 +72,10 @@ class Compose(Memory, name="compose"):
         return super().placement if self.beside is None else self.beside.placement
 
     @property
+    def restarts(self) -> bool:
+        return any(part.restarts for part in self.parts)
+
+    @property
     def mixed(self) -> int:
         return 0 if self.beside is None else self.beside.mixed
 

@@ -31,7 +31,7 @@ class Joint(Context, name="joint"):
 
     placement: "suffix" puts them behind the chunk in time, "prefix" before it. It moves Wan's own
     rotary positions and nothing else: the angles of camera rays know no time, and a world model
-    with camera "rotary", as in the recipes, refuses "prefix".
+    with camera "rotary", as in the recipes, refuses "prefix", unless a state runs over them.
 
     order: "time" as above. The others are those of Echo-Memory's release, where a chunk begins with
     the last frame once more, and K counts what stands beside it: "anchor", the last frame and then

@@ -71,6 +71,10 @@ class Blockwise(Memory):
             return key(Kind.CLEAN) & (first(self.context) | itself) | together
         return key(Kind.CLEAN) & (first(self.context) | recent(self.hint)) | together
 
+    @property
+    def restarts(self) -> bool:
+        return not self.carried
+
     def has_state(self, layer: int) -> bool:
         return layer >= 0 and layer % self.every == 0
 

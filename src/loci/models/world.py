@@ -80,7 +80,8 @@ class WorldConfig(Config):
                             "goes on; it takes chunks of 2 or more")
         if self.dit.patch[0] != 1:
             raise LociError("a latent frame is one step of time; use a patch of 1 in time")
-        if self.memory.joint and self.dit.camera == "rotary" and self.memory.placement != "suffix":
+        rotary, ordered = self.dit.camera == "rotary", self.memory.restarts
+        if self.memory.joint and rotary and not ordered and self.memory.placement != "suffix":
             raise LociError(
                 f"placement '{self.memory.placement}' would change nothing: it is a place in time, "
                 "and the angles of camera 'rotary' know none; leave it out, or use camera 'inject'"

@@ -12,9 +12,10 @@ from loci.recipes.registry import PREFIXES
 # By the type of a memory's configuration.
 MEMBERS: dict[str, tuple[str, ...]] = {
     "recent frames": ("none", "window"), "raw frames": ("context", "full", "joint"),
-    "latents": ("compressed", "mixture"), "gists": ("hybrid", "tower"),
-    "carried state": ("ssm", "shortconv", "delta", "ttt"), "spatial grid": ("spatial",),
-    "the place": ("map", "episodic"), "composed": ("compose",),
+    "latents": ("compressed", "mixture", "packed"), "gists": ("hybrid", "tower"),
+    "carried state": ("ssm", "shortconv", "delta", "ttt"),
+    "spatial grid": ("spatial", "pooled"), "the place": ("map", "episodic"),
+    "composed": ("compose",),
 }
 OTHER = "other memory"
 COLORS = {

@@ -62,6 +62,12 @@ OF_GEOMETRY = (
     "flats-spmem-tokens", "flats-spmem-joint-overlap",
     "events-context-20", "events-map-channels",
 )
+# What only the study of evidence compares: families as released, and given each other's frames.
+OF_EVIDENCE = (
+    "released-5", "released-length", "released-grid", "released-scan",
+    "joint-1", "length-4-of-4", "grid-of-1", "grid-of-5", "grid-of-20",
+    "scan-of-1", "scan-of-5", "scan-of-20",
+)
 
 STUDIES = {
     "ground": Study(
@@ -71,8 +77,15 @@ STUDIES = {
     ),
     "families": Study(
         "Only the memory changes: what does each way to remember bring back, and at what cost?",
-        lambda: [name for name in ROWS if name not in OF_GEOMETRY],
+        lambda: [name for name in ROWS if name not in (*OF_GEOMETRY, *OF_EVIDENCE)],
         partial(Rooms, probes=True),
+    ),
+    "evidence": Study(
+        "The paper gave its families other frames each: what is the memory's, what the frames'?",
+        lambda: (
+            "none", "joint-5", "joint-20", "full", "length-4", "spatial", "ssm", *OF_EVIDENCE
+        ),
+        Rooms,
     ),
     "returns": Study(
         "Only the objective changes: what does a memory learn when returns count again?",
