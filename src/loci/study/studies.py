@@ -60,7 +60,7 @@ OF_GEOMETRY = (
     "stated-context-20", "stated-map-channels", "stated-spmem-joint-overlap",
     "flats-none", "flats-context-20", "flats-map-channels", "flats-hybrid-map",
     "flats-spmem-tokens", "flats-spmem-joint-overlap",
-    "events-context-20", "events-map-channels",
+    "events-context-20",
 )
 # What only the study of evidence compares: families as released, and given each other's frames.
 OF_EVIDENCE = (
