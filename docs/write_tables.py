@@ -148,8 +148,8 @@ def findings() -> str:
         f"from {100 * beside:.0f} % of the bytes. Where "
         "depth is exact and voxels are fine, no model is needed: 2 cm show "
         f"{seen('render-2cm')} dB. Where walls hide what is near, twenty frames bring back "
-        f"{in_flats('flats-context-20')} of the objects, a map and five key frames "
-        f"{in_flats('flats-spmem-tokens')}.",
+        f"{in_flats('flats-context-20')} of the objects, a map with frames beside it "
+        f"{in_flats('flats-spmem-joint-overlap')}.",
     )
     return "".join(
         textwrap.fill(f"{n}. {text}", 100, subsequent_indent="   ", break_on_hyphens=False) + "\n"
