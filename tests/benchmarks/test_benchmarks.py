@@ -33,6 +33,7 @@ SMALLEST = {
     "load_weights": "--layers 1 --repeats 1",
     "dataset_memory": "--frames 5000 --draws 2",
     "long_episode": "--hold 1",
+    "map_resolution": "--cases 1 --voxels 0.1",
     "maps": "--cases 1 --frames 120 --around 5",
     "ragged_streams": "--rows hybrid --policies hybrid --streams 2 --robots 2 --first 1 "
     "--repeats 2",

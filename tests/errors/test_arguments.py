@@ -36,6 +36,7 @@ WHOLE: dict[str, Callable[[Session], dict[str, Any]]] = {
     "generate": lambda s: {
         "poses": POSES[:, 1:3], "noise": NOISE, "steps": 1, "streams": None, "gauge": 0,
     },
+    "solve": lambda s: {"reading": s.read(POSES[:, 1:3]), "noise": NOISE, "steps": 1},
     "fill": lambda s: {"frames": 3},
     "restore": lambda s: {"tree": s.snapshot()},
     "fork": lambda s: {"capacity": 3},

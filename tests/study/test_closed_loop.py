@@ -134,7 +134,7 @@ def test_the_policy_is_shown_what_the_environment_shows(name):
 def corridor(monkeypatch: pytest.MonkeyPatch):
     """Episodes in the corridor, of a model that fits it."""
     monkeypatch.setattr(kept, "Tabletop", lambda task: Corridor())
-    monkeypatch.setattr(kept, "fits", lambda entry: None)
+    monkeypatch.setattr(kept, "fits", lambda name, config: None)
 
     def episodes(model, cases: int, key: dict, film: int = 0) -> Episodes:
         entry = Entry("policy", model.config, {}, load=lambda: model)
