@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from browser import Browser
+from browser import FOCUS, Browser
 from loci.serving.play.game import Game
 from loci.serving.play.server import serve_page
 
@@ -61,3 +61,16 @@ def shown(window: Browser, number: str) -> list[int]:
 def numbers(window: Browser) -> dict[str, str]:
     return window.js("""Object.fromEntries([...cards.get(1).element.querySelectorAll('dt')]
       .map(term => [term.textContent, term.nextSibling.textContent]))""")
+
+
+def walked_by_tab(window: Browser) -> int:
+    """How many things Tab goes to; each is in sight then, with a ring around it."""
+    usable = window.js("""[...document.querySelectorAll(
+      'button:not(:disabled), input, select, summary, [tabindex]')]
+      .filter(one => one.checkVisibility()).length""")
+    for _ in range(usable):
+        window.press("Tab")
+        focus = window.js(FOCUS)
+        assert focus["ring"], focus
+        assert focus["seen"], focus
+    return usable

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("websockets")
 
-from browser import CONTRAST, FOCUS, Browser
+from browser import CONTRAST, Browser
 from loci.memory import ROWS
 from loci.models.world import KIND
 from loci.serving.play.game import Game
 from loci.worlds.rooms.room import sample_room
-from play_page import begun, numbers, said, served, settle, shown
+from play_page import begun, numbers, said, served, settle, shown, walked_by_tab
 from tiny_world import tiny_world
 
 MODELS = {name: tiny_world(ROWS[name], chunk=4) for name in ("hybrid", "none", "map-channels")}
@@ -99,14 +99,7 @@ def test_all_that_can_be_used_shows_the_focus_and_fits_a_phone(
 ) -> None:
     begun(window, address, width=320, height=700)
     assert window.js("[innerWidth, document.documentElement.scrollWidth]") == [320, 320]
-    usable = window.js("""[...document.querySelectorAll('button, input, select, summary')]
-      .filter(one => one.checkVisibility()).length""")
-    assert usable > 12
-    for _ in range(usable):
-        window.press("Tab")
-        focus = window.js(FOCUS)
-        assert focus["ring"], focus
-        assert focus["seen"], focus
+    assert walked_by_tab(window) > 12
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

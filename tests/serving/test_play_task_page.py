@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("websockets")
 
-from browser import CONTRAST, FOCUS, Browser
+from browser import CONTRAST, Browser
 from loci.memory import ROWS
 from loci.models import world, world_action
 from loci.serving.play.game import Game
 from loci.worlds.tabletop.table import CHUNK
-from play_page import begun, numbers, said, served, settle, shown
+from play_page import begun, numbers, said, served, settle, shown, walked_by_tab
 from tiny_policy import MEMORIES
 from tiny_robot import tiny_robot
 from tiny_world import tiny_world
@@ -148,15 +148,7 @@ def test_it_fits_a_phone_is_used_by_keyboard_and_read_in_light_and_dark(
       act({do: 'move', thing: 'block', x: -0.15, y: 0.3})""")
     settle(window)
     assert window.js("[innerWidth, document.documentElement.scrollWidth]") == [320, 320]
-    usable = window.js("""[...document.querySelectorAll(
-      'button:not(:disabled), input, select, summary, [tabindex]')]
-      .filter(one => one.checkVisibility()).length""")
-    assert usable > 18
-    for _ in range(usable):
-        window.press("Tab")
-        focus = window.js(FOCUS)
-        assert focus["ring"], focus
-        assert focus["seen"], focus
+    assert walked_by_tab(window) > 18
     for what in (".of-task .lead", "#run", "#told", "#cross", "#how", "dt", "dd", ".notes",
                  ".stages", "figcaption", ".cameras", "article button", "#said"):
         found = f"(document.querySelector('article:not(#truth) {what}')" \

@@ -55,6 +55,19 @@ def test_shares_are_those_of_the_attention_that_runs(name: str) -> None:
             assert found.past[block] == pytest.approx(wanted, abs=1e-6)
 
 
+@torch.no_grad()
+def test_keys_in_eight_bits_are_read_as_what_they_stand_for() -> None:
+    model, found = tiny_world(ROWS["hybrid"]), []
+    latents, poses = data(model, batch=1)
+    for kept in (None, "int8"):
+        session = Session(model, 1, kv_as=kept)
+        session.write(latents[:, :6], poses[:, :6])
+        (row,) = attended(session, session.read(poses[:, 6:8]), latents[:, 6:8], 0.5)
+        found.append(row.past)
+    assert found[0].keys() == found[1].keys()
+    assert list(found[1].values()) == pytest.approx(list(found[0].values()), abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["hybrid", "context-5", "joint-5", "none"])
 def test_shares_add_up_and_looking_changes_nothing(name: str) -> None:
     session, ahead, noise = begun(name)

@@ -21,7 +21,8 @@ from loci.memory.stores import NOWHERE, Chunks, Episode, ObservationStore, Setti
 from loci.models.codecs import Codec
 from loci.streaming.frame_buffer import observing
 
-# Raise it whenever a store finds something else in the same frames.
+# Raise it whenever stores find something else in the same frames. Where one alone does, its
+# `depends` says so, and the others' surveys stay.
 SURVEYS = "loci-surveys-1"
 
 

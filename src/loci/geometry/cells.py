@@ -21,6 +21,10 @@ LOW = (1 << BITS) - 1
 MOST = 255
 
 
+# What a step along each axis adds to a key: no cell stands at the grid's very border.
+STRIDES = (1 << 2 * BITS, 1 << BITS, 1)
+
+
 def pack(cells: Tensor) -> Tensor:
     """Cells (M, 3), whole numbers, as one sortable integer each. LociError beyond the grid."""
     if len(cells) and int(cells.abs().max()) >= REACH:

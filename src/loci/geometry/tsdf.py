@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loci.geometry.cells import Cells, make_room, pack, unpack
+from loci.geometry.cells import STRIDES, Cells, make_room, pack, unpack
 from loci.geometry.depth import project, unproject
 from loci.geometry.scene_map import MIDDLE, SceneMap, Surface, View
 from loci.geometry.splat import NEAR
@@ -69,8 +69,7 @@ class TSDF(SceneMap):
         points, rows, order = [], [], []
         for number, axis in enumerate(AXES):
             step = torch.tensor(axis, device=self.device)
-            # Keys add up as cells do: no cell stands at the grid's very border.
-            other = self.cells.find(self.cells.keys + pack(step[None]) - pack(0 * step[None]))
+            other = self.cells.find(self.cells.keys + STRIDES[number])
             here = ((other >= 0) & (weight > 0) & (weight[other] > 0)).nonzero()[:, 0]
             there = other[here]
             a, b = distance[here], distance[there]

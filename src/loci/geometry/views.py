@@ -225,7 +225,10 @@ class ViewIndex:
         found = torch.zeros_like(rows, dtype=torch.bool)
         found[_best_first(shown.sum(1))[:FRAMES]] = True
         for _ in range(steps):
-            best = _best_first(shown @ missing.float())[:FRAMES]
+            gain = shown @ missing.float()
+            if not bool(gain.any()):
+                break
+            best = _best_first(gain)[:FRAMES]
             found[best] = True
             missing &= shown[best[0]] == 0
         return rows[found]

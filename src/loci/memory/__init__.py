@@ -31,11 +31,10 @@ from loci.memory.ttt import TTT
 from loci.memory.window import SlidingWindow
 
 
-def _scan(frames: int, **settings) -> Memory:
-    """A state that runs over frames before a chunk alone, in every pass anew, as released."""
+def _scan(joint: Joint, residual: str = "gate") -> Memory:
+    """A state that runs over joint frames and chunk alone, in every pass anew, as released."""
     return Compose(members=(
-        Joint(frames=frames, placement="prefix", **settings),
-        BlockSSM(every=2, context=0, hint=0, carried=False),
+        joint, BlockSSM(every=2, context=0, hint=0, carried=False, residual=residual)
     ))
 
 
@@ -113,15 +112,17 @@ ROWS = Rows({
     "released-5": Joint(frames=5, timestep="chunk"),
     "released-length": Compressed(frames=64, ratio=4, timestep="chunk"),
     "released-grid": Pooled(frames=1, readout="cross", timestep="chunk"),
-    "released-scan": _scan(5, retrieval="uniform", timestep="chunk"),
+    "released-scan": _scan(
+        Joint(frames=5, placement="prefix", retrieval="recent", timestep="chunk"), "scale"
+    ),
     "joint-1": Joint(frames=1),
     "length-4-of-4": Compressed(frames=4, ratio=4),
     "grid-of-1": Pooled(frames=1, readout="cross"),
     "grid-of-5": Pooled(frames=5, readout="cross"),
     "grid-of-20": Pooled(frames=20, readout="cross"),
-    "scan-of-1": _scan(1),
-    "scan-of-5": _scan(5),
-    "scan-of-20": _scan(20),
+    "scan-of-1": _scan(Joint(frames=1, placement="prefix")),
+    "scan-of-5": _scan(Joint(frames=5, placement="prefix")),
+    "scan-of-20": _scan(Joint(frames=20, placement="prefix")),
 })
 
 

@@ -29,7 +29,8 @@ RULES = ("cascade", "surfels", "revealed")
 EVIDENCE = 0.01
 """The share of a chunk's pixels that a frame has to show to be worth seeing again."""
 EDITIONS = {"cascade": {"edition": 2}}
-"""Raised where a rule picks other frames than it did, so that what was kept of them is not read."""
+"""What a rule's picks depend on besides its settings: raised where it picks other frames than it
+did, so that surveys with the old ones are made anew."""
 
 
 @dataclass(frozen=True)

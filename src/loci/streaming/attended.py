@@ -18,6 +18,7 @@ from loci.attention.dense import QKV
 from loci.errors import LociError
 from loci.rules.rule import Coords, Kind
 from loci.rules.spans import spread, token_spans
+from loci.streaming.int8_kv import unpack
 from loci.streaming.kv_cache import KVCache
 from loci.streaming.policy import Policy
 from loci.streaming.policy import Reading as PolicyReading
@@ -119,6 +120,7 @@ class _Row:
         slots = torch.repeat_interleave(self.starts - self.sizes.cumsum(0) + self.sizes, self.sizes)
         slots = slots + torch.arange(len(slots)) + self.kv.pivot
         past = self.kv.keys[layer][self.name][:, slots.to(k.device)]
+        past = unpack(past, k.dtype) if self.kv.int8 else past
         keys = torch.cat([past, k[self.place]], dim=1)  # (N, S, d)
         asks = self.asks.to(q.device)
         scores = q[self.place][:, asks].float() @ keys.float().mT * q.shape[-1] ** -0.5

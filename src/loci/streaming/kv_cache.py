@@ -109,13 +109,11 @@ class KVCache(Store):
             return found
         spans, streams = token_spans(write.coords), side_by_side(write.streams)
         self._reserve([*old, *new], 0)
-        view = None
-        if len(write.frames) == 1 and self._sees_what_stays(old, new):
-            # What has to be copied is copied before the pass: too early for the frame's own tokens.
-            view = look(self, write.streams, new, write.coords, write.written, copies=False)
-        settled = view is not None
-        if view is None:
-            view = self._look(write.streams, old, write)
+        # What has to be copied is copied before the pass: too early for the frame's own tokens.
+        stays = len(write.frames) == 1 and self._sees_what_stays(old, new)
+        place = look(self, write.streams, new, write.coords, write.written, copies=False) \
+            if stays else None
+        settled, view = place is not None, place or self._look(write.streams, old, write)
         puts, moves = self._plan(write, old, new, spans)
         attend = CachedAttention(self, view)
         self._take(write.streams, new)
@@ -176,7 +174,7 @@ class KVCache(Store):
         self, streams: Sequence[int], tables: Sequence[SpanTable], asked: Write | Query,
         selected: Tensor | None = None,
     ) -> KVView:
-        """What tokens see of these tables, and of each other, who are not in them."""
+        """What tokens see of these tables, and of each other, which are in none."""
         scratch = isinstance(asked, Query)
         view = look(self, streams, tables, asked.coords, asked.written, selected, scratch)
         assert view is not None

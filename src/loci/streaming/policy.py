@@ -116,7 +116,7 @@ class Policy:
             text, lengths = self.model.embed(texts)
         if text is not None and len(text) != rows:
             raise LociError(f"{len(text)} instructions for {rows} robots; give one each")
-        names = self._names(streams, rows)
+        names = self.stream.names(streams, rows)
         if text is not None:
             text = text.to(self.stream.device, self.stream.dtype)
         with self.stream.graph():
@@ -155,7 +155,7 @@ class Policy:
         images = images[None] if images.dim() == 3 and rows == 1 else images
         images = _batched(images, 5, rows)
         proprio, executed = self._vectors(proprio, executed, rows)
-        names = self._names(streams, len(images))
+        names = self.stream.names(streams, len(images))
         proprio = self._check_proprio(proprio, len(names))
         executed = self._check_executed(executed, names)
         codec = self.model.world.codec
@@ -198,7 +198,7 @@ class Policy:
         where the memory keeps action history."""
         rows = self.batch if streams is None else len(streams)
         proprio, executed = self._vectors(proprio, executed, rows)
-        names = self._names(streams, len(latents))
+        names = self.stream.names(streams, len(latents))
         proprio = self._check_proprio(proprio, len(names))
         self._commit(latents, proprio, self._check_executed(executed, names), names)
         for name in names:
@@ -219,7 +219,7 @@ class Policy:
             expert = self.model.config.expert
             rows = self.batch if streams is None else len(streams)
             noise = torch.randn(rows, expert.horizon, expert.actions)
-        names = self._names(streams, len(noise))
+        names = self.stream.names(streams, len(noise))
         with torch.no_grad():
             return self.solve(self.read(names), noise, steps, temperature)
 
@@ -248,7 +248,7 @@ class Policy:
     def read(self, streams: Sequence[int] | None = None) -> Reading:
         """What the next chunks of some robots (default: all) may see of the past, looked up once
         for all steps. Changes nothing. Raises LociError for a robot that has seen nothing."""
-        names = self._names(streams, self.batch if streams is None else len(streams))
+        names = self.stream.names(streams, self.batch if streams is None else len(streams))
         self.stream.check_begun(names, "nothing to act on: observe the scene before acting")
         return self._look(names, Kind.ACTION)
 
@@ -267,7 +267,7 @@ class Policy:
     def snapshot(self, streams: Sequence[int] | None = None) -> Tree:
         """The whole memory of some robots (default: all) as a plain tree of tensors, copied. It is
         that of a policy of as many robots."""
-        names = self._names(streams, self.batch if streams is None else len(streams))
+        names = self.stream.names(streams, self.batch if streams is None else len(streams))
         tree = {f"stream.{name}": value for name, value in self.stream.snapshot(names).items()}
         tree["proprio"] = self.proprio[names]
         for row, name in enumerate(names):
@@ -282,7 +282,7 @@ class Policy:
         changed, if it is not one of this model and of so many robots."""
         if "proprio" not in tree:
             raise LociError("this is no snapshot of a policy; give what `snapshot` returned")
-        names = self._names(streams, self.batch if streams is None else len(streams))
+        names = self.stream.names(streams, self.batch if streams is None else len(streams))
         if len(tree["proprio"]) != len(names):
             raise LociError(
                 f"a memory of {len(tree['proprio'])} robots does not fit {len(names)}; make a "
@@ -366,14 +366,6 @@ class Policy:
             actions.to(self.stream.dtype)[:, None], reading.rotary, six, reading.context,
             reading.evidence, kv_only,
         )
-
-    def _names(self, streams: Sequence[int] | None, rows: int) -> list[int]:
-        names = [int(name) for name in (range(self.batch) if streams is None else streams)]
-        if len(names) != rows or len(set(names)) != rows or not set(names) <= {*range(self.batch)}:
-            raise LociError(
-                f"{rows} rows for robots {names} of {self.batch}; give each robot exactly one row"
-            )
-        return names
 
     def _picture(self, images: Array | Mapping[str, Array]) -> Tensor:
         """What the model sees of the cameras' images."""

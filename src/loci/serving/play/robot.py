@@ -15,8 +15,8 @@ from torch import Tensor
 
 from loci.errors import LociError
 from loci.models.world_action import WorldActionModel
-from loci.rules.rule import Kind
 from loci.seeds import normal
+from loci.serving.play import contents
 from loci.serving.play.scene import Moment
 from loci.streaming.attended import Attending, halfway
 from loci.study.tabletop.episodes import fits
@@ -179,16 +179,12 @@ class Robot:
     @property
     def held(self) -> dict[str, int]:
         """Bytes that each store keeps."""
-        found = {store.name: store.bytes(0) for store in self.policy.stream.stores}
-        return {name: count for name, count in found.items() if count}
+        return contents.held(self.policy.stream)
 
     @property
     def kept(self) -> dict[str, list[int]]:
         """Looks of which something is still in the cache, by kind."""
-        found: dict[str, list[int]] = {}
-        for kind, frame in self.policy.stream.kv.tables[0].start:
-            found.setdefault(Kind(kind).name.lower(), []).append(self._first + frame)
-        return {kind: sorted(frames) for kind, frames in sorted(found.items())}
+        return contents.kept(self.policy.stream, self._first)
 
     def state(self) -> dict[str, Any]:
         """Where it is, and what it holds, as JSON has it."""
@@ -227,9 +223,8 @@ class Robot:
         self._pictures.append(self._picture(self._seen))
         self._views, self._at = [], 0
         self._judge_notes()
-        looked = dict.fromkeys(range(self._first, self.looks), 0.0)
-        for block, share in attending.found()[0].past.items():
-            looked[self._first + block.frame] += share
+        (found,) = attending.found()
+        looked = contents.looked_at(found, self._first, self.policy.lengths[0])
         times = [1000 * (end - start) for start, end in pairwise(clock)]
         return Moment(dict(zip(("look", "act"), times, strict=True)), looked)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from loci.errors import LociError
 from loci.models.told import told
 from loci.models.world import WorldModel
-from loci.rules.rule import Kind
 from loci.seeds import normal
+from loci.serving.play import contents
 from loci.serving.play.scene import Moment
 from loci.serving.play.walk import Stretch
 from loci.streaming.attended import Attending, halfway
@@ -123,16 +123,12 @@ class Walker:
     @property
     def held(self) -> dict[str, int]:
         """Bytes that each store keeps."""
-        found = {store.name: store.bytes(0) for store in self.session.stream.stores}
-        return {name: count for name, count in found.items() if count}
+        return contents.held(self.session.stream)
 
     @property
     def kept(self) -> dict[str, list[int]]:
         """Frames of which something is still in the cache, by kind."""
-        found: dict[str, list[int]] = {}
-        for kind, frame in self.session.stream.kv.tables[0].start:
-            found.setdefault(Kind(kind).name.lower(), []).append(self._first + frame)
-        return {kind: sorted(frames) for kind, frames in sorted(found.items())}
+        return contents.kept(self.session.stream, self._first)
 
     @property
     def _first(self) -> int:
@@ -147,9 +143,7 @@ class Walker:
         attending = Attending(self.session, reading, passes)
         latents = self.session.solve(attending.reading, noise)
         (found,) = attending.found()
-        looked = dict.fromkeys(range(self._first, self._first + self.session.lengths[0]), 0.0)
-        for block, share in found.past.items():
-            looked[self._first + block.frame] += share
+        looked = contents.looked_at(found, self._first, self.session.lengths[0])
         beside = self._beside(reading)
         if len(beside) != len(found.beside):
             beside = [-1] * len(found.beside)
